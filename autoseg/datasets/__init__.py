@@ -1,0 +1,1 @@
+"""Dataset folders in, `Dataset` and `Folds` records and lists of faults out."""

@@ -1,0 +1,47 @@
+"""A device name in, a torch device out; and how much memory it and the machine have."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from autoseg.errors import UsageError
+
+
+def choose_device(name: str | None = None) -> torch.device:
+    """The device to compute on: `name` if given, else the first GPU, else the CPU.
+
+    Raises:
+        UsageError: the named device does not exist here.
+    """
+    if name is None or name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"--device {name}: unknown; use auto, cpu, cuda or cuda:N.") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices.")
+    return device
+
+
+def available_memory_bytes() -> int:
+    """Main memory that can still be used, within the limit of a container if there is one."""
+    page, pages = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_AVPHYS_PAGES")
+    free = page * pages
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                free = int(line.split()[1]) * 1024
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.is_file() and used.is_file() and (text := limit.read_text().strip()) != "max":
+        free = min(free, int(text) - int(used.read_text()))
+    return max(free, 0)
+
+
+def describe_device(device: torch.device) -> str:
+    """Short text for records and reports, for example `cpu (2 threads)` or `cuda NVIDIA H100 80GB HBM3`."""
+    if device.type == "cuda":
+        return f"cuda {torch.cuda.get_device_name(device)}"
+    return f"{device.type} ({torch.get_num_threads()} threads)"

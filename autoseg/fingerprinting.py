@@ -1,0 +1,1 @@
+"""Voxel measurements of a dataset: one pass over its files."""

@@ -1,0 +1,1 @@
+"""Networks and preprocessed arrays in, segmentations on the file's own grid out."""

@@ -1,0 +1,1 @@
+"""Segmentation losses on logits and class maps; one literal table of names."""

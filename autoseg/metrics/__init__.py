@@ -1,0 +1,1 @@
+"""Masks in, scores out; what empty masks mean is defined here."""

@@ -1,0 +1,1 @@
+"""Segmentation networks as torch modules; one literal table of names."""

@@ -1,0 +1,1 @@
+"""The corridor: one file a stage; `flow` alone knows their order."""

@@ -1,0 +1,1 @@
+"""A `Fingerprint` and a `Dataset` in, a `Plan` out."""

@@ -1,0 +1,1 @@
+"""Segmentations in, segmentations without false-positive components out."""

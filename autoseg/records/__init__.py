@@ -1,0 +1,1 @@
+"""What travels between stages: frozen, validated records and the workspace paths they lie at."""

@@ -1,0 +1,122 @@
+"""What was decided from a fingerprint: one plan with up to four configurations, readable and hand-editable."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from autoseg.records.base import Record
+from autoseg.records.fingerprint import IntensityStatistics
+from autoseg.records.geometry import IntTriple, Triple
+from autoseg.records.labels import LabelScheme
+from autoseg.records.recipe import Recipe
+
+Normalization = Literal["ct", "zscore", "none", "rescale", "rgb"]
+ConfigurationName = Literal["2d", "3d_lowres", "3d_fullres", "3d_cascade_fullres"]
+
+
+class NetworkSpec(Record):
+    """An encoder-decoder network. Per stage, finest first; one entry an axis in strides and kernels (2 for 2d)."""
+
+    architecture: str
+    """Key of the table in `networks` (`plain_unet`, `residual_unet`, `fcn`, or an installed entry point)."""
+    features_per_stage: tuple[int, ...]
+    """Channels of each encoder stage."""
+    strides: tuple[tuple[int, ...], ...]
+    """Downsampling of each stage against the one before; the first is all ones."""
+    kernel_sizes: tuple[tuple[int, ...], ...]
+    """Convolution kernel of each stage."""
+    blocks_per_stage: tuple[int, ...]
+    """Convolutions (plain) or residual blocks of each encoder stage."""
+    decoder_blocks_per_stage: tuple[int, ...]
+    """Convolutions of each decoder stage, finest first; one fewer than encoder stages."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "NetworkSpec":
+        n = len(self.features_per_stage)
+        if not n == len(self.strides) == len(self.kernel_sizes) == len(self.blocks_per_stage):
+            raise ValueError("features_per_stage, strides, kernel_sizes and blocks_per_stage must be equally long")
+        if len(self.decoder_blocks_per_stage) != n - 1:
+            raise ValueError("decoder_blocks_per_stage must be one shorter than the encoder's lists")
+        if any(s != 1 for s in self.strides[0]):
+            raise ValueError("the first stage has stride 1 on every axis")
+        return self
+
+
+class Configuration(Record):
+    """One way to see the data: resolution, patch, network and recipe. 2d lists two numbers (y, x) where 3d lists three."""
+
+    spacing_mm: tuple[float, ...]
+    """Target spacing, z y x (after `transpose`) or y x."""
+    patch_size: tuple[int, ...]
+    """Network input in voxels, z y x or y x."""
+    batch_size: int = Field(ge=1)
+    median_shape: tuple[float, float, float]
+    """Median shape of the cases at the target spacing, always z y x; 2d with a leading 1."""
+    normalization: tuple[Normalization, ...]
+    """One a channel."""
+    use_mask_for_norm: tuple[bool, ...]
+    """One a channel: whether mean and deviation are taken inside the nonzero mask only."""
+    batch_dice: bool
+    """Whether the Dice loss sums over the batch before dividing."""
+    network: NetworkSpec
+    previous_stage: ConfigurationName | None = None
+    """Configuration whose segmentation enters as one-hot channels (cascade)."""
+    recipe: Recipe = Recipe()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Configuration":
+        dims = len(self.patch_size)
+        if dims not in (2, 3) or len(self.spacing_mm) != dims or any(len(s) != dims for s in self.network.strides):
+            raise ValueError(
+                "spacing_mm, patch_size and network.strides must have 2 (y, x) or 3 (z, y, x) entries each"
+            )
+        if len(self.normalization) != len(self.use_mask_for_norm):
+            raise ValueError("normalization and use_mask_for_norm must have one entry a channel")
+        for axis in range(dims):
+            total = 1
+            for stride in self.network.strides:
+                total *= stride[axis]
+            if self.patch_size[axis] < 1 or self.patch_size[axis] % total:
+                raise ValueError(
+                    f"patch_size {self.patch_size} must be divisible by the product of strides ({total}) on axis {axis}"
+                )
+        return self
+
+    @property
+    def is_2d(self) -> bool:
+        """Whether the network sees slices."""
+        return len(self.patch_size) == 2
+
+    @property
+    def patch_zyx(self) -> IntTriple:
+        """Patch as z y x; 2d has one slice."""
+        z, y, x = (1, *self.patch_size)[-3:]
+        return (z, y, x)
+
+
+class Plan(Record):
+    """All that is needed, beside weights, to preprocess, train and predict."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    """File name in `plans/`."""
+    preset: str
+    """Set of rules it was made by."""
+    dataset: str
+    """Name of the dataset."""
+    channel_names: tuple[str, ...]
+    """As in the dataset."""
+    labels: LabelScheme
+    """As in the dataset."""
+    orientation: Literal["canonical", "stored"]
+    """`canonical`: images are turned to R-A-S axes when read and outputs turned back; `stored`: axes as in the file."""
+    transpose: IntTriple
+    """Order of the (oriented) z y x axes; the coarsest comes first."""
+    intensities: dict[str, IntensityStatistics]
+    """Channel number as text -> intensities in the foreground, for CT normalisation."""
+    original_median_spacing_mm: Triple
+    """Median spacing of the dataset after orientation and transpose."""
+    configurations: dict[ConfigurationName, Configuration]
+    reasons: dict[str, str] = {}
+    """Field -> why it is not nnU-Net's value, or which rule set it."""
+    planned_for: str = "unknown"
+    """Device and memory it was planned for, for example `cpu` or `cuda 8 GiB`."""

@@ -1,0 +1,150 @@
+"""How a configuration is trained: every variant is a value here, none is a class or a code path."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from autoseg.records.base import Record
+
+Range = tuple[float, float]
+
+
+class SpatialAugmentation(Record):
+    """Rotation and scaling, applied in one resampling. Angles in degrees."""
+
+    rotation_probability: float = 0.2
+    """Odds that a sample is rotated."""
+    rotation_degrees: Range = (-30.0, 30.0)
+    """Range of the angle about each axis (3-D) or in the plane (2-D and dummy 2-D)."""
+    scaling_probability: float = 0.2
+    """Odds that a sample is scaled."""
+    scaling: Range = (0.7, 1.4)
+    """Range of the factor, the same for all axes; below 1 objects look larger."""
+    dummy_2d: bool = False
+    """Rotate and scale in the plane of y and x only (nnU-Net: where the patch is more than 3 times wider than deep)."""
+
+
+class IntensityAugmentation(Record):
+    """One intensity transform: its odds a sample, odds a channel, and range of its parameter."""
+
+    name: Literal["noise", "blur", "brightness", "contrast", "low_resolution", "gamma_inverted", "gamma"]
+    """Key of the table in `augmentation`."""
+    probability: float = Field(ge=0, le=1)
+    """Odds that a sample gets it."""
+    channel_probability: float = Field(default=1.0, ge=0, le=1)
+    """Odds that a channel of such a sample gets it."""
+    range: Range
+    """Noise: standard deviation; blur: sigma in voxels; low_resolution: zoom; others: factor or exponent."""
+
+
+class CascadeAugmentation(Record):
+    """Corruption of the previous stage's one-hot segmentation (nnU-Net's odds and ranges)."""
+
+    morphology_probability: float = 0.4
+    """Odds that a sample's labels are dilated, eroded, opened or closed."""
+    morphology_label_probability: float = 0.5
+    """Odds for each label of such a sample."""
+    morphology_radius: tuple[int, int] = (1, 8)
+    """Radius of the ball in voxels, inclusive."""
+    drop_probability: float = 0.2
+    """Odds that a sample loses a connected component."""
+    drop_label_probability: float = 0.5
+    """Odds for each label of such a sample."""
+    drop_max_fraction: float = 0.15
+    """Only components below this fraction of the patch are dropped."""
+
+
+class Augmentation(Record):
+    """What is done to training patches, in order: spatial, intensity transforms, mirroring, cascade corruption."""
+
+    spatial: SpatialAugmentation | None = SpatialAugmentation()
+    """None: neither rotation nor scaling."""
+    intensity: tuple[IntensityAugmentation, ...] = ()
+    """Applied in this order."""
+    cascade: CascadeAugmentation = CascadeAugmentation()
+    """Used by configurations with a previous stage."""
+    plugins: tuple[str, ...] = ()
+    """Names of a user's own batchgenerators transforms (entry points `autoseg.transforms`), applied on the CPU first."""
+
+
+class Mirroring(Record):
+    """Flips used in training and, averaged, in prediction."""
+
+    axes: tuple[int, ...] = (0, 1, 2)
+    """Spatial axes that are flipped: 0 z, 1 y, 2 x."""
+    swap_axis: int | None = None
+    """Axis across which left and right lie; a flip of it exchanges the classes of `swap_pairs`."""
+    swap_pairs: tuple[tuple[int, int], ...] = ()
+    """Internal classes that are a left/right pair."""
+    in_prediction: bool = True
+    """Whether predictions are averaged over all combinations of the axes."""
+
+
+class Optimizer(Record):
+    """Optimiser and its numbers."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = Field(default=1e-2, gt=0)
+    """Initial (sgd, poly) or peak (cosine) rate."""
+    weight_decay: float = Field(default=3e-5, ge=0)
+    momentum: float = Field(default=0.99, ge=0, lt=1)
+    """Nesterov momentum (sgd) or the first beta (adamw)."""
+    beta2: float = Field(default=0.99, ge=0, lt=1)
+    """Second beta (adamw)."""
+
+
+class Schedule(Record):
+    """Length of the training and course of the learning rate."""
+
+    name: Literal["poly", "cosine"] = "poly"
+    """`poly`: (1 - epoch / epochs) ** 0.9, constant within an epoch (nnU-Net's); `cosine`: to zero by steps."""
+    epochs: int = Field(default=1000, ge=1)
+    iterations_per_epoch: int = Field(default=250, ge=1)
+    warmup_fraction: float = Field(default=0.0, ge=0, lt=1)
+    """Share of all steps over which the rate rises linearly from zero (cosine only)."""
+
+
+class LossTerm(Record):
+    """One term of the loss."""
+
+    name: str
+    """Key of the table in `losses` (or an installed entry point of group `autoseg.losses`)."""
+    weight: float = 1.0
+    class_weights: tuple[float, ...] | None = None
+    """One factor a head (classes with background, or regions); None: all 1."""
+
+
+class Sampling(Record):
+    """How training patches are drawn."""
+
+    foreground_fraction: float = Field(default=0.33, ge=0, le=1)
+    """Share of samples centred on a foreground voxel."""
+    rounding: Literal["nnunet", "probabilistic"] = "nnunet"
+    """`nnunet`: the last samples beyond round(batch * (1 - fraction)) of each batch; `probabilistic`: odds a sample."""
+    class_weights: tuple[float, ...] | None = None
+    """One weight a target (class or region) for drawing which one a foreground sample is centred on;
+    None: all that occur in the case alike."""
+    cases: Literal["uniform"] = "uniform"
+    """Cases are drawn uniformly with replacement."""
+
+
+class Recipe(Record):
+    """Everything that decides how a network is trained."""
+
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    loss: tuple[LossTerm, ...] = (LossTerm(name="cross_entropy"), LossTerm(name="soft_dice"))
+    """Terms that are added. For region-based labels `cross_entropy` is binary, one sigmoid a region."""
+    deep_supervision: bool = True
+    """Loss at every decoder resolution but the coarsest, weights 1, 1/2, 1/4, ... normalised to sum 1."""
+    gradient_clip: float = 12.0
+    """Largest norm of the gradient."""
+    ema_decay: float | None = None
+    """Decay a step of an exponential moving average of the weights, which is then what predicts; None: no average."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Arithmetic of the network; `auto`: bfloat16 where the device computes it faster than float32."""
+    sampling: Sampling = Sampling()
+    augmentation: Augmentation = Augmentation()
+    mirroring: Mirroring = Mirroring()
+    seed: int = 12345
+    """Seed of weights, sampling and augmentation."""

@@ -1,0 +1,170 @@
+"""What later stages leave behind: preprocessed cases, trained folds, choices and scores."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from autoseg.records.base import Record
+from autoseg.records.geometry import Geometry, IntTriple, Triple
+
+Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+
+
+class PreprocessedCase(Record):
+    """How a case came onto the network's grid, and so how a prediction gets back."""
+
+    id: str
+    geometry: Geometry
+    """Grid of the image file as stored."""
+    axes: IntTriple
+    """Array axis of the file that became axis 0, 1, 2 of the network's grid (orientation and transpose in one)."""
+    flips: tuple[bool, bool, bool]
+    """Whether axis 0, 1, 2 of the network's grid runs against the file's axis."""
+    crop: Box
+    """Half-open box (start, stop) around everything nonzero, on the turned grid before resampling."""
+    shape_before_crop: IntTriple
+    """Turned grid before the crop."""
+    spacing_before_mm: Triple
+    """Spacing of the turned grid before resampling."""
+    shape: IntTriple
+    """Voxels on the network's grid, after crop and resampling."""
+    spacing_mm: Triple
+    """Spacing on the network's grid."""
+    foreground_voxels: tuple[int, ...] = ()
+    """Voxels of each target (class or region) on the network's grid; empty without a label."""
+
+
+class Manifest(Record):
+    """What lies in a folder of preprocessed cases."""
+
+    decided_by: dict[str, str]
+    """Name of each input -> digest; the folder is named by their hash."""
+    cases: dict[str, PreprocessedCase]
+    files_sha256: dict[str, str]
+    """File name -> digest."""
+
+
+class EpochRecord(Record):
+    """One line of `history.jsonl`."""
+
+    epoch: int
+    """Counted from 0."""
+    steps: int
+    """Optimiser steps done at its end."""
+    train_loss: float
+    learning_rate: float
+    """At its last step."""
+    seconds: float
+    """Wall time of the epoch."""
+
+
+class Score(Record):
+    """Overlap of one target in one case. None: not defined (see `metrics`)."""
+
+    dice: float | None
+    iou: float | None
+    sensitivity: float | None
+    precision: float | None
+    volume_mm3: float
+    """Predicted volume."""
+    reference_volume_mm3: float
+    true_positives: int
+    """Voxels."""
+    false_positives: int
+    """Voxels."""
+    false_negatives: int
+    """Voxels."""
+    nsd: float | None = None
+    """Normalised surface Dice at the tolerance of the evaluation."""
+
+
+class Aggregate(Record):
+    """One number over cases. None: no case in which it is defined."""
+
+    mean: float | None
+    low: float | None
+    """Lower end of the bootstrap 95 % interval of the mean over cases."""
+    high: float | None
+    """Upper end."""
+    num_cases: int
+    """Cases in which it is defined."""
+
+
+class Evaluation(Record):
+    """Scores of a folder of predictions."""
+
+    title: str
+    """What was scored, for people."""
+    cases: dict[str, dict[str, Score]]
+    """Case id -> target name -> score."""
+    targets: dict[str, dict[str, Aggregate]]
+    """Target name -> metric name -> aggregate over cases."""
+    foreground_mean: dict[str, Aggregate]
+    """Metric name -> aggregate over cases of the case's mean over targets."""
+    failed: dict[str, str] = {}
+    """Case id -> why it could not be scored."""
+
+
+class TrainedFold(Record):
+    """A finished training."""
+
+    plan: str
+    configuration: str
+    fold: str
+    """Number as text, or `all`."""
+    train_cases: tuple[str, ...]
+    validation_cases: tuple[str, ...]
+    epochs: int
+    iterations_per_epoch: int
+    seconds: float
+    """Wall time of training, all sessions added, without validation."""
+    num_parameters: int
+    device: str
+    budget_seconds: float | None = None
+    """Budget the length was derived from, if any."""
+    mean_dice: float | None = None
+    """Mean foreground Dice over the whole volumes of the held-out cases; None for `all`."""
+
+
+class PostprocessingRule(Record):
+    """False-positive components are removed by keeping the largest one, where that was seen to help."""
+
+    keep_largest_foreground: bool = False
+    """Whether only the largest component of the union of all foreground is kept, before the targets' own rules."""
+    keep_largest: tuple[int, ...] = ()
+    """Internal classes of which only the largest component is kept."""
+    reasons: tuple[str, ...] = ()
+    """A line for each rule tried: what it changed out of fold, and whether it was accepted."""
+
+
+class Candidate(Record):
+    """A configuration or ensemble and its out-of-fold score."""
+
+    configurations: tuple[str, ...]
+    dice: Aggregate
+    """Mean over cases of the mean foreground Dice."""
+    targets: dict[str, Aggregate]
+    """Target name -> Dice."""
+
+
+class Selection(Record):
+    """What predicts from now on, and what it was compared with."""
+
+    plan: str
+    configurations: tuple[str, ...]
+    """The chosen ones; more than one: their probabilities are averaged."""
+    folds: dict[str, tuple[str, ...]]
+    """Configuration -> folds that are averaged."""
+    candidates: tuple[Candidate, ...]
+    """All that were compared, best first."""
+    device_note: str = ""
+
+
+class ReferenceScores(Record):
+    """Published per-case values to compare with."""
+
+    source: str
+    """Where they were published."""
+    cases: dict[str, dict[str, float]] = Field(default={})
+    """Case id -> target name -> Dice."""
+    kind: Literal["per_case", "summary"] = "per_case"

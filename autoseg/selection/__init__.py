@@ -1,0 +1,1 @@
+"""Out-of-fold predictions in, the best configuration or ensemble out."""

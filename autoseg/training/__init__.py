@@ -1,0 +1,1 @@
+"""Preprocessed cases and a `Configuration` in, trained weights out."""
