@@ -43,7 +43,7 @@ class NetworkSpec(Record):
 
 
 class Configuration(Record):
-    """One way to see the data: resolution, patch, network and recipe. 2d lists two numbers (y, x) where 3d lists three."""
+    """One way to see the data: resolution, patch, network and recipe. 2d lists (y, x) where 3d lists (z, y, x)."""
 
     spacing_mm: tuple[float, ...]
     """Target spacing, z y x (after `transpose`) or y x."""

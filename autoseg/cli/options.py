@@ -1,0 +1,73 @@
+"""Options that several commands share, and the readers of their values."""
+
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from autoseg import console
+from autoseg.errors import UsageError
+from autoseg.records.workspace import find_workspace
+
+DatasetArgument = Annotated[
+    str, typer.Argument(metavar="DATASET", help="Dataset folder as downloaded, or the name of one in the workspace.")
+]
+Work = Annotated[
+    Path | None, typer.Option("--work", help="Workspace folder; default: AUTOSEG_WORK, else ./autoseg_work.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show warnings and errors only.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Preset = Annotated[
+    str,
+    typer.Option(help="Planning rules: auto, default, small, nnunet, nnunet_resenc_m, nnunet_resenc_l, nnunet_resenc_xl."),
+]
+PlanName = Annotated[str | None, typer.Option("--plan", help="Plan to use, if there are several.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="FIELD=VALUE", help="Set any field of the plan, e.g. 3d_fullres.batch_size=4."),
+]
+GpuMemory = Annotated[float | None, typer.Option("--gpu-memory", metavar="GIB", help="Plan for a card of this size.")]
+Workers = Annotated[int | None, typer.Option(help="Cases handled at a time; default: one a core.")]
+Budget = Annotated[
+    str | None, typer.Option(help="Time for the whole command, e.g. 90s, 15m, 2h; training is fitted into it.")
+]
+PatientRegex = Annotated[
+    str | None,
+    typer.Option(help="Pattern whose first group is the patient in a case id; patients are never split over folds."),
+]
+NumFolds = Annotated[int, typer.Option("--folds", min=2, help="Cross-validation folds, fixed when a dataset is first seen.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of weights, sampling and augmentation.")]
+
+_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
+
+
+def start(work: Path | None, quiet: bool) -> Path:
+    """Configure the console and return the workspace folder."""
+    console.configure(quiet=quiet)
+    return find_workspace(work)
+
+
+def parse_duration(text: str | None) -> float | None:
+    """`90s`, `15m`, `1h30m` in seconds; None stays None.
+
+    Raises:
+        UsageError: no unit, or not a duration.
+    """
+    if text is None:
+        return None
+    match = _DURATION.fullmatch(text.strip().lower())
+    if match is None or not any(match.groups()):
+        raise UsageError(f"--budget {text}: expected a duration with units, for example 90s, 15m or 1h30m.")
+    hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    total = hours * 3600 + minutes * 60 + seconds
+    if total <= 0:
+        raise UsageError(f"--budget {text}: must be longer than nothing.")
+    return total
+
+
+def show(value: Any, as_json: bool, text: str) -> None:
+    """Print a stage's result: JSON for programs, or `text` for people (on stdout either way)."""
+    typer.echo(json.dumps(value, indent=1) if as_json else text)
