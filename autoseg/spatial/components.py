@@ -1,0 +1,41 @@
+"""A mask in, its connected components out (26-connected: voxels that share a face, an edge or a corner)."""
+
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+BoolArray = npt.NDArray[np.bool_]
+Connectivity = Literal[6, 18, 26]
+
+
+def components(mask: npt.NDArray[Any], connectivity: Connectivity = 26) -> tuple[npt.NDArray[np.integer], int]:
+    """Number the components of `mask` (Z Y X; anything nonzero is in it).
+
+    Args:
+        mask: volume; slices are volumes with Z = 1.
+        connectivity: 6, 18 or 26 neighbours.
+
+    Returns:
+        Component numbers from 1 (0 outside the mask), Z Y X, and how many there are.
+    """
+    import cc3d
+
+    foreground = np.ascontiguousarray(mask != 0)
+    z, y, x = mask.shape
+    if sorted(mask.shape)[1] == 1:  # cc3d 4.1 fails on a single row of voxels: its table is one entry too short
+        foreground = np.pad(foreground, [(0, int(size == 1)) for size in mask.shape])
+    numbers, count = cc3d.connected_components(foreground, connectivity=connectivity, return_N=True)
+    return numbers[:z, :y, :x], int(count)
+
+
+def keep_largest(mask: npt.NDArray[Any], connectivity: Connectivity = 26) -> BoolArray:
+    """The largest component of `mask` (Z Y X) alone; equally large ones all stay, so axis order decides nothing."""
+    numbers, count = components(mask, connectivity)
+    if count <= 1:
+        single: BoolArray = numbers != 0
+        return single
+    sizes = np.bincount(numbers.ravel(), minlength=count + 1)
+    sizes[0] = 0
+    kept: BoolArray = (sizes == sizes.max())[numbers]
+    return kept

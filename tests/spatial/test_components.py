@@ -1,0 +1,36 @@
+import numpy as np
+from hypothesis import given, settings
+from hypothesis.extra import numpy as arrays
+from scipy import ndimage
+
+from autoseg.spatial.components import components, keep_largest
+
+
+@settings(max_examples=60, deadline=None)
+@given(arrays.arrays(bool, arrays.array_shapes(min_dims=3, max_dims=3, max_side=6)))
+def test_components_agree_with_scipy(mask):
+    for connectivity, rank in ((26, 3), (18, 2), (6, 1)):
+        expected, count = ndimage.label(mask, ndimage.generate_binary_structure(3, rank))
+        numbers, found = components(mask, connectivity)
+        assert found == count
+        pairs = {(int(a), int(b)) for a, b in zip(expected.ravel(), numbers.ravel(), strict=True)}
+        assert len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})  # the same partition
+
+
+def test_largest_stays_and_equal_ones_both_stay():
+    mask = np.zeros((1, 4, 9), dtype=np.uint8)
+    mask[0, 0, :3] = 2
+    mask[0, 1, 3] = 2  # touches by a corner
+    mask[0, 3, 6:9] = 2
+    kept = keep_largest(mask)
+    assert kept.sum() == 4
+    assert kept[0, 1, 3]
+    assert keep_largest(mask, connectivity=6).sum() == 6  # two rows of three
+
+
+def test_empty_and_one_voxel():
+    assert not keep_largest(np.zeros((2, 2, 2))).any()
+    assert components(np.zeros((2, 2, 2)))[1] == 0
+    one = np.zeros((2, 2, 2), dtype=bool)
+    one[1, 0, 1] = True
+    np.testing.assert_array_equal(keep_largest(one), one)
