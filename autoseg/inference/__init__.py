@@ -1,1 +1,1 @@
-"""Networks and preprocessed arrays in, segmentations on the file's own grid out."""
+"""Networks and a preprocessed image in, labels or probabilities on the image file's own grid out."""

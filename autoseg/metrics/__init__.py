@@ -1,1 +1,1 @@
-"""Masks in, scores out; what empty masks mean is defined here."""
+"""Label maps in, scores and their intervals out; pure functions that know no files."""
