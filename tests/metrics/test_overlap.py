@@ -52,8 +52,10 @@ def test_empty_masks() -> None:
 
 def test_ignored_voxels_are_in_no_count() -> None:
     scores = score([1, 1, 2, 0], [1, 3, 3, 3], IGNORING)
-    assert scores["a"].dice == 1 and scores["a"].false_positives == 0
-    assert scores["b"].dice is None and scores["b"].volume_mm3 == 0
+    assert scores["a"].dice == 1
+    assert scores["a"].false_positives == 0
+    assert scores["b"].dice is None
+    assert scores["b"].volume_mm3 == 0
 
 
 def test_ignore_in_a_prediction_is_background() -> None:
