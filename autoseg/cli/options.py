@@ -9,7 +9,9 @@ import typer
 
 from autoseg import console
 from autoseg.errors import UsageError
-from autoseg.records.workspace import find_workspace
+from autoseg.records.plan import Plan
+from autoseg.records.results import Aggregate, Evaluation
+from autoseg.records.workspace import Paths, find_workspace
 
 DatasetArgument = Annotated[
     str, typer.Argument(metavar="DATASET", help="Dataset folder as downloaded, or the name of one in the workspace.")
@@ -22,7 +24,9 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show warnings and er
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 Preset = Annotated[
     str,
-    typer.Option(help="Planning rules: auto, default, small, nnunet, nnunet_resenc_m, nnunet_resenc_l, nnunet_resenc_xl."),
+    typer.Option(
+        help="Planning rules: auto, default, small, nnunet, nnunet_resenc_m, nnunet_resenc_l, nnunet_resenc_xl."
+    ),
 ]
 PlanName = Annotated[str | None, typer.Option("--plan", help="Plan to use, if there are several.")]
 Settings = Annotated[
@@ -38,7 +42,9 @@ PatientRegex = Annotated[
     str | None,
     typer.Option(help="Pattern whose first group is the patient in a case id; patients are never split over folds."),
 ]
-NumFolds = Annotated[int, typer.Option("--folds", min=2, help="Cross-validation folds, fixed when a dataset is first seen.")]
+NumFolds = Annotated[
+    int, typer.Option("--folds", min=2, help="Cross-validation folds, fixed when a dataset is first seen.")
+]
 Seed = Annotated[int | None, typer.Option(help="Seed of weights, sampling and augmentation.")]
 
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
@@ -71,3 +77,48 @@ def parse_duration(text: str | None) -> float | None:
 def show(value: Any, as_json: bool, text: str) -> None:
     """Print a stage's result: JSON for programs, or `text` for people (on stdout either way)."""
     typer.echo(json.dumps(value, indent=1) if as_json else text)
+
+
+def device_kind(name: str) -> str:
+    """`cpu` or `cuda`, what planning needs to know; imports torch only where the answer depends on the machine."""
+    if name.split(":")[0] in ("cpu", "cuda"):
+        return name.split(":")[0]
+    from autoseg.devices import choose_device
+
+    return choose_device(name).type
+
+
+def describe_plan(plan: Plan) -> str:
+    """One line a configuration, for people."""
+    rows = [f"plan {plan.name} (preset {plan.preset}, for {plan.planned_for})"]
+    for name, c in plan.configurations.items():
+        spacing = " x ".join(f"{s:.3g}" for s in c.spacing_mm)
+        patch = " x ".join(str(p) for p in c.patch_size)
+        features = "-".join(str(f) for f in c.network.features_per_stage)
+        rows.append(f"  {name:19s} spacing {spacing} mm, patch {patch}, batch {c.batch_size}, features {features}")
+    return "\n".join(rows)
+
+
+def next_training(paths: Paths, plan: Plan) -> str:
+    """The command that follows preprocessing."""
+    best = "3d_fullres" if "3d_fullres" in plan.configurations else next(iter(plan.configurations))
+    return f"Next: autoseg train {paths.folder.name} {best}   (add --budget 15m to fit it into a time)"
+
+
+def interval(aggregate: Aggregate) -> str:
+    """A mean with its 95 % interval as text."""
+    if aggregate.mean is None:
+        return "not defined"
+    if aggregate.low is None or aggregate.high is None:
+        return f"{aggregate.mean:.4f}"
+    return f"{aggregate.mean:.4f} [{aggregate.low:.4f}, {aggregate.high:.4f}]"
+
+
+def score_table(evaluation: Evaluation) -> str:
+    """Mean scores a target as a table of plain text."""
+    metrics = ["dice", "iou", "sensitivity", "precision", "nsd"]
+    rows = [f"{'':24s}" + "".join(f"{m:>28s}" for m in metrics)]
+    for name, scores in {**evaluation.targets, "mean of foreground": evaluation.foreground_mean}.items():
+        cells = [interval(scores[m]) if m in scores else "" for m in metrics]
+        rows.append(f"{name[:24]:24s}" + "".join(f"{cell:>28s}" for cell in cells))
+    return "\n".join([*rows, f"{len(evaluation.cases)} cases scored, {len(evaluation.failed)} failed; 95 % intervals"])

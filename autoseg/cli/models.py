@@ -1,0 +1,137 @@
+"""Commands that make and use models: train, select, postprocess, predict, evaluate, report."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autoseg.cli import options as o
+from autoseg.errors import UsageError
+
+
+def train(
+    dataset: o.DatasetArgument,
+    configuration: Annotated[str, typer.Argument(help="2d, 3d_lowres, 3d_fullres or 3d_cascade_fullres.")],
+    fold: Annotated[str | None, typer.Argument(help="A number, or `all`; left out: every fold in turn.")] = None,
+    budget: o.Budget = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the plan's.")] = None,
+    iterations: Annotated[int | None, typer.Option(min=1, help="Steps an epoch, instead of the plan's.")] = None,
+    seed: o.Seed = None,
+    plan: o.PlanName = None,
+    device: o.Device = "auto",
+    work: o.Work = None,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Train one fold, all folds in turn, or one model on all cases; called again, it goes on where it stopped."""
+    from autoseg.pipeline.flow import TrainRequest, train_folds
+
+    workspace = o.start(work, quiet)
+    request = TrainRequest(
+        configuration=configuration,
+        fold=fold,
+        budget_seconds=o.parse_duration(budget),
+        epochs=epochs,
+        iterations=iterations,
+        seed=seed,
+        plan_name=plan,
+        device=device,
+    )
+    trained = train_folds(dataset, workspace, request)
+    rows = [
+        f"{t.configuration} fold {t.fold}: "
+        + ("trained on all cases" if t.mean_dice is None else f"mean Dice {t.mean_dice:.4f} on whole held-out volumes")
+        for t in trained
+    ]
+    rows.append(f"Next: autoseg select {dataset}   (or train the next configuration first)")
+    o.show([t.model_dump(mode="json") for t in trained], as_json, "\n".join(rows))
+
+
+def select(
+    dataset: o.DatasetArgument,
+    plan: o.PlanName = None,
+    device: o.Device = "auto",
+    work: o.Work = None,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Choose the best configuration or ensemble on held-out cases, and its post-processing."""
+    from autoseg.pipeline.flow import choose
+    from autoseg.pipeline.ingest import ingest
+
+    paths = ingest(dataset, o.start(work, quiet))
+    selection, rule = choose(paths, plan, o.device_kind(device))
+    rows = [
+        f"{' + '.join(c.configurations):45s} Dice {o.interval(c.dice)}"
+        + ("   <- chosen" if c.configurations == selection.configurations else "")
+        for c in selection.candidates
+    ]
+    rows += [*rule.reasons, f"Next: autoseg predict -i IMAGES -o OUT {dataset}   and   autoseg report {dataset}"]
+    content = {"selection": selection.model_dump(mode="json"), "postprocessing": rule.model_dump(mode="json")}
+    o.show(content, as_json, "\n".join(rows))
+
+
+def predict(
+    dataset: Annotated[str | None, typer.Argument(metavar="DATASET", help="Whose selected model predicts.")] = None,
+    input_: Annotated[Path, typer.Option("-i", "--input", help="Folder of images, or one image.")] = Path(),
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the segmentations.")] = Path(),
+    model: Annotated[Path | None, typer.Option("--model", help="A model folder instead of DATASET.")] = None,
+    plan: o.PlanName = None,
+    continue_: Annotated[bool, typer.Option("--continue", help="Keep segmentations that are already there.")] = False,
+    device: o.Device = "auto",
+    work: o.Work = None,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Segment images with what `select` chose; faulty cases are named, the others done, exit code 5."""
+    from autoseg.pipeline.flow import predict_folder
+
+    if Path() in (input_, output):
+        raise UsageError("predict needs -i IMAGES and -o OUT.")
+    if (dataset is None) == (model is None):
+        raise UsageError("predict needs either DATASET or --model FOLDER.")
+    workspace = o.start(work, quiet)
+    written = predict_folder(
+        dataset if dataset is not None else model,
+        input_,
+        output,
+        workspace=workspace,
+        plan_name=plan,
+        device=device,
+        keep_finished=continue_,
+    )
+    text = f"{len(written)} segmentations in {output}. Next: autoseg evaluate {output} REFERENCES"
+    o.show([str(path) for path in written], as_json, text)
+
+
+def evaluate(
+    predictions: Annotated[Path, typer.Argument(help="Folder of segmentations.")],
+    references: Annotated[Path, typer.Argument(help="Folder of reference labels with the same file names.")],
+    dataset_json: Annotated[
+        Path | None, typer.Option(help="Names of labels and regions; default: values found.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for JSON and CSV.")] = None,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Score segmentations against references; writes evaluation.json and evaluation.csv."""
+    from autoseg.pipeline.evaluate import evaluate as stage
+
+    o.start(None, quiet)
+    record = stage(predictions, references, dataset_json=dataset_json, output=output)
+    o.show(record.model_dump(mode="json"), as_json, o.score_table(record))
+    if record.failed:
+        typer.echo("\n".join(f"failed {case}: {why}" for case, why in record.failed.items()), err=True)
+        raise typer.Exit(5)
+
+
+def report(dataset: o.DatasetArgument, work: o.Work = None, as_json: o.Json = False, quiet: o.Quiet = False) -> None:
+    """Write an offline HTML report of everything done so far."""
+    from autoseg.pipeline.ingest import ingest
+    from autoseg.pipeline.report import report as stage
+
+    page = stage(ingest(dataset, o.start(work, quiet)))
+    o.show({"report": str(page)}, as_json, f"Open {page} in a browser.")
+
+
+COMMANDS = (train, select, predict, evaluate, report)
