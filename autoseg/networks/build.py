@@ -1,0 +1,60 @@
+"""The name of an architecture and a specification in, an initialised network out; the one table of networks.
+
+Installed packages add networks through Python entry points of group `autoseg.networks`, each a function
+`(spec: NetworkSpec, num_input_channels: int, num_heads: int) -> nn.Module` whose module keeps the contract of
+`build_network`. A name in the table below cannot be replaced.
+"""
+
+from collections.abc import Callable
+from importlib.metadata import entry_points
+
+import torch
+from torch import nn
+
+from autoseg.errors import UsageError
+from autoseg.networks.fcn import fcn_8s, fcn_16s, fcn_32s
+from autoseg.networks.plain_unet import plain_unet
+from autoseg.networks.residual_unet import residual_unet
+from autoseg.records.plan import NetworkSpec
+
+Builder = Callable[[NetworkSpec, int, int], nn.Module]
+
+ENTRY_POINTS = "autoseg.networks"
+
+NETWORKS: dict[str, Builder] = {
+    "plain_unet": plain_unet,
+    "residual_unet": residual_unet,
+    "fcn": fcn_8s,
+    "fcn_16s": fcn_16s,
+    "fcn_32s": fcn_32s,
+}
+
+
+def build_network(spec: NetworkSpec, num_input_channels: int, num_heads: int, seed: int) -> nn.Module:
+    """Build the network of `spec` on the current default device, its weights drawn from `seed`.
+
+    The module maps images `N C Z Y X` (Z is 1 or any number of slices for a 2-D specification) to a tuple
+    of logits `N H Z Y X`, finest first: in training mode every output that enters the loss, in evaluation mode
+    the finest alone. PyTorch's global random state is left as it was.
+
+    Raises:
+        UsageError: no such architecture; the known ones are named.
+    """
+    builder = _find(spec.architecture)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return builder(spec, num_input_channels, num_heads)
+
+
+def _find(name: str) -> Builder:
+    if name in NETWORKS:
+        return NETWORKS[name]
+    installed = entry_points(group=ENTRY_POINTS)
+    if name in installed.names:
+        builder: Builder = installed[name].load()
+        return builder
+    known = ", ".join([*NETWORKS, *sorted(installed.names)])
+    raise UsageError(
+        f"The plan asks for the network architecture {name!r}; known are {known}. Correct "
+        f"network.architecture in the plan, or install the package that has it (entry points {ENTRY_POINTS!r})."
+    )
