@@ -1,0 +1,54 @@
+"""The commands and options people rely on; changing one is a decision, not an accident."""
+
+import subprocess
+import sys
+
+import pytest
+import typer.main
+
+from autoseg.cli.main import app, main
+from autoseg.cli.options import parse_duration
+from autoseg.errors import UsageError
+
+COMMANDS = {
+    "demo", "run", "benchmark", "verify", "fingerprint", "plan", "preprocess", "plan_and_preprocess", "phantoms",
+    "train", "select", "predict", "evaluate", "report", "status", "doctor",
+}  # fmt: skip
+
+
+def test_the_commands() -> None:
+    assert set(typer.main.get_command(app).commands) == COMMANDS  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([name, "--help"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) > 5
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("15m", 900), ("2h", 7200), ("1h30m", 5400), ("0.5h", 1800), (None, None)]
+)
+def test_durations(text: str | None, seconds: float | None) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["15", "", "m", "-3m", "0s", "soon"])
+def test_durations_that_are_none(text: str) -> None:
+    with pytest.raises(UsageError, match="--budget"):
+        parse_duration(text)
+
+
+def test_errors_are_messages_with_exit_codes(capsys: pytest.CaptureFixture[str], tmp_path: object) -> None:
+    assert main(["plan", "--from-fingerprint", "nowhere.json"]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: --from-fingerprint needs --dataset-json")
+    assert "Traceback" not in message
+    assert main(["train"]) == 2
+    assert main(["no_such_command"]) == 2
+
+
+def test_help_does_not_import_torch() -> None:
+    code = "import sys; from autoseg.cli.main import main; main(['--help']); sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
