@@ -7,7 +7,7 @@ times: fewer and weaker transforms, none of them expensive. `none` changes nothi
 
 from collections.abc import Callable, Sequence
 
-from autoseg.records.recipe import Augmentation, IntensityAugmentation, SpatialAugmentation
+from autoseg.records.recipe import Augmentation, CascadeAugmentation, IntensityAugmentation, SpatialAugmentation
 
 # nnU-Net: a 3-D patch more than this many times wider than deep is rotated and scaled in the plane only.
 DUMMY_2D_ASPECT = 3.0
@@ -62,7 +62,7 @@ def light_augmentation(is_2d: bool, patch: Sequence[int]) -> Augmentation:
 
 def no_augmentation(is_2d: bool, patch: Sequence[int]) -> Augmentation:  # noqa: ARG001 - one signature in the table
     """Integer crops as they are; mirroring is a field of the recipe and stays its own decision."""
-    return Augmentation(spatial=None)
+    return Augmentation(spatial=None, cascade=CascadeAugmentation(morphology_probability=0.0, drop_probability=0.0))
 
 
 POLICIES: dict[str, Callable[[bool, Sequence[int]], Augmentation]] = {

@@ -1,0 +1,131 @@
+"""A policy, a patch and a sample's own random generator in, what happens to that sample in space out.
+
+Everything is drawn on the host before anything is read or computed: the voxels to read follow from the drawn
+parameters (`source_box`), no device is ever waited for, and a sample depends on its generator alone, not on
+workers or on the other samples of its batch.
+
+Conventions. The patch around the integer voxel `centre` starts at `centre - patch // 2` (nnU-Net's rule); its
+midpoint, which need not be a voxel, is the centre of rotation. A voxel of the patch at offset `o` from the midpoint
+shows the source at offset `matrix @ o`, so that a scale above 1 shrinks what is seen. Angles turn about z, y and x
+(the array's axes 0, 1, 2): matrix = R_x(third) R_y(second) R_z(first) * scale with the axes in array order, as in
+batchgeneratorsv2 0.3.6, whose scale is uniform over its range (half below and half above 1 is the rule of its
+brightness, contrast and gamma only).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import model_validator
+
+from autoseg.records.base import Record
+from autoseg.records.geometry import IntTriple, Triple
+from autoseg.records.recipe import Augmentation, Mirroring, Range
+
+Matrix = tuple[Triple, Triple, Triple]
+IDENTITY: Matrix = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+
+# Slack in voxels for the float32 rounding of coordinates, so that no corner lies outside the source box.
+ROUNDING_SLACK = 1e-3
+
+
+class SpatialParameters(Record):
+    """What happens to one sample in space."""
+
+    matrix: Matrix = IDENTITY
+    """Offset in the patch -> offset in the source, both from the patch's midpoint, z y x in voxels; without flips."""
+    flips: tuple[int, ...] = ()
+    """Axes of the patch (0 z, 1 y, 2 x) that are mirrored."""
+    swaps_classes: bool = False
+    """Whether the axis across which left and right lie is mirrored, so that paired classes change places."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "SpatialParameters":
+        if any(axis not in (0, 1, 2) for axis in self.flips) or len(set(self.flips)) != len(self.flips):
+            raise ValueError(f"flips must be different axes out of 0, 1 and 2, got {self.flips}")
+        return self
+
+    @property
+    def is_crop(self) -> bool:
+        """Whether neither rotation nor scaling was drawn: the patch is a (perhaps mirrored) piece of the source."""
+        return self.matrix == IDENTITY
+
+    @property
+    def is_in_plane(self) -> bool:
+        """Whether slices stay slices: z is neither mixed with y and x nor scaled."""
+        rows = self.matrix
+        return rows[0] == IDENTITY[0] and rows[1][0] == 0 and rows[2][0] == 0
+
+
+def draw_spatial(
+    policy: Augmentation, mirroring: Mirroring, patch_zyx: Sequence[int], rng: np.random.Generator
+) -> SpatialParameters:
+    """Draw rotation, scaling and mirroring of one sample.
+
+    Patches of one slice and policies with `dummy_2d` turn and scale in the plane of y and x. A flip of the only
+    slice of a patch changes nothing and is not drawn.
+    """
+    flips = tuple(axis for axis in mirroring.axes if patch_zyx[axis] > 1 and rng.random() < 0.5)
+    matrix = IDENTITY
+    spatial = policy.spatial
+    if spatial is not None:
+        rotates = rng.random() < spatial.rotation_probability
+        scales = rng.random() < spatial.scaling_probability
+        in_plane = spatial.dummy_2d or patch_zyx[0] == 1
+        angles = _draw_angles(spatial.rotation_degrees, in_plane, rng) if rotates else (0.0, 0.0, 0.0)
+        scale = float(rng.uniform(*spatial.scaling)) if scales else 1.0
+        if rotates or scales:
+            matrix = affine_matrix(angles, scale, in_plane)
+    return SpatialParameters(matrix=matrix, flips=flips, swaps_classes=mirroring.swap_axis in flips)
+
+
+def _draw_angles(degrees: Range, in_plane: bool, rng: np.random.Generator) -> Triple:
+    """Angles about z, y and x in degrees; in the plane only z is turned about."""
+    first = float(rng.uniform(*degrees))
+    return (first, 0.0, 0.0) if in_plane else (first, float(rng.uniform(*degrees)), float(rng.uniform(*degrees)))
+
+
+def affine_matrix(angles_degrees: Triple, scale: float, in_plane: bool) -> Matrix:
+    """Rotation about z, y and x (in that order, then scaled) as z y x rows; `in_plane` leaves z unscaled."""
+    (cz, cy, cx), (sz, sy, sx) = np.cos(np.deg2rad(angles_degrees)), np.sin(np.deg2rad(angles_degrees))
+    about_z = np.array([[1, 0, 0], [0, cz, -sz], [0, sz, cz]])
+    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    about_x = np.array([[cx, -sx, 0], [sx, cx, 0], [0, 0, 1]])
+    matrix = about_x @ about_y @ about_z @ np.diag([1.0 if in_plane else scale, scale, scale])
+    a, b, c = ((float(row[0]), float(row[1]), float(row[2])) for row in matrix)
+    return (a, b, c)
+
+
+def patch_start(centre: Sequence[int], patch_zyx: Sequence[int]) -> IntTriple:
+    """First voxel z, y, x of the patch around the voxel `centre`; may be negative."""
+    z, y, x = (int(c) - int(n) // 2 for c, n in zip(centre, patch_zyx, strict=True))
+    return (z, y, x)
+
+
+def patch_midpoint(centre: Sequence[int], patch_zyx: Sequence[int]) -> npt.NDArray[np.float64]:
+    """Midpoint of the patch around the voxel `centre`, in voxels; between two voxels where the patch is even."""
+    return np.array(patch_start(centre, patch_zyx)) + (np.array(patch_zyx) - 1) / 2
+
+
+def source_box(
+    parameters: SpatialParameters, patch_zyx: Sequence[int], centre: Sequence[int]
+) -> tuple[IntTriple, IntTriple]:
+    """All voxels that the patch depends on, as (start, stop) z y x; they may lie outside the volume.
+
+    A crop needs the patch itself; otherwise the box holds every corner of linear interpolation.
+    """
+    start = patch_start(centre, patch_zyx)
+    if parameters.is_crop:
+        z, y, x = (s + int(n) for s, n in zip(start, patch_zyx, strict=True))
+        return start, (z, y, x)
+    reach = np.abs(np.array(parameters.matrix)) @ ((np.array(patch_zyx) - 1) / 2) + ROUNDING_SLACK
+    midpoint = patch_midpoint(centre, patch_zyx)
+    low, high = np.floor(midpoint - reach).astype(int), np.floor(midpoint + reach).astype(int) + 2
+    if parameters.is_in_plane:  # slices are taken as they are, without neighbours
+        low[0], high[0] = start[0], start[0] + int(patch_zyx[0])
+    return _triple(low), _triple(high)
+
+
+def _triple(values: npt.NDArray[np.int_]) -> IntTriple:
+    z, y, x = (int(value) for value in values)
+    return (z, y, x)
