@@ -1,1 +1,1 @@
-"""Segmentations in, segmentations without false-positive components out."""
+"""Out-of-fold segmentations in, a rule against false-positive components out, and the rule applied."""

@@ -1,1 +1,1 @@
-"""Out-of-fold predictions in, the best configuration or ensemble out."""
+"""Out-of-fold probabilities of several configurations in, the best one or the best ensemble out."""

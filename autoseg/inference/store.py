@@ -1,0 +1,47 @@
+"""Out-of-fold probabilities of a case in, two files beside its segmentation out, and slabs of them back.
+
+`<case>.probabilities.b2nd` holds float16 `H z y x` on the crop box of the turned grid, and `<case>.json` the
+record `PreprocessedCase` that says where that box lies. Slabs can be read alone, so that ensembles are scored in
+memory that does not grow with the number of configurations.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from autoseg.errors import ModelError
+from autoseg.inference.export import slabs
+from autoseg.records.base import read_record, write_record
+from autoseg.records.results import PreprocessedCase
+from autoseg.storage.arrays import array_shape, read_array, write_array
+
+Probabilities = npt.NDArray[np.float16]
+
+
+def probabilities_path(folder: Path, case: str) -> Path:
+    """Where the probabilities of a case lie in a fold's `validation` folder."""
+    return folder / f"{case}.probabilities.b2nd"
+
+
+def write_probabilities(folder: Path, meta: PreprocessedCase, probabilities: Probabilities) -> None:
+    """Write `H z y x` float16 and how to bring it to the file's grid; raises ResourceError when the disk is full."""
+    depth = next(slabs(probabilities.shape)).stop
+    chunks = (len(probabilities), min(depth, 16), *probabilities.shape[2:])
+    write_array(probabilities_path(folder, meta.id), probabilities, chunks)
+    write_record(folder / f"{meta.id}.json", meta)
+
+
+def read_probabilities(folder: Path, case: str, rows: slice | None = None) -> Probabilities:
+    """Probabilities `H z y x` of a case, or only `rows` along z; raises DataError when they are not readable."""
+    path = probabilities_path(folder, case)
+    if rows is None:
+        return read_array(path)
+    num_heads, _, y, x = array_shape(path)
+    return read_array(path, (slice(0, num_heads), rows, slice(0, y), slice(0, x)))
+
+
+def read_meta(folder: Path, case: str) -> PreprocessedCase:
+    """How the case came onto the network's grid; raises ModelError when validation did not finish."""
+    remedy = "Train this fold again to repeat its validation."
+    return read_record(folder / f"{case}.json", PreprocessedCase, ModelError, remedy)

@@ -1,0 +1,132 @@
+"""Sliding window: tile order and batch size do not matter, mirrors and networks are averaged, sides are swapped."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from autoseg.errors import ModelError
+from autoseg.inference import sliding_window
+from autoseg.inference.sliding_window import head_permutation, mirror_flips, predict_logits
+from autoseg.records.labels import LabelScheme, Target
+from autoseg.records.recipe import Mirroring
+
+CPU = torch.device("cpu")
+LABELS = LabelScheme(class_names=("background", "left", "right"), class_values=(0, 1, 2), num_entries=3)
+NO_MIRRORING = Mirroring(in_prediction=False)
+
+
+class Pointwise(nn.Module):
+    """Logits that depend on each voxel alone: a tiling must give exactly them."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return (torch.cat([x[:, :1], -x[:, :1], x[:, :1] ** 2], dim=1) * self.factor,)
+
+
+class Smoothing(nn.Module):
+    """A random convolution: sees neighbours, zero outside the patch."""
+
+    def __init__(self, seed: int, channels: int = 1) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.weight = torch.randn(3, channels, 3, 3, 3, generator=generator)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return (nn.functional.conv3d(x, self.weight, padding=1),)
+
+
+def volume(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("shape", [(9, 12, 7), (3, 5, 8), (2, 2, 2), (17, 8, 9)])
+@pytest.mark.parametrize("mirroring", [Mirroring(), NO_MIRRORING])
+def test_pointwise_networks_are_reproduced(shape: tuple[int, ...], mirroring: Mirroring) -> None:
+    image = volume(1, *shape)
+    found = predict_logits([Pointwise()], image, (4, 8, 6), 3, mirroring, LABELS, CPU)
+    torch.testing.assert_close(found, Pointwise()(image[None])[0][0], rtol=1e-5, atol=1e-5)
+
+
+def test_batch_size_and_tile_order_change_no_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    image, networks = volume(1, 11, 13, 9), [Smoothing(1), Smoothing(2)]
+    first = predict_logits(networks, image, (4, 6, 4), 3, Mirroring(), LABELS, CPU, tile_batch=1)
+    second = predict_logits(networks, image, (4, 6, 4), 3, Mirroring(), LABELS, CPU, tile_batch=7)
+    forwards = sliding_window.tile_starts
+    monkeypatch.setattr(sliding_window, "tile_starts", lambda *args: forwards(*args)[::-1])
+    third = predict_logits(networks, image, (4, 6, 4), 3, Mirroring(), LABELS, CPU)
+    for other in (second, third):
+        torch.testing.assert_close(first, other, rtol=1e-5, atol=1e-5)
+        assert torch.equal(first.argmax(0), other.argmax(0))
+
+
+def test_networks_are_averaged() -> None:
+    image = volume(1, 6, 6, 6)
+    pair = predict_logits([Pointwise(1.0), Pointwise(3.0)], image, (4, 4, 4), 3, NO_MIRRORING, LABELS, CPU)
+    torch.testing.assert_close(pair, Pointwise(2.0)(image[None])[0][0], rtol=1e-5, atol=1e-5)
+    twice = predict_logits([Smoothing(1)] * 2, image, (4, 4, 4), 3, Mirroring(), LABELS, CPU)
+    once = predict_logits([Smoothing(1)], image, (4, 4, 4), 3, Mirroring(), LABELS, CPU)
+    torch.testing.assert_close(twice, once, rtol=1e-5, atol=1e-5)
+
+
+def test_mirrors_are_averaged() -> None:
+    """One tile that holds the image: the mean over all eight flips, written down."""
+    image, network = volume(1, 4, 6, 4), Smoothing(3)
+    flips = mirror_flips(Mirroring(), (4, 6, 4))
+    assert len(flips) == 8
+    axes = [[a + 1 for a in flip] for flip in flips]
+    wanted = torch.stack([network(image.flip(a)[None])[0][0].flip(a) for a in axes]).mean(0)
+    found = predict_logits([network], image, (4, 6, 4), 3, Mirroring(), LABELS, CPU)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_a_flip_across_the_swap_axis_exchanges_left_and_right() -> None:
+    """A mirrored image gives the mirrored answer with sides exchanged, whatever the network."""
+    mirroring = Mirroring(axes=(0, 1, 2), swap_axis=2, swap_pairs=((1, 2),))
+    image, network = volume(1, 4, 6, 4), Smoothing(4)
+    found = predict_logits([network], image, (4, 6, 4), 3, mirroring, LABELS, CPU)
+    mirrored = predict_logits([network], image.flip(3), (4, 6, 4), 3, mirroring, LABELS, CPU)
+    torch.testing.assert_close(mirrored.flip(3)[[0, 2, 1]], found, rtol=1e-5, atol=1e-5)
+    plain = predict_logits([network], image, (4, 6, 4), 3, Mirroring(), LABELS, CPU)
+    assert not torch.allclose(plain, found, atol=1e-2)
+
+
+def test_previous_stage_channels_follow_their_classes() -> None:
+    mirroring = Mirroring(axes=(2,), swap_axis=2, swap_pairs=((1, 2),))
+    image, network = volume(3, 4, 6, 4), Smoothing(5, channels=3)
+    found = predict_logits([network], image, (4, 6, 4), 3, mirroring, LABELS, CPU, num_previous=2)
+    mirrored = image.flip(3)[[0, 2, 1]]
+    wanted = (network(image[None])[0][0] + network(mirrored[None])[0][0].flip(3)[[0, 2, 1]]) / 2
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_head_permutation_of_regions() -> None:
+    regions = (Target(name="both", members=(1, 2)), Target(name="r", members=(2,)), Target(name="l", members=(1,)))
+    labels = LABELS.model_copy(update={"regions": regions, "region_order": (1, 2, 1)})
+    assert head_permutation(labels, ((1, 2),)) == [0, 2, 1]
+    incomplete = LABELS.model_copy(update={"regions": regions[:2], "region_order": (1, 2)})
+    with pytest.raises(ModelError, match="region 'r'"):
+        head_permutation(incomplete, ((1, 2),))
+
+
+def test_slices_are_not_flipped_along_z() -> None:
+    assert mirror_flips(Mirroring(), (1, 8, 8)) == [(), (1,), (2,), (1, 2)]
+    image = volume(1, 5, 8, 8)
+    found = predict_logits([Pointwise()], image, (1, 8, 8), 3, Mirroring(), LABELS, CPU)
+    torch.testing.assert_close(found, Pointwise()(image[None])[0][0], rtol=1e-5, atol=1e-5)
+
+
+def test_mixed_precision_accumulates_in_float32() -> None:
+    image = volume(1, 6, 6, 6)
+    exact = predict_logits([Smoothing(6)], image, (4, 4, 4), 3, NO_MIRRORING, LABELS, CPU)
+    found = predict_logits([Smoothing(6)], image, (4, 4, 4), 3, NO_MIRRORING, LABELS, CPU, precision="bfloat16")
+    assert found.dtype == torch.float32
+    assert not torch.equal(found, exact)
+    torch.testing.assert_close(found, exact, rtol=0.05, atol=0.2)
+
+
+def test_values_that_are_not_finite_are_refused() -> None:
+    with pytest.raises(ModelError, match="not finite"):
+        predict_logits([Pointwise(float("nan"))], volume(1, 4, 4, 4), (4, 4, 4), 3, NO_MIRRORING, LABELS, CPU)
