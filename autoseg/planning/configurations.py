@@ -1,0 +1,193 @@
+"""A resolution and a preset in; patch, batch and network out, and with them a coarser resolution where one is due.
+
+`fit` dispatches on the preset's budget: nnU-Net's by activations, ours by voxels. Both start from the patch with
+the shape of a cube in millimetres, no larger than the median case, and shrink it axis by axis.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from autoseg.errors import UsageError
+from autoseg.planning.memory import count_activations
+from autoseg.planning.presets import ActivationBudget, NetworkRule, Preset, VoxelBudget
+from autoseg.planning.spacing import FloatArray, coarsen
+from autoseg.planning.topology import Topology, plan_topology
+from autoseg.records.plan import NetworkSpec
+
+_FIRST_EDGE = {2: 2048, 3: 256}
+"""nnU-Net: edge of the square or cube from whose volume the search starts; larger than any card can hold."""
+
+_REFERENCE_BATCH = {2: 12, 3: 2}
+"""nnU-Net: the batch for which the budgets' activations are stated."""
+
+_SMALLEST_BATCH = 2
+
+_LOWRES_BELOW = 0.25
+"""nnU-Net: a low resolution is planned when the patch covers less than this share of the median case."""
+
+_LOWRES_GAIN = 2.0
+"""nnU-Net: a low resolution with less than this many times fewer voxels is not worth a network."""
+
+
+class Demand(NamedTuple):
+    """What a planned network has to serve, whatever the resolution."""
+
+    num_outputs: int
+    """Entries of `labels` in dataset.json: nnU-Net's memory rule counts background and ignore too."""
+    num_cases: int
+    """Training cases."""
+    gpu_memory_gib: float | None
+    """Memory to plan for; None: that of the preset's budget."""
+
+
+class Fitted(NamedTuple):
+    """Patch, batch and network of a configuration (2 axes in 2-D)."""
+
+    patch_size: tuple[int, ...]
+    batch_size: int
+    network: NetworkSpec
+
+
+class Stage(NamedTuple):
+    """A resolution with what was fitted to it."""
+
+    spacing_mm: FloatArray
+    median_shape: FloatArray
+    fitted: Fitted
+
+
+def fit(
+    preset: Preset, demand: Demand, spacing_mm: FloatArray, median_shape: FloatArray, voxels_a_case: float
+) -> Fitted:
+    """Patch, batch and network for one resolution.
+
+    Args:
+        preset: whose budget and network rule hold.
+        demand: outputs, cases, memory.
+        spacing_mm: z y x, or y x for a 2-D network.
+        median_shape: voxels of the median case at that spacing, as long as `spacing_mm`.
+        voxels_a_case: voxels of the median case in all three dimensions.
+    """
+    if isinstance(preset.budget, VoxelBudget):
+        return _fit_to_voxels(preset.network, preset.budget, spacing_mm, median_shape)
+    return _fit_to_activations(preset, preset.budget, demand, spacing_mm, median_shape, voxels_a_case)
+
+
+def build_network_spec(rule: NetworkRule, topology: Topology) -> NetworkSpec:
+    """The network of as many stages as `topology` has."""
+    num_stages = len(topology.strides)
+    most = rule.max_features_2d if len(topology.patch_size) == 2 else rule.max_features_3d
+    blocks = rule.first_blocks + rule.first_blocks[-1:] * num_stages
+    # nnU-Net's ResEnc has 1, 3, 4 and then 6 blocks in all deeper stages.
+    return NetworkSpec(
+        architecture=rule.architecture,
+        features_per_stage=tuple(min(most, rule.base_features * 2**stage) for stage in range(num_stages)),
+        strides=topology.strides,
+        kernel_sizes=topology.kernel_sizes,
+        blocks_per_stage=blocks[:num_stages],
+        decoder_blocks_per_stage=(rule.decoder_blocks,) * (num_stages - 1),
+    )
+
+
+def plan_lowres(preset: Preset, demand: Demand, fullres: Stage) -> Stage | None:
+    """nnU-Net's coarser resolution, whose patch covers a quarter of the median case; None where none is needed.
+
+    The median shape is the full resolution's divided by the ratio of the spacings and rounded.
+    """
+    spacing, shape, fitted = fullres
+    voxels = float(np.prod(fullres.median_shape))
+    while np.prod(fitted.patch_size, dtype=np.float64) / voxels < _LOWRES_BELOW:
+        spacing = coarsen(spacing)
+        exact = fullres.spacing_mm / spacing * fullres.median_shape
+        voxels, shape = float(np.prod(exact)), np.rint(exact)
+        if shape.min() < 1:
+            return None  # a volume of a few huge slices; nnU-Net ends in a division by zero here
+        fitted = fit(preset, demand, spacing, shape, voxels)
+    if np.prod(fullres.median_shape) / voxels < _LOWRES_GAIN:
+        return None
+    return Stage(spacing, shape, fitted)
+
+
+def _fit_to_activations(
+    preset: Preset,
+    budget: ActivationBudget,
+    demand: Demand,
+    spacing_mm: FloatArray,
+    median_shape: FloatArray,
+    voxels_a_case: float,
+) -> Fitted:
+    dims = len(spacing_mm)
+    at_reference = budget.elements_2d if dims == 2 else budget.elements_3d
+    gib = budget.gib if demand.gpu_memory_gib is None else demand.gpu_memory_gib
+    available = at_reference * (gib / budget.gib)
+    shares_budget = dims == 2 and budget.batches_of_two_2d
+
+    def activations(topology: Topology) -> int:
+        spec = build_network_spec(preset.network, topology)
+        return count_activations(spec, topology.patch_size, demand.num_outputs)
+
+    def too_large(topology: Topology) -> bool:
+        needed = activations(topology)
+        return (needed / _REFERENCE_BATCH[2] * 2 if shares_budget else needed) > available
+
+    topology = _shrink(_first_topology(spacing_mm, median_shape), spacing_mm, median_shape, too_large)
+    batch = round(available / activations(topology) * _REFERENCE_BATCH[dims])
+    voxels_in_dataset = voxels_a_case * demand.num_cases
+    bound = round(voxels_in_dataset * budget.share_of_dataset / float(np.prod(topology.patch_size, dtype=np.float64)))
+    batch = max(min(batch, bound), _SMALLEST_BATCH)
+    return Fitted(topology.patch_size, batch, build_network_spec(preset.network, topology))
+
+
+def _fit_to_voxels(rule: NetworkRule, budget: VoxelBudget, spacing_mm: FloatArray, median_shape: FloatArray) -> Fitted:
+    dims = len(spacing_mm)
+    most = budget.voxels_2d if dims == 2 else budget.voxels_3d
+    topology = _shrink(
+        _first_topology(spacing_mm, median_shape),
+        spacing_mm,
+        median_shape,
+        lambda found: bool(np.prod(found.patch_size, dtype=np.float64) > most),
+    )
+    batch = budget.batch_2d if dims == 2 else budget.batch_3d
+    return Fitted(topology.patch_size, batch, build_network_spec(rule, topology))
+
+
+def _first_topology(spacing_mm: FloatArray, median_shape: FloatArray) -> Topology:
+    """The largest patch considered: isotropic in mm, no axis longer than the median case, padded for pooling."""
+    dims = len(spacing_mm)
+    inverse = 1 / np.asarray(spacing_mm)
+    edges = inverse * (_FIRST_EDGE[dims] ** dims / np.prod(inverse)) ** (1 / dims)
+    patch = [min(float(round(edge)), float(size)) for edge, size in zip(edges, median_shape, strict=True)]
+    return plan_topology(spacing_mm.tolist(), patch)
+
+
+def _shrink(
+    topology: Topology,
+    spacing_mm: FloatArray,
+    median_shape: FloatArray,
+    too_large: Callable[[Topology], bool],
+) -> Topology:
+    """Shorten the axis that is longest against the median case (ties: the last) until the patch is not too large.
+
+    The step is the divisor that holds once the axis has been shortened by the present one: so 256 becomes 224,
+    which one pooling less allows, and not 192.
+    """
+    spacing = spacing_mm.tolist()
+    while too_large(topology):
+        patch = list(topology.patch_size)
+        axis = _last_of_largest([p / float(m) for p, m in zip(patch, median_shape, strict=True)])
+        shorter = list(patch)
+        shorter[axis] -= topology.divisor[axis]
+        patch[axis] -= plan_topology(spacing, shorter).divisor[axis]
+        if patch[axis] < 1:
+            raise UsageError(
+                f"No patch fits the memory planned for, not even one of {topology.patch_size} voxels: "
+                "plan for more GPU memory or take another preset."
+            )
+        topology = plan_topology(spacing, patch)
+    return topology
+
+
+def _last_of_largest(values: Sequence[float]) -> int:
+    return max(range(len(values)), key=lambda position: (values[position], position))

@@ -1,0 +1,162 @@
+"""The literal table of presets: every number by which one way of planning differs from another.
+
+`nnunet*` plan exactly what nnU-Net 2.8.1 plans. `default` is ours: nnU-Net's network on canonical axes, a bounded
+batch, and a recipe that answers to class imbalance and to left and right. `small` is what a CPU gets: the whole
+recipe is fitted to minutes instead of days.
+"""
+
+from typing import Literal
+
+from pydantic import Field
+
+from autoseg.errors import UsageError
+from autoseg.records.base import Record
+from autoseg.records.recipe import Optimizer, Recipe, Schedule
+
+Orientation = Literal["stored", "canonical"]
+"""Axes as in the file, or turned to superior, anterior, right first."""
+
+
+class NetworkRule(Record):
+    """How wide and deep a network is; the number of stages follows from the patch (`topology`)."""
+
+    architecture: str
+    """Key of the table in `networks`."""
+    base_features: int = 32
+    """Channels of the finest stage; doubled in each further one up to the maximum."""
+    max_features_2d: int = 512
+    max_features_3d: int = 320
+    first_blocks: tuple[int, ...] = (2,)
+    """Blocks of the first encoder stages; all further stages have as many as the last one listed."""
+    decoder_blocks: int = 2
+    """Convolutions of each decoder stage."""
+
+
+class ActivationBudget(Record):
+    """nnU-Net's memory rule: the patch shrinks until the activations of a sample fit."""
+
+    elements_3d: float
+    """Activations that fit for one sample of two at `gib`."""
+    elements_2d: float
+    """Activations that correspond to a batch of twelve at `gib`."""
+    gib: float
+    """Memory of the card these numbers were found on; they scale with the memory planned for."""
+    batches_of_two_2d: bool = False
+    """Whether a 2-D patch may grow until only two of the twelve samples fit."""
+    share_of_dataset: float = Field(gt=0, le=1)
+    """A batch holds at most this share of the dataset's voxels."""
+
+
+class VoxelBudget(Record):
+    """Rule of `small`: patch and batch of fixed cost, and a resolution at which the patch still sees enough."""
+
+    voxels_3d: int
+    """Most voxels of a patch."""
+    voxels_2d: int
+    """Most pixels of a patch."""
+    batch_3d: int
+    batch_2d: int
+    share_of_case: float = Field(gt=0, le=1)
+    """The spacing is coarsened until a patch covers this share of the median case (2-D: of its slice). A minute of
+    training visits a fixed number of voxels: at full resolution a large scan would be seen through a keyhole, and
+    a prediction would take hundreds of tiles."""
+
+
+class Preset(Record):
+    """One way of planning."""
+
+    about: str
+    """One line for people."""
+    network: NetworkRule
+    budget: ActivationBudget | VoxelBudget
+    orientation: Orientation = "stored"
+    max_batch_2d: int | None = None
+    max_batch_3d: int | None = None
+    """Bounds on the batch beyond the budget's own; None: none."""
+    plans_imbalance: bool = False
+    """Whether class imbalance and left/right pairs change sampling, loss and mirroring."""
+    augmentation: Literal["nnunet", "light"] = "nnunet"
+    """Policy of `augmentation`."""
+    mirrors: bool = True
+    """Whether training and prediction mirror, on every axis the network sees."""
+    recipe: Recipe = Recipe()
+    """All that is the same for every dataset; augmentation, mirroring and imbalance are filled in by the planner."""
+
+
+_NNUNET_RECIPE = Recipe()
+"""The defaults of the records are nnU-Net's: SGD 0.01, Nesterov 0.99, decay 3e-5, poly, 1000 x 250, CE + soft Dice."""
+
+_PLAIN = NetworkRule(architecture="plain_unet")
+_RESIDUAL = NetworkRule(architecture="residual_unet", first_blocks=(1, 3, 4, 6), decoder_blocks=1)
+
+_PLAIN_BUDGET = ActivationBudget(
+    elements_3d=560e6, elements_2d=85e6, gib=8, batches_of_two_2d=True, share_of_dataset=0.05
+)
+
+PRESETS: dict[str, Preset] = {
+    "default": Preset(
+        about="ours: nnU-Net's plain U-Net, canonical orientation, bounded batch, imbalance and left/right planned",
+        network=_PLAIN,
+        budget=_PLAIN_BUDGET,
+        orientation="canonical",
+        max_batch_2d=64,
+        max_batch_3d=8,
+        plans_imbalance=True,
+        recipe=_NNUNET_RECIPE,
+    ),
+    "small": Preset(
+        about="ours, for CPUs and minutes: narrow net, small patch and batch, AdamW, cosine, no mirroring",
+        network=NetworkRule(architecture="plain_unet", base_features=12, max_features_2d=128, max_features_3d=96),
+        budget=VoxelBudget(voxels_3d=96_000, voxels_2d=65_536, batch_3d=2, batch_2d=8, share_of_case=1 / 8),
+        orientation="canonical",
+        plans_imbalance=True,
+        augmentation="light",
+        mirrors=False,
+        recipe=Recipe(
+            optimizer=Optimizer(name="adamw", learning_rate=3e-3, weight_decay=1e-2, momentum=0.9, beta2=0.99),
+            schedule=Schedule(name="cosine", epochs=20, iterations_per_epoch=100, warmup_fraction=0.05),
+        ),
+    ),
+    "nnunet": Preset(
+        about="exactly nnU-Net's plan and recipe",
+        network=_PLAIN,
+        budget=_PLAIN_BUDGET,
+        recipe=_NNUNET_RECIPE,
+    ),
+    "nnunet_resenc_m": Preset(
+        about="exactly nnU-Net's ResEnc M (8 GiB)",
+        network=_RESIDUAL,
+        budget=ActivationBudget(elements_3d=680e6, elements_2d=135e6, gib=8, share_of_dataset=1),
+        recipe=_NNUNET_RECIPE,
+    ),
+    "nnunet_resenc_l": Preset(
+        about="exactly nnU-Net's ResEnc L (24 GiB)",
+        network=_RESIDUAL,
+        budget=ActivationBudget(elements_3d=2.1e9, elements_2d=380e6, gib=24, share_of_dataset=1),
+        recipe=_NNUNET_RECIPE,
+    ),
+    "nnunet_resenc_xl": Preset(
+        about="exactly nnU-Net's ResEnc XL (40 GiB)",
+        network=_RESIDUAL,
+        budget=ActivationBudget(elements_3d=3.6e9, elements_2d=560e6, gib=40, share_of_dataset=1),
+        recipe=_NNUNET_RECIPE,
+    ),
+}
+
+
+def resolve_preset(name: str, device_kind: str, gpu_memory_gib: float | None) -> str:
+    """The preset that `name` stands for: `auto` is `default` for a GPU (here, or named by its memory), else `small`.
+
+    Raises:
+        UsageError: no such preset, or a GPU's memory was given for a preset that does not plan by it.
+    """
+    if name == "auto":
+        name = "default" if device_kind == "cuda" or gpu_memory_gib is not None else "small"
+    if name not in PRESETS:
+        listed = "".join(f"\n  {key}: {preset.about}" for key, preset in PRESETS.items())
+        raise UsageError(f"Preset {name!r} is unknown; there are auto and{listed}")
+    if gpu_memory_gib is not None and isinstance(PRESETS[name].budget, VoxelBudget):
+        raise UsageError(f"Preset {name!r} has a fixed patch cost and does not plan by GPU memory: use another preset.")
+    if gpu_memory_gib is not None and not 0 < gpu_memory_gib < float("inf"):
+        raise UsageError(f"GPU memory must be a positive number of GiB, got {gpu_memory_gib}.")
+    return name

@@ -1,0 +1,88 @@
+"""Our plans against nnU-Net's own planner on random fingerprints.
+
+Runs where nnU-Net is importable, or where AUTOSEG_PEER_PYTHON names an interpreter that has it.
+`AUTOSEG_PLANNER_FUZZ=N` sets the number of fingerprints of the slow test.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from autoseg.planning.build import make_plan
+from tests.planning.comparison import dataset_of, fingerprint_of, ours, theirs
+from tests.planning.random_fingerprints import random_task
+
+PRESETS = ["nnunet", "nnunet_resenc_m", "nnunet_resenc_l", "nnunet_resenc_xl"]
+PEER = Path(__file__).with_name("nnunet_planner_peer.py")
+
+
+def _peer_python() -> str:
+    named = os.environ.get("AUTOSEG_PEER_PYTHON")
+    if named:
+        return named
+    if importlib.util.find_spec("nnunetv2") is None:
+        pytest.skip("nnunetv2 is not installed here and AUTOSEG_PEER_PYTHON names no interpreter that has it")
+    return sys.executable
+
+
+def _compare(seed: int, num: int) -> tuple[list[str], int]:
+    """Disagreements on `num` random fingerprints with all presets, and on how many plans there was an answer."""
+    rng = np.random.default_rng(seed)
+    tasks = [{**random_task(rng), "planner": PRESETS[i % 4]} for i in range(num)]
+    lines = "".join(json.dumps(task) + "\n" for task in tasks)
+    done = subprocess.run(
+        [_peer_python(), "-W", "ignore", str(PEER)], input=lines, capture_output=True, text=True, check=False
+    )
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(answers) == num, done.stderr[-2000:]
+    faults, compared = [], 0
+    for number, (task, answer) in enumerate(zip(tasks, answers, strict=True)):
+        if "error" in answer:
+            print(number, task["kind"], answer["error"])
+            continue
+        compared += 1
+        faults += [f"task {number} ({task['kind']}, {task['planner']}): {fault}" for fault in _faults(task, answer)]
+    return faults, compared
+
+
+def _faults(task: dict[str, Any], answer: dict[str, Any]) -> list[str]:
+    content = task["dataset"]
+    plan = make_plan(
+        fingerprint_of(task["fingerprint"]),
+        dataset_of(content),
+        task["planner"],
+        gpu_memory_gib=task["gpu_memory_gib"],
+        num_training=content["numTraining"],
+    )
+    mine, other = ours(plan), theirs(answer)
+    if mine["transpose"] != other["transpose"]:
+        return [f"transpose {mine['transpose']} instead of {other['transpose']}"]
+    if mine["configurations"].keys() != other["configurations"].keys():
+        return [f"configurations {list(mine['configurations'])} instead of {list(other['configurations'])}"]
+    return [
+        f"{name}.{field}: {value} instead of {other['configurations'][name][field]}"
+        for name, fields in mine["configurations"].items()
+        for field, value in fields.items()
+        if value != other["configurations"][name][field]
+    ]
+
+
+def test_agrees_on_a_few_fingerprints() -> None:
+    faults, compared = _compare(seed=1, num=20)
+    assert not faults, "\n".join(faults)
+    assert compared >= 18
+
+
+@pytest.mark.slow
+def test_agrees_on_many_fingerprints() -> None:
+    num = int(os.environ.get("AUTOSEG_PLANNER_FUZZ", "400"))
+    faults, compared = _compare(seed=int(os.environ.get("AUTOSEG_PLANNER_SEED", "2")), num=num)
+    assert not faults, "\n".join(faults)
+    assert compared >= 0.9 * num
