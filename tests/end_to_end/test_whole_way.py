@@ -12,7 +12,8 @@ from autoseg.cli.main import main
 TINY = [
     "--set", "all.network.features_per_stage=[4,4]",
     "--set", "2d.network.strides=[[1,1],[2,2]]", "--set", "2d.network.kernel_sizes=[[3,3],[3,3]]",
-    "--set", "3d_fullres.network.strides=[[1,1,1],[1,2,2]]", "--set", "3d_fullres.network.kernel_sizes=[[3,3,3],[3,3,3]]",
+    "--set", "3d_fullres.network.strides=[[1,1,1],[1,2,2]]",
+    "--set", "3d_fullres.network.kernel_sizes=[[3,3,3],[3,3,3]]",
     "--set", "all.network.blocks_per_stage=[1,1]", "--set", "all.network.decoder_blocks_per_stage=[1]",
     "--set", "2d.patch_size=[32,32]", "--set", "3d_fullres.patch_size=[8,32,32]", "--set", "all.batch_size=2",
 ]  # fmt: skip
