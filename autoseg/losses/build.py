@@ -1,0 +1,94 @@
+"""A recipe and a label scheme in, the training loss out: a function of a network's outputs and the labels.
+
+The one table of losses. Installed packages add some through Python entry points of group `autoseg.losses`,
+each a function `(logits N H Z Y X, target N Z Y X, context: LossContext) -> scalar` of float32 logits; a
+name in the table cannot be replaced.
+"""
+
+from collections.abc import Callable, Sequence
+from importlib.metadata import entry_points
+
+import torch
+from torch import Tensor
+
+from autoseg.errors import UsageError
+from autoseg.losses.overlap import soft_dice, tversky
+from autoseg.losses.pixel import cross_entropy, focal, top_k_cross_entropy
+from autoseg.losses.targets import LossContext, downsample
+from autoseg.records.labels import LabelScheme
+from autoseg.records.recipe import LossTerm, Recipe
+
+Loss = Callable[[Tensor, Tensor, LossContext], Tensor]
+TrainingLoss = Callable[[Sequence[Tensor], Tensor], Tensor]
+
+ENTRY_POINTS = "autoseg.losses"
+
+LOSSES: dict[str, Loss] = {
+    "cross_entropy": cross_entropy,
+    "focal": focal,
+    "top_k_cross_entropy": top_k_cross_entropy,
+    "soft_dice": soft_dice,
+    "tversky": tversky,
+}
+
+
+def build_loss(recipe: Recipe, labels: LabelScheme, batch_dice: bool) -> TrainingLoss:
+    """Build the weighted sum of the recipe's terms, over all outputs of a network if it has deep supervision.
+
+    The outputs, finest first, weigh 1, 1/2, 1/4, ... normalised to sum 1 (nnU-Net's; its coarsest output, of
+    weight 0, is not among them: see `networks`). Without deep supervision the finest counts alone.
+
+    Args:
+        recipe: gives the terms, their weights and `deep_supervision`.
+        labels: softmax or sigmoid, ignore label.
+        batch_dice: whether overlap terms sum over the batch first.
+
+    Returns:
+        Function of logits (a sequence of N H Z Y X of any floating type, finest first) and labels (N Z Y X of
+        internal class numbers, any integer type); its scalar is float32 (float64 of such logits).
+
+    Raises:
+        UsageError: no such term (the known ones are named), none at all, or class weights that do not fit.
+    """
+    if not recipe.loss:
+        raise UsageError("The recipe's loss has no term: name at least one in `recipe.loss`.")
+    terms = [(term.weight, _find(term.name), _context(term, labels, batch_dice)) for term in recipe.loss]
+
+    def loss(outputs: Sequence[Tensor], target: Tensor) -> Tensor:
+        used = outputs if recipe.deep_supervision else outputs[:1]
+        norm = sum(0.5**i for i in range(len(used)))
+        parts = []
+        for i, output in enumerate(used):
+            logits = output.to(torch.promote_types(output.dtype, torch.float32)).contiguous()
+            coarse = downsample(target, tuple(output.shape[2:]))
+            parts += [0.5**i / norm * weight * term(logits, coarse, context) for weight, term, context in terms]
+        return torch.stack(parts).sum()
+
+    return loss
+
+
+def _context(term: LossTerm, labels: LabelScheme, batch_dice: bool) -> LossContext:
+    weights = term.class_weights
+    if weights is not None:
+        if len(weights) != labels.num_heads or min(weights) < 0:
+            raise UsageError(
+                f"class_weights of the loss {term.name!r} must be {labels.num_heads} numbers from 0 up, one a "
+                f"{'region' if labels.has_regions else 'class, background first'}; got {list(weights)}."
+            )
+        if sum(weights[0 if labels.has_regions else 1 :]) <= 0:
+            raise UsageError(f"class_weights of the loss {term.name!r} must be above 0 for some foreground class.")
+    return LossContext(labels=labels, batch_dice=batch_dice, class_weights=weights)
+
+
+def _find(name: str) -> Loss:
+    if name in LOSSES:
+        return LOSSES[name]
+    installed = entry_points(group=ENTRY_POINTS)
+    if name in installed.names:
+        loss: Loss = installed[name].load()
+        return loss
+    known = ", ".join([*LOSSES, *sorted(installed.names)])
+    raise UsageError(
+        f"The plan asks for the loss {name!r}; known are {known}. Correct recipe.loss in the plan, or install the "
+        f"package that has it (entry points {ENTRY_POINTS!r})."
+    )
