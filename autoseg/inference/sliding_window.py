@@ -123,6 +123,13 @@ def class_permutation(labels: LabelScheme, swap_pairs: Sequence[tuple[int, int]]
     return partner
 
 
+def choose_precision(wanted: str, device: torch.device) -> str:
+    """Arithmetic for prediction where a recipe says `wanted`; `auto`: bfloat16 on a GPU that has it, else float32."""
+    if wanted != "auto":
+        return wanted
+    return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+
+
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
     """Mixed precision of the given kind, or nothing for `float32`."""
     if precision == "float32":

@@ -51,7 +51,8 @@ class EpochRecord(Record):
     """Counted from 0."""
     steps: int
     """Optimiser steps done at its end."""
-    train_loss: float
+    train_loss: float | None
+    """Mean over its steps; None: no step's loss was finite."""
     learning_rate: float
     """At its last step."""
     seconds: float
@@ -135,6 +136,8 @@ class PostprocessingRule(Record):
     """Internal classes of which only the largest component is kept."""
     reasons: tuple[str, ...] = ()
     """A line for each rule tried: what it changed out of fold, and whether it was accepted."""
+    decided_by: str = ""
+    """Digest of what it was chosen on."""
 
 
 class Candidate(Record):
@@ -158,6 +161,8 @@ class Selection(Record):
     candidates: tuple[Candidate, ...]
     """All that were compared, best first."""
     device_note: str = ""
+    decided_by: str = ""
+    """Digest of the folds, plan and cases that were compared."""
 
 
 class ReferenceScores(Record):

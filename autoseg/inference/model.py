@@ -1,0 +1,134 @@
+"""Folders of trained folds in, networks ready to predict out.
+
+A fold folder is self-contained: `plan.json`, `fold.json` and the weights say all that is needed, so a model can be
+copied to another machine by copying its folder. Weights are checked against their hashes as they are read. A cascade
+needs its previous stage beside it: `<plan>/3d_lowres` next to `<plan>/3d_cascade_fullres`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from autoseg.errors import ModelError
+from autoseg.networks.build import build_network
+from autoseg.records.base import read_record
+from autoseg.records.labels import LabelScheme
+from autoseg.records.plan import Configuration, Plan
+from autoseg.records.results import TrainedFold
+from autoseg.storage import tensors
+from autoseg.storage.hashing import sha256_file, sha256_json
+
+WEIGHTS = "weights"
+"""Subfolder of a finished fold, and name of the tensors in it."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """The folds of one configuration, whose logits are averaged."""
+
+    networks: tuple[nn.Module, ...]
+    plan: Plan
+    configuration: str
+    folders: tuple[Path, ...]
+    """Fold folders, one a network."""
+    digest: str
+    """Changes with any weight and with the plan's recipe of prediction."""
+    previous: "Model | None" = None
+    """The stage whose segmentation enters (cascade)."""
+
+    @property
+    def settings(self) -> Configuration:
+        """The plan's values for this configuration."""
+        return self.plan.configurations[self.configuration]  # type: ignore[index]
+
+    @property
+    def num_previous(self) -> int:
+        """Channels of the previous stage's one-hot foreground classes."""
+        return num_previous_channels(self.settings, self.plan.labels)
+
+
+def num_previous_channels(configuration: Configuration, labels: LabelScheme) -> int:
+    """Input channels that a configuration gets from its previous stage: one a foreground class."""
+    return 0 if configuration.previous_stage is None else labels.num_classes - 1
+
+
+def previous_channels(classes: Tensor, labels: LabelScheme) -> Tensor:
+    """Internal classes `Z Y X` as one channel a foreground class, `K Z Y X` float32."""
+    numbers = torch.arange(1, labels.num_classes, device=classes.device, dtype=classes.dtype)
+    return (classes[None] == numbers[:, None, None, None]).float()
+
+
+def fold_folders(configuration_folder: Path) -> list[Path]:
+    """Finished cross-validation folds of a configuration, or its model of all cases where there are none."""
+    finished = [folder for folder in configuration_folder.glob("fold_*") if (folder / "fold.json").is_file()]
+    numbered = [folder for folder in finished if folder.name != "fold_all"]
+    return sorted(numbered or finished, key=lambda folder: (len(folder.name), folder.name))
+
+
+def load_model(folders: Sequence[Path], device: torch.device) -> Model:
+    """Load folds of one configuration, and all folds of its previous stage.
+
+    Args:
+        folders: fold folders, at least one.
+        device: where they shall run.
+
+    Raises:
+        ModelError: a file is missing or damaged, the folds are not of one configuration and plan, or the previous
+            stage of a cascade is not there.
+    """
+    plan, trained = read_fold(folders[0])
+    configuration = trained.configuration
+    for folder in folders[1:]:
+        other_plan, other = read_fold(folder)
+        if other.configuration != configuration or _predicting(other_plan, configuration) != _predicting(
+            plan, configuration
+        ):
+            raise ModelError(f"{folders[0]} and {folder} are not folds of one configuration of one plan.")
+    settings = plan.configurations[configuration]  # type: ignore[index]
+    networks = tuple(_load_network(folder, plan, settings, device) for folder in folders)
+    previous = None
+    if settings.previous_stage is not None:
+        earlier = fold_folders(folders[0].resolve().parent.parent / settings.previous_stage)
+        if not earlier:
+            raise ModelError(f"{folders[0]} needs the folds of {settings.previous_stage} beside its configuration.")
+        previous = load_model(earlier, device)
+    digests = [sha256_file(folder / WEIGHTS / "MANIFEST.json") for folder in folders]
+    digest = sha256_json([digests, _predicting(plan, configuration), previous and previous.digest])
+    return Model(networks, plan, configuration, tuple(folders), digest, previous)
+
+
+def read_fold(folder: Path) -> tuple[Plan, TrainedFold]:
+    """Plan and result of a finished fold; raises ModelError when the training did not finish."""
+    trained = read_record(folder / "fold.json", TrainedFold, ModelError, "Finish its training first.")
+    plan = read_record(folder / "plan.json", Plan, ModelError, "Copy the whole fold folder.")
+    if trained.configuration not in plan.configurations:
+        raise ModelError(f"{folder / 'plan.json'} has no configuration {trained.configuration}.")
+    return plan, trained
+
+
+def _predicting(plan: Plan, configuration: str) -> object:
+    """What of a plan decides how images are prepared and predicted, as JSON-like values."""
+    settings = plan.configurations[configuration]  # type: ignore[index]
+    return [
+        plan.labels.model_dump(mode="json"),
+        plan.channel_names,
+        plan.orientation,
+        plan.transpose,
+        {channel: values.model_dump(mode="json") for channel, values in plan.intensities.items()},
+        settings.model_dump(mode="json", exclude={"recipe", "batch_size", "median_shape", "batch_dice"}),
+        settings.recipe.mirroring.model_dump(mode="json"),
+    ]
+
+
+def _load_network(folder: Path, plan: Plan, settings: Configuration, device: torch.device) -> nn.Module:
+    content, _ = tensors.load(folder / WEIGHTS)
+    num_channels = len(plan.channel_names) + num_previous_channels(settings, plan.labels)
+    network = build_network(settings.network, num_channels, plan.labels.num_heads, seed=0)
+    try:
+        network.load_state_dict(content[WEIGHTS])
+    except (KeyError, RuntimeError) as error:
+        raise ModelError(f"{folder / WEIGHTS} does not fit the network of {folder / 'plan.json'}: {error}") from error
+    return network.to(device).eval()

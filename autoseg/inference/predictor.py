@@ -1,0 +1,88 @@
+"""Loaded models and one case on their grids in, its logits or its segmentation on the file's own grid out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from autoseg.inference.export import (
+    Labels,
+    labels_from_probabilities,
+    previous_stage_labels,
+    to_native_labels,
+    to_native_probabilities,
+)
+from autoseg.inference.model import Model, previous_channels
+from autoseg.inference.sliding_window import choose_precision, predict_logits
+from autoseg.records.results import PreprocessedCase
+
+
+@dataclass(frozen=True)
+class OnGrid:
+    """A case prepared for one configuration."""
+
+    image: Tensor
+    """`C Z Y X` float32, normalised and resampled."""
+    meta: PreprocessedCase
+    """How it came onto this grid."""
+
+
+def needed_configurations(models: Sequence[Model]) -> tuple[str, ...]:
+    """Configurations for which a case must be prepared: those of the models and of the stages before them."""
+    names: list[str] = []
+    for model in models:
+        stage: Model | None = model
+        while stage is not None:
+            names.append(stage.configuration)
+            stage = stage.previous
+    return tuple(dict.fromkeys(names))
+
+
+def case_logits(model: Model, grids: Mapping[str, OnGrid], device: torch.device) -> Tensor:
+    """Logits `H Z Y X` of one case on the grid of the model's configuration; a cascade's first stage comes first.
+
+    Args:
+        model: networks on `device`.
+        grids: configuration -> the case prepared for it.
+        device: where to compute.
+
+    Raises:
+        ModelError: the networks' values are not finite.
+    """
+    here, labels, settings = grids[model.configuration], model.plan.labels, model.settings
+    image = here.image
+    if model.previous is not None:
+        earlier = grids[model.previous.configuration]
+        probabilities = to_native_probabilities(case_logits(model.previous, grids, device), earlier.meta, labels)
+        classes = previous_stage_labels(probabilities, earlier.meta, here.meta, labels)
+        image = torch.cat([image, previous_channels(torch.from_numpy(classes), labels)])
+    return predict_logits(
+        model.networks,
+        image,
+        settings.patch_zyx,
+        labels.num_heads,
+        settings.recipe.mirroring,
+        labels,
+        device,
+        precision=choose_precision(settings.recipe.precision, device),
+        num_previous=model.num_previous,
+    )
+
+
+def segment(models: Sequence[Model], grids: Mapping[str, OnGrid], device: torch.device) -> Labels:
+    """Segmentation of one case by one model, or by the mean of several models' probabilities.
+
+    Returns:
+        `Z Y X` int16 internal class numbers on the grid of the image file.
+    """
+    labels = models[0].plan.labels
+    if len(models) == 1:
+        model = models[0]
+        return to_native_labels(case_logits(model, grids, device), grids[model.configuration].meta, labels)
+    metas = [grids[model.configuration].meta for model in models]
+    probabilities = [
+        to_native_probabilities(case_logits(model, grids, device), meta, labels)
+        for model, meta in zip(models, metas, strict=True)
+    ]
+    return labels_from_probabilities(probabilities, metas[0], labels)

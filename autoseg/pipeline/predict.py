@@ -1,0 +1,206 @@
+"""Stage: a model and images in, segmentations on the images' own grids out.
+
+The model is what `select` chose, with its post-processing; before that, all trained folds of the best
+configuration; or any folder of trained folds. It is loaded once. While the network works on a case, a thread reads
+and prepares the next one. A case that cannot be predicted is named and the others go on.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from autoseg import console
+from autoseg.datasets.folders import find_cases
+from autoseg.datasets.pairs import read_case_image
+from autoseg.devices import choose_device
+from autoseg.errors import DataError, ModelError, PartialError, UsageError
+from autoseg.images.formats import output_ending
+from autoseg.images.writing import write_label
+from autoseg.inference.model import Model, fold_folders, load_model, read_fold
+from autoseg.inference.predictor import OnGrid, needed_configurations, segment
+from autoseg.postprocessing.rules import apply_rule
+from autoseg.preprocessing.prepare import prepare_case
+from autoseg.records.base import Record, read_record, write_record
+from autoseg.records.dataset import Case
+from autoseg.records.results import PostprocessingRule, Selection
+from autoseg.records.workspace import Paths
+from autoseg.storage.hashing import sha256_json
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+Grids = dict[str, OnGrid]
+
+FINISHED = "predicted.json"
+
+
+class Finished(Record):
+    """Which model each segmentation of a folder comes from, so that a continued run trusts only its own."""
+
+    cases: dict[str, str] = {}
+    """Case id -> digest of weights, plan and post-processing."""
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Everything that turns an image into a segmentation."""
+
+    models: tuple[Model, ...]
+    """One a configuration; the probabilities of several are averaged."""
+    rule: PostprocessingRule
+    device: torch.device
+
+    @property
+    def digest(self) -> str:
+        """Changes with anything that could change a segmentation."""
+        rule = self.rule.model_dump(mode="json", exclude={"reasons"})
+        return sha256_json([[model.digest for model in self.models], rule])
+
+
+def predict(
+    where: Paths | Path,
+    images: Path,
+    output: Path,
+    *,
+    plan_name: str | None = None,
+    device: str = "auto",
+    keep_finished: bool = False,
+) -> list[Path]:
+    """Segment images.
+
+    Args:
+        where: workspace folder of a dataset, or a folder of one trained fold or of all folds of a configuration.
+        images: folder of images or one image file.
+        output: folder for the segmentations, named like the images.
+        plan_name: use this plan's models instead of the selected ones.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        keep_finished: leave segmentations alone that this same model wrote in an earlier run.
+
+    Returns:
+        All segmentations, kept ones included, in the order of the cases.
+
+    Raises:
+        PartialError: some cases could not be predicted; each is named with its reason, the others are written.
+        ModelError: no trained model is there, or it is damaged.
+        UsageError, DataError: there are no images.
+    """
+    if not images.exists():
+        raise UsageError(f"{images} does not exist; -i takes a folder of images or one image.")
+    predictor = load_predictor(where, plan_name, choose_device(device))
+    root = images if images.is_dir() else images.parent
+    cases = find_cases(images, len(predictor.models[0].plan.channel_names))
+    targets = {case.id: output / (case.id + output_ending(case.images[0])) for case in cases}
+    finished = _read_finished(output) if keep_finished else {}
+    waiting = [c for c in cases if finished.get(c.id) != predictor.digest or not targets[c.id].is_file()]
+    if len(waiting) < len(cases):
+        console.say(f"{len(cases) - len(waiting)} of {len(cases)} cases are segmented already")
+    failed: dict[str, str] = {}
+    prepared = _ahead(lambda case: _attempt(lambda: prepare(predictor, root, case)), waiting)
+    for case, grids in console.track(zip(waiting, prepared, strict=True), len(waiting), "predicting"):
+        problem = grids if isinstance(grids, str) else _write_segmentation(predictor, grids, root, case, targets)
+        if problem is None:
+            finished[case.id] = predictor.digest
+            write_record(output / FINISHED, Finished(cases=finished))
+        else:
+            failed[case.id] = problem
+            console.warn(f"{case.id}: {problem}")
+    if failed:
+        lines = [f"  {case}: {reason}" for case, reason in failed.items()]
+        raise PartialError("\n".join([f"{len(failed)} of {len(cases)} cases could not be predicted:", *lines]))
+    return [targets[case.id] for case in cases]
+
+
+def load_predictor(where: Paths | Path, plan_name: str | None, device: torch.device) -> Predictor:
+    """The model to predict with; raises ModelError when none is trained or a file is damaged."""
+    if isinstance(where, Path):
+        folders = [where] if (where / "fold.json").is_file() else fold_folders(where)
+        if not folders:
+            raise ModelError(f"{where} holds no trained fold: fold.json is in neither it nor its fold_* folders.")
+        return Predictor((load_model(folders, device),), PostprocessingRule(), device)
+    selection = read_record(where.selection, Selection) if where.selection.is_file() else None
+    if selection is not None and plan_name in (None, selection.plan):
+        chosen = [
+            [where.fold(selection.plan, name, fold) for fold in selection.folds[name]]
+            for name in selection.configurations
+        ]
+        has_rule = where.postprocessing.is_file()
+        rule = read_record(where.postprocessing, PostprocessingRule) if has_rule else PostprocessingRule()
+        return Predictor(tuple(load_model(folders, device) for folders in chosen), rule, device)
+    return Predictor((load_model(_best_configuration(where, plan_name), device),), PostprocessingRule(), device)
+
+
+def prepare(predictor: Predictor, root: Path, case: Case) -> Grids:
+    """Read a case and bring it onto the grid of every configuration that is needed.
+
+    Raises:
+        DataError: a file is damaged, a channel is missing, or a value is not finite.
+    """
+    plan = predictor.models[0].plan
+    image = read_case_image(root, case, len(plan.channel_names))
+    if not np.isfinite(image.array).all():
+        raise DataError(f"{', '.join(case.images)}: some values are NaN or infinite; replace them by a number.")
+    grids = {}
+    for name in needed_configurations(predictor.models):
+        ready = prepare_case(case.id, image, None, plan, name)
+        grids[name] = OnGrid(torch.from_numpy(ready.image), ready.meta)
+    return grids
+
+
+def _write_segmentation(
+    predictor: Predictor, grids: Grids, root: Path, case: Case, targets: dict[str, Path]
+) -> str | None:
+    """Segment a prepared case and write it; returns why it could not be, if so."""
+
+    def work() -> None:
+        classes = apply_rule(segment(predictor.models, grids, predictor.device), predictor.rule)
+        values = predictor.models[0].plan.labels.to_file(classes)
+        grid = next(iter(grids.values())).meta.geometry
+        write_label(targets[case.id], values, grid, like=root / case.images[0])
+
+    problem = _attempt(work)
+    return problem if isinstance(problem, str) else None
+
+
+def _attempt(work: Callable[[], Made]) -> Made | str:
+    """The result of `work`, or the reason why this one case fails while others may not."""
+    try:
+        return work()
+    except (DataError, ModelError) as error:
+        return str(error)
+    except (MemoryError, torch.OutOfMemoryError):
+        return "it does not fit into memory; use another --device or a machine with more."
+
+
+def _best_configuration(paths: Paths, plan_name: str | None) -> list[Path]:
+    """All trained folds of the configuration with the highest mean Dice over its folds."""
+    models = paths.folder / "models"
+    candidates = []
+    for folder in sorted(models.glob(f"{plan_name or '*'}/*")):
+        folds = fold_folders(folder)
+        if folds:
+            scores = [score for fold in folds if (score := read_fold(fold)[1].mean_dice) is not None]
+            candidates.append((sum(scores) / len(scores) if scores else -1.0, folds))
+    if not candidates:
+        wanted = f"plan {plan_name}" if plan_name else "any plan"
+        raise ModelError(f"No fold of {wanted} is trained in {models}. Run `autoseg train` first.")
+    return max(candidates, key=lambda candidate: candidate[0])[1]
+
+
+def _read_finished(output: Path) -> dict[str, str]:
+    path = output / FINISHED
+    return dict(read_record(path, Finished).cases) if path.is_file() else {}
+
+
+def _ahead(make: Callable[[Item], Made], items: Sequence[Item]) -> Iterator[Made]:
+    """`make` of each item in order, each made by a thread while the one before is used."""
+    with ThreadPoolExecutor(1, thread_name_prefix="prepare") as pool:
+        upcoming = [pool.submit(make, item) for item in items[:1]]
+        for item in [*items[1:], None]:
+            ready = upcoming.pop().result()
+            if item is not None:
+                upcoming.append(pool.submit(make, item))
+            yield ready
