@@ -121,7 +121,7 @@ def _from_file(path: Path, patients: dict[str, str]) -> Folds:
 
 
 def _fold(entry: Any, index: int, patients: dict[str, str], faults: list[str]) -> Fold | None:
-    parts = [entry.get(key) for key in ("train", "val")] if isinstance(entry, dict) else [None]
+    parts: list[Any] = [entry.get(key) for key in ("train", "val")] if isinstance(entry, dict) else [None]
     if not all(isinstance(part, list) and part and all(isinstance(c, str) for c in part) for part in parts):
         faults.append(f"fold {index}: expected `train` and `val`, each a list of case ids that is not empty")
         return None

@@ -107,7 +107,7 @@ def check_overall(labels: LabelScheme, cases_with_class: dict[str, int], num_cas
 
 
 def verify_dataset(dataset: Dataset) -> list[Finding]:
-    """Read and check every case, training and test, one after the other (`pipeline.fingerprint` does it in parallel)."""
+    """Read and check every case, training and test, one after the other (`pipeline` does it in parallel)."""
     findings: list[Finding] = []
     for case in (*dataset.training, *dataset.test):
         findings += read_and_check(dataset, case)[2]

@@ -13,6 +13,8 @@ from autoseg.records.base import Record
 
 IntArray = npt.NDArray[np.integer]
 
+_LARGEST_TABLE = 1 << 20
+
 
 class Target(Record):
     """Something to be segmented and scored: a class, or a region made of several classes."""
@@ -90,12 +92,24 @@ class LabelScheme(Record):
         known = dict(zip(self.class_values, range(self.num_classes), strict=True))
         if self.ignore_value is not None:
             known[self.ignore_value] = self.num_classes
-        present, inverse = np.unique(values, return_inverse=True)
-        unknown = [int(v) for v in present if int(v) not in known]
+        low, high = int(values.min()), int(values.max())
+        if high - low >= _LARGEST_TABLE:  # far apart values would need a huge table; rare enough to be slow
+            unknown = [int(v) for v in np.unique(values) if int(v) not in known]
+        else:
+            table = np.full(high - low + 1, -1, dtype=np.int16)
+            for value, number in known.items():
+                if low <= value <= high:
+                    table[value - low] = number
+            mapped: npt.NDArray[np.int16] = table[values if low == 0 else values.astype(np.int64) - low]
+            if (mapped >= 0).all():
+                return mapped
+            unknown = [int(v) for v in np.unique(values[mapped < 0])]
         if unknown:
             raise DataError(f"{where}: values {unknown} are not among the labels {sorted(known)} of dataset.json.")
-        table = np.array([known[int(v)] for v in present], dtype=np.int16)
-        return table[inverse].reshape(values.shape)
+        slow = np.zeros(values.shape, dtype=np.int16)
+        for value, number in known.items():
+            slow[values == value] = number
+        return slow
 
     def to_file(self, classes: IntArray) -> IntArray:
         """Map internal class numbers to file values, in the smallest integer type that holds them all."""

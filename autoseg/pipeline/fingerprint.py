@@ -1,0 +1,183 @@
+"""Records of a dataset in, its fingerprint out; every file is unpacked once to be checked, measured and hashed.
+
+It is skipped when nothing changed since: files.json keeps size, modification time and digest of every file that
+was measured, with the digest of what dataset.json says of them. Equal size and time count as unchanged;
+a file whose time alone differs (a copy, a checkout) is hashed, which needs no unpacking, and counts as
+unchanged if the digest is the same.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from autoseg.console import say, track, warn
+from autoseg.datasets.findings import Finding, describe, faults_of, raise_faults
+from autoseg.datasets.opening import inspect_dataset
+from autoseg.datasets.pairs import on_grid_of
+from autoseg.datasets.verify import check_overall, read_and_check
+from autoseg.errors import UsageError
+from autoseg.fingerprinting import CaseMeasurement, combine, measure_case
+from autoseg.records.base import Record, read_record, write_record
+from autoseg.records.dataset import Case, Dataset
+from autoseg.records.fingerprint import Fingerprint
+from autoseg.records.workspace import Paths
+from autoseg.storage.hashing import sha256_file, sha256_json
+
+Result = TypeVar("Result")
+
+
+class FileState(Record):
+    """A file of the dataset when it was measured."""
+
+    num_bytes: int
+    modified_ns: int
+    """Modification time in nanoseconds."""
+    sha256: str
+
+
+class MeasuredFiles(Record):
+    """All that a fingerprint was made from."""
+
+    dataset_sha256: str
+    """Digest of root, training cases, channels and labels in the dataset's record."""
+    files: dict[str, FileState]
+    """Path relative to the dataset's folder -> its state."""
+
+
+def verify_and_fingerprint(paths: Paths, num_workers: int | None = None) -> Fingerprint:
+    """Check all training cases and measure them, or read the fingerprint where nothing changed.
+
+    Args:
+        paths: where the dataset's records lie.
+        num_workers: cases at a time; None: one a CPU core.
+
+    Raises:
+        DataError: cases are faulty; all faults of all cases are named.
+    """
+    dataset = read_record(paths.dataset, Dataset, remedy="Open the dataset's folder first.")
+    if paths.fingerprint.is_file() and _is_unchanged(paths, dataset):
+        say(f"{dataset.name}: fingerprint is up to date.")
+        return read_record(paths.fingerprint, Fingerprint)
+    states = _file_times(dataset)
+    findings: list[Finding] = []
+    measurements: dict[str, CaseMeasurement] = {}
+    results = _in_parallel(dataset, dataset.training, num_workers, f"{dataset.name}: verify and fingerprint")
+    for case, (found, measured) in results:
+        findings += found
+        if measured is not None:
+            measurements[case.id] = measured
+    findings += check_overall(dataset.labels, _presence(dataset, measurements), len(measurements))
+    _warn(findings)
+    raise_faults(findings, f"{dataset.name} ({dataset.root})")
+    fingerprint = combine(measurements, dataset.labels, len(dataset.channel_names))
+    write_record(paths.fingerprint, fingerprint)
+    write_record(_files_record(paths), _measured_files(dataset, fingerprint, states))
+    return fingerprint
+
+
+def verify_only(source: Path, num_workers: int | None = None) -> list[Finding]:
+    """Check a dataset folder: dataset.json, every file it lists, every voxel of training and test cases.
+
+    Returns:
+        All faults and warnings; nothing is written and nothing is raised for faults.
+
+    Raises:
+        UsageError: there is no such folder.
+    """
+    if not source.is_dir():
+        raise UsageError(f"{source} is no folder.")
+    dataset, findings = inspect_dataset(source)
+    if dataset is None:
+        return findings
+    measurements: dict[str, CaseMeasurement] = {}
+    cases = (*dataset.training, *dataset.test)
+    for case, (found, measured) in _in_parallel(dataset, cases, num_workers, f"{dataset.name}: verify"):
+        findings += found
+        if measured is not None:
+            measurements[case.id] = measured
+    return findings + check_overall(dataset.labels, _presence(dataset, measurements), len(measurements))
+
+
+def examine(dataset: Dataset, case: Case) -> tuple[list[Finding], CaseMeasurement | None]:
+    """Read one case once, check it, and measure it if it has a label and no fault."""
+    image, label, findings = read_and_check(dataset, case)
+    if image is None or label is None or faults_of(findings):
+        return findings, None
+    label = on_grid_of(image.geometry, label, case)
+    return findings, measure_case(image, label, dataset.labels)
+
+
+def _in_parallel(
+    dataset: Dataset, cases: Sequence[Case], num_workers: int | None, what: str
+) -> Iterator[tuple[Case, tuple[list[Finding], CaseMeasurement | None]]]:
+    """Examine cases in threads (unpacking, hashing and most of numpy run outside Python's lock), in order."""
+    count = num_workers or len(os.sched_getaffinity(0))
+    with ThreadPoolExecutor(max(count, 1)) as pool:
+        results = pool.map(lambda case: examine(dataset, case), cases)
+        yield from track(zip(cases, results, strict=True), len(cases), what)
+
+
+def _presence(dataset: Dataset, measurements: dict[str, CaseMeasurement]) -> dict[str, int]:
+    names = dataset.labels.class_names
+    return {
+        name: sum(m.fingerprint.voxels_per_class[number] > 0 for m in measurements.values())
+        for number, name in enumerate(names)
+    }
+
+
+def _warn(findings: list[Finding]) -> None:
+    for finding in findings:
+        if not finding.is_fault:
+            warn(describe([finding]).removeprefix("warning "))
+
+
+def _files_record(paths: Paths) -> Path:
+    return paths.folder / "files.json"
+
+
+def _file_names(dataset: Dataset) -> list[str]:
+    return [name for case in dataset.training for name in (*case.images, *([case.label] if case.label else []))]
+
+
+def _file_times(dataset: Dataset) -> dict[str, tuple[int, int]]:
+    """Size and time of each file, taken before it is read: one that changes meanwhile is measured again next time."""
+    times = {}
+    for name in _file_names(dataset):
+        path = Path(dataset.root) / name
+        if path.is_file():
+            status = path.stat()
+            times[name] = (status.st_size, status.st_mtime_ns)
+    return times
+
+
+def _dataset_digest(dataset: Dataset) -> str:
+    return sha256_json(dataset.model_dump(mode="json", include={"root", "training", "channel_names", "labels"}))
+
+
+def _measured_files(dataset: Dataset, fingerprint: Fingerprint, times: dict[str, tuple[int, int]]) -> MeasuredFiles:
+    files = {}
+    for case in dataset.training:
+        measured = fingerprint.cases[case.id]
+        names = (*case.images, case.label or "")
+        for name, digest in zip(names, (*measured.image_sha256, measured.label_sha256), strict=True):
+            size, modified = times[name]
+            files[name] = FileState(num_bytes=size, modified_ns=modified, sha256=digest)
+    return MeasuredFiles(dataset_sha256=_dataset_digest(dataset), files=files)
+
+
+def _is_unchanged(paths: Paths, dataset: Dataset) -> bool:
+    if not _files_record(paths).is_file():
+        return False
+    known = read_record(_files_record(paths), MeasuredFiles)
+    times = _file_times(dataset)
+    if known.dataset_sha256 != _dataset_digest(dataset) or set(known.files) != set(times):
+        return False
+    for name, (size, modified) in times.items():
+        state = known.files[name]
+        if size != state.num_bytes:
+            return False
+        if modified != state.modified_ns and sha256_file(Path(dataset.root) / name) != state.sha256:
+            return False
+    return True

@@ -1,0 +1,78 @@
+"""A dataset folder (or the name of one ingested before) in, its records in the workspace out: dataset.json, folds.json.
+
+Called again on an unchanged folder it does nothing; folds.json, which may have been edited by hand, is made
+anew only when the cases or the rule that divides them changed.
+"""
+
+from pathlib import Path
+
+from autoseg.console import say, warn
+from autoseg.datasets.findings import Finding, describe, raise_faults
+from autoseg.datasets.folds import make_folds
+from autoseg.datasets.opening import inspect_dataset, safe_name
+from autoseg.errors import UsageError
+from autoseg.records.base import read_record, write_record
+from autoseg.records.dataset import Dataset
+from autoseg.records.workspace import Paths
+
+
+def ingest(source: str, workspace: Path, patient_regex: str | None = None, splits_file: Path | None = None) -> Paths:
+    """Open a dataset and write its records.
+
+    Args:
+        source: dataset folder, or the name of a dataset that is in the workspace already (its folder is then
+            not looked at: everything after the preprocessing works without it).
+        workspace: folder that holds one folder a dataset.
+        patient_regex: expression that finds the patient in a case's id (`make_folds`).
+        splits_file: nnU-Net's splits_final.json to be used instead of folds of our own.
+
+    Raises:
+        UsageError: there is no such folder or name, or the name is taken by another folder.
+        DataError: the folder is faulty; all faults are named.
+    """
+    folder = Path(source).expanduser()
+    paths = locate(source, workspace)
+    if not folder.is_dir():
+        dataset = read_record(paths.dataset, Dataset)
+        if patient_regex is not None or splits_file is not None or not paths.folds.is_file():
+            write_record(paths.folds, make_folds(dataset, splits_file, patient_regex))
+        return paths
+    found, findings = inspect_dataset(folder)
+    raise_faults(findings, f"{folder} cannot be opened as a dataset")
+    if found is None:
+        raise AssertionError("a dataset without faults must exist")
+    _say_warnings(findings)
+    known = read_record(paths.dataset, Dataset) if paths.dataset.is_file() else None
+    if known != found:
+        write_record(paths.dataset, found)
+    is_other = known is None or known.training != found.training
+    if is_other or patient_regex is not None or splits_file is not None or not paths.folds.is_file():
+        write_record(paths.folds, make_folds(found, splits_file, patient_regex))
+    elif known == found:
+        say(f"{found.name}: unchanged since it was opened, {found.num_training} training cases.")
+    return paths
+
+
+def locate(source: str, workspace: Path) -> Paths:
+    """Where the records of `source` (folder or name) lie or will lie; raises UsageError as `ingest` does."""
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        paths = Paths(folder=workspace / safe_name(folder.resolve().name))
+        if paths.dataset.is_file():
+            root = read_record(paths.dataset, Dataset).root
+            if Path(root) != folder.resolve():
+                message = f"The workspace {workspace} has a dataset {paths.folder.name} from {root} already."
+                raise UsageError(f"{message} Rename {folder} or choose another --work.")
+        return paths
+    if Path(source).name == source and safe_name(source) == source:
+        paths = Paths(folder=workspace / source)
+        if paths.dataset.is_file():
+            return paths
+    names = sorted(path.parent.name for path in workspace.glob("*/dataset.json"))
+    known = f"; the workspace {workspace} has {', '.join(names)}" if names else f"; the workspace {workspace} is empty"
+    raise UsageError(f"{source} is neither a dataset folder nor a dataset of the workspace{known}.")
+
+
+def _say_warnings(findings: list[Finding]) -> None:
+    for finding in findings:
+        warn(describe([finding]).removeprefix("warning "))
