@@ -1,0 +1,156 @@
+"""Back to the file's grid: exact geometry, slab-wise equals whole, labels and probabilities agree."""
+
+from itertools import permutations, product
+
+import numpy as np
+import pytest
+import torch
+
+from autoseg.inference.export import (
+    labels_from_probabilities,
+    previous_stage_labels,
+    to_native_labels,
+    to_native_probabilities,
+)
+from autoseg.inference.store import read_meta, read_probabilities, write_probabilities
+from autoseg.records.geometry import Geometry
+from autoseg.records.labels import LabelScheme, Target
+from autoseg.records.results import PreprocessedCase
+from autoseg.spatial import resampling
+from autoseg.spatial.orientation import Turn, turn, turned
+
+CLASSES = LabelScheme(class_names=("background", "a", "b"), class_values=(0, 1, 2), num_entries=3)
+REGIONS = CLASSES.model_copy(
+    update={
+        "regions": (Target(name="whole", members=(1, 2)), Target(name="core", members=(2,))),
+        "region_order": (1, 2),
+    }
+)
+FILE_SHAPE, SPACING = (9, 11, 7), (2.0, 1.0, 1.5)
+
+
+def meta_for(
+    axes=(0, 1, 2), flips=(False, False, False), crop=((0, 9), (0, 11), (0, 7)), shape=None, spacing=None
+) -> PreprocessedCase:
+    crop_shape = tuple(stop - start for start, stop in crop)
+    before = turned(SPACING, axes)
+    return PreprocessedCase(
+        id="case",
+        geometry=Geometry(
+            shape=FILE_SHAPE, spacing_mm=SPACING, affine=((0, 0, 1.5, 5), (0, 1.0, 0, -3), (2.0, 0, 0, 4))
+        ),
+        axes=axes,
+        flips=flips,
+        crop=crop,
+        shape_before_crop=turned(FILE_SHAPE, axes),
+        spacing_before_mm=before,
+        shape=shape or crop_shape,
+        spacing_mm=spacing or before,
+    )
+
+
+def logits_for(shape, num_heads: int = 3, seed: int = 0) -> torch.Tensor:
+    return torch.randn((num_heads, *shape), generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("axes", list(permutations(range(3))))
+@pytest.mark.parametrize("flips", [f for f in product((False, True), repeat=3) if sum(f) != 1])
+def test_turned_back_to_the_file(axes, flips) -> None:
+    truth = np.random.default_rng(1).integers(0, 3, FILE_SHAPE).astype(np.int16)
+    on_grid = np.ascontiguousarray(turn(truth, Turn(axes, flips)))
+    logits = torch.nn.functional.one_hot(torch.from_numpy(on_grid).long(), 3).movedim(-1, 0).float()
+    meta = meta_for(axes, flips, crop=tuple((0, n) for n in on_grid.shape))
+    found = to_native_labels(logits, meta, CLASSES)
+    np.testing.assert_array_equal(found, truth)
+    assert found.dtype == np.int16
+    assert found.flags.c_contiguous
+
+
+def test_outside_the_crop_is_background() -> None:
+    meta = meta_for(crop=((2, 5), (1, 9), (3, 6)))
+    found = to_native_labels(torch.tensor([0.0, 1.0, 0.5])[:, None, None, None].expand(3, 3, 8, 3), meta, CLASSES)
+    assert found[2:5, 1:9, 3:6].min() == 1
+    assert found.sum() == 3 * 8 * 3
+
+
+@pytest.mark.parametrize("labels", [CLASSES, REGIONS])
+@pytest.mark.parametrize("spacing", [(3.0, 1.7, 1.5), (0.9, 0.6, 1.0), (9.0, 1.0, 1.5)])
+def test_slabs_equal_the_whole(labels: LabelScheme, spacing, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Written plainly: resample all heads at once, then decide."""
+    meta = meta_for(shape=(6, 9, 8), spacing=spacing)
+    logits = logits_for((6, 9, 8), labels.num_heads)
+    whole = resampling.resample_linear(logits, FILE_SHAPE, resampling.separate_axis(spacing, SPACING))
+    if labels.has_regions:
+        wanted = torch.where(whole[1] > 0, 2, torch.where(whole[0] > 0, 1, 0))
+    else:
+        wanted = whole.argmax(0)
+    monkeypatch.setattr(resampling, "_SLAB_VOXELS", 3 * 11 * 7 * 2)
+    np.testing.assert_array_equal(to_native_labels(logits, meta, labels), wanted.numpy())
+
+
+@pytest.mark.parametrize("labels", [CLASSES, REGIONS])
+def test_probabilities_give_the_same_labels(labels: LabelScheme) -> None:
+    """Only where float16 cannot tell two heads (or a region and one half) apart may labels differ."""
+    meta = meta_for((2, 0, 1), (True, False, True), crop=((1, 7), (0, 9), (2, 10)), shape=(4, 11, 6))
+    logits = logits_for((4, 11, 6), labels.num_heads, seed=3) * 4
+    probabilities = to_native_probabilities(logits, meta, labels)
+    assert probabilities.dtype == np.float16
+    assert probabilities.shape == (labels.num_heads, 6, 9, 8)
+    if not labels.has_regions:
+        np.testing.assert_allclose(probabilities.astype(float).sum(0), 1, atol=2e-3)
+    direct = to_native_labels(logits, meta, labels)
+    stored = labels_from_probabilities([probabilities], meta, labels)
+    ordered = np.sort(probabilities.astype(float), axis=0)
+    margin = np.abs(probabilities.astype(float) - 0.5).min(0) if labels.has_regions else ordered[-1] - ordered[-2]
+    tied = np.zeros(meta.shape_before_crop, bool)
+    tied[1:7, 0:9, 2:10] = margin < 1e-3
+    differs = turn(direct != stored, Turn(meta.axes, meta.flips))
+    assert not (differs & ~tied).any()
+    assert tied.sum() < 20
+
+
+def test_mean_of_several() -> None:
+    meta = meta_for()
+    first, second = (to_native_probabilities(logits_for(FILE_SHAPE, seed=s), meta, CLASSES) for s in (1, 2))
+    mean = (first.astype(np.float32) + second.astype(np.float32)) / 2
+    np.testing.assert_array_equal(labels_from_probabilities([first, second], meta, CLASSES), mean.argmax(0))
+    np.testing.assert_array_equal(
+        labels_from_probabilities([first, first], meta, CLASSES), labels_from_probabilities([first], meta, CLASSES)
+    )
+
+
+def test_ties_go_to_the_first_head() -> None:
+    found = to_native_labels(torch.zeros((3, *FILE_SHAPE)), meta_for(), CLASSES)
+    assert not found.any()
+    assert not to_native_labels(torch.zeros((2, *FILE_SHAPE)), meta_for(), REGIONS).any()
+
+
+def test_regions_are_painted_in_order() -> None:
+    logits = torch.full((2, *FILE_SHAPE), 1.0)
+    logits[1, :, :, 3:] = -1.0
+    found = to_native_labels(logits, meta_for(), REGIONS)
+    assert set(np.unique(found[..., :3])) == {2}
+    assert set(np.unique(found[..., 3:])) == {1}
+
+
+def test_previous_stage_on_the_next_grid() -> None:
+    """On the crop's own grid the answer is the segmentation itself; a finer grid keeps its volume."""
+    coarse = meta_for(crop=((1, 7), (0, 10), (1, 7)), shape=(3, 5, 3), spacing=(4.0, 2.0, 3.0))
+    probabilities = to_native_probabilities(logits_for((3, 5, 3)) * 5, coarse, CLASSES)
+    same = coarse.model_copy(update={"shape": (6, 10, 6), "spacing_mm": SPACING})
+    found = previous_stage_labels(probabilities, coarse, same, CLASSES)
+    native = labels_from_probabilities([probabilities], coarse, CLASSES)
+    np.testing.assert_array_equal(found, native[1:7, 0:10, 1:7])
+    fine = coarse.model_copy(update={"shape": (12, 20, 12), "spacing_mm": (1.0, 0.5, 0.75)})
+    finer = previous_stage_labels(probabilities, coarse, fine, CLASSES)
+    assert finer.shape == (12, 20, 12)
+    assert (finer == 1).mean() == pytest.approx((found == 1).mean(), abs=0.03)
+
+
+def test_stored_probabilities_come_back(tmp_path) -> None:
+    meta = meta_for()
+    probabilities = to_native_probabilities(logits_for(FILE_SHAPE), meta, CLASSES)
+    write_probabilities(tmp_path, meta, probabilities)
+    np.testing.assert_array_equal(read_probabilities(tmp_path, "case"), probabilities)
+    np.testing.assert_array_equal(read_probabilities(tmp_path, "case", slice(2, 5)), probabilities[:, 2:5])
+    assert read_meta(tmp_path, "case") == meta
