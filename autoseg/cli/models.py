@@ -88,11 +88,12 @@ def predict(
 
     if Path() in (input_, output):
         raise UsageError("predict needs -i IMAGES and -o OUT.")
-    if (dataset is None) == (model is None):
+    which: str | Path | None = model if dataset is None else dataset
+    if which is None or (dataset is not None and model is not None):
         raise UsageError("predict needs either DATASET or --model FOLDER.")
     workspace = o.start(work, quiet)
     written = predict_folder(
-        dataset if dataset is not None else model,
+        which,
         input_,
         output,
         workspace=workspace,
