@@ -4,8 +4,11 @@ The order of decisions: axes, target spacing and median shape (`grids`); resolut
 (`stages`); normalisation; recipes. Only `presets` holds the numbers by which presets differ.
 """
 
+import re
+
 import numpy as np
 
+from autoseg.errors import UsageError
 from autoseg.planning.configurations import Demand, Stage
 from autoseg.planning.grids import Grid, build_grid, knows_orientations
 from autoseg.planning.normalization import choose_normalization
@@ -15,7 +18,7 @@ from autoseg.planning.spacing import as_triple
 from autoseg.planning.stages import Stages, plan_stages
 from autoseg.records.dataset import Dataset
 from autoseg.records.fingerprint import Fingerprint
-from autoseg.records.plan import Configuration, ConfigurationName, Plan
+from autoseg.records.plan import PLAN_NAME, Configuration, ConfigurationName, Plan
 from autoseg.records.recipe import Recipe
 
 
@@ -43,10 +46,14 @@ def make_plan(
         num_training: training cases, where `dataset` does not list them.
 
     Raises:
-        UsageError: unknown preset, or nothing fits into the memory.
+        UsageError: unknown preset, impossible name, or nothing fits into the memory.
         DataError: the fingerprint measures no case.
     """
     key = resolve_preset(preset, device_kind, gpu_memory_gib)
+    if name is not None and not re.fullmatch(PLAN_NAME, name):
+        raise UsageError(
+            f"Plan name {name!r}: use up to 64 letters, digits, `.`, `_` and `-`, a letter or digit first."
+        )
     rules = PRESETS[key]
     turned_to = orientation or rules.orientation
     reasons: dict[str, str] = {}

@@ -78,12 +78,15 @@ def fit(
 def build_network_spec(rule: NetworkRule, topology: Topology) -> NetworkSpec:
     """The network of as many stages as `topology` has."""
     num_stages = len(topology.strides)
-    most = rule.max_features_2d if len(topology.patch_size) == 2 else rule.max_features_3d
+    is_2d = len(topology.patch_size) == 2
+    first, most = (
+        (rule.base_features_2d, rule.max_features_2d) if is_2d else (rule.base_features_3d, rule.max_features_3d)
+    )
     blocks = rule.first_blocks + rule.first_blocks[-1:] * num_stages
     # nnU-Net's ResEnc has 1, 3, 4 and then 6 blocks in all deeper stages.
     return NetworkSpec(
         architecture=rule.architecture,
-        features_per_stage=tuple(min(most, rule.base_features * 2**stage) for stage in range(num_stages)),
+        features_per_stage=tuple(min(most, first * 2**stage) for stage in range(num_stages)),
         strides=topology.strides,
         kernel_sizes=topology.kernel_sizes,
         blocks_per_stage=blocks[:num_stages],

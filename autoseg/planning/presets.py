@@ -22,7 +22,8 @@ class NetworkRule(Record):
 
     architecture: str
     """Key of the table in `networks`."""
-    base_features: int = 32
+    base_features_2d: int = 32
+    base_features_3d: int = 32
     """Channels of the finest stage; doubled in each further one up to the maximum."""
     max_features_2d: int = 512
     max_features_3d: int = 320
@@ -106,7 +107,13 @@ PRESETS: dict[str, Preset] = {
     ),
     "small": Preset(
         about="ours, for CPUs and minutes: narrow net, small patch and batch, AdamW, cosine, no mirroring",
-        network=NetworkRule(architecture="plain_unet", base_features=12, max_features_2d=128, max_features_3d=96),
+        network=NetworkRule(
+            architecture="plain_unet",
+            base_features_2d=16,
+            base_features_3d=12,
+            max_features_2d=128,
+            max_features_3d=96,
+        ),
         budget=VoxelBudget(voxels_3d=96_000, voxels_2d=65_536, batch_3d=2, batch_2d=8, share_of_case=1 / 8),
         orientation="canonical",
         plans_imbalance=True,

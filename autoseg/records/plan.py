@@ -13,6 +13,9 @@ from autoseg.records.recipe import Recipe
 Normalization = Literal["ct", "zscore", "none", "rescale", "rgb"]
 ConfigurationName = Literal["2d", "3d_lowres", "3d_fullres", "3d_cascade_fullres"]
 
+PLAN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+"""A plan's name is a file name on every system."""
+
 
 class NetworkSpec(Record):
     """An encoder-decoder network. Per stage, finest first; one entry an axis in strides and kernels (2 for 2d)."""
@@ -97,7 +100,7 @@ class Configuration(Record):
 class Plan(Record):
     """All that is needed, beside weights, to preprocess, train and predict."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    name: str = Field(pattern=PLAN_NAME)
     """File name in `plans/`."""
     preset: str
     """Set of rules it was made by."""

@@ -1,0 +1,157 @@
+"""Stage plan: the records of dataset and fingerprint in, `plans/<name>.json` out.
+
+A plan on disk belongs to its user. It is written anew only when there is none or `overwrite` says so; otherwise it
+stays as it is, settings are applied to it, and a difference from what would be planned now is reported.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+from autoseg import console
+from autoseg.datasets.description import parse_dataset_json
+from autoseg.errors import UsageError
+from autoseg.planning.build import make_plan
+from autoseg.planning.presets import Orientation, resolve_preset
+from autoseg.planning.settings import apply_settings, orientation_setting
+from autoseg.records.base import read_record, write_record
+from autoseg.records.dataset import Dataset
+from autoseg.records.fingerprint import Fingerprint
+from autoseg.records.plan import Plan
+from autoseg.records.workspace import Paths
+
+
+def plan(
+    paths: Paths,
+    preset: str = "auto",
+    name: str | None = None,
+    settings: Sequence[str] = (),
+    gpu_memory_gib: float | None = None,
+    device_kind: str = "cpu",
+    overwrite: bool = False,
+) -> Plan:
+    """The plan called `name` (the preset's name by default), made if it does not exist yet.
+
+    Args:
+        paths: of the dataset.
+        preset: key of `planning.presets.PRESETS`, or `auto`.
+        name: file name in `plans/`, without ending.
+        settings: fields to set, `3d_fullres.batch_size=4`.
+        gpu_memory_gib: memory of the card to plan for; the preset's own by default.
+        device_kind: `cpu` or `cuda`; decides what `auto` means.
+        overwrite: whether an existing plan is replaced.
+
+    Raises:
+        UsageError: unknown preset or field, or an invalid value.
+        DataError: fingerprint or dataset are missing or faulty.
+    """
+    dataset = read_record(paths.dataset, Dataset, remedy="Name the dataset's folder once, it is remembered then.")
+    fingerprint = read_record(paths.fingerprint, Fingerprint, remedy="Run `autoseg fingerprint` first.")
+    fresh = _make(fingerprint, dataset, preset, name, settings, gpu_memory_gib, device_kind, None)
+    path = paths.plan(fresh.name)
+    if overwrite or not path.is_file():
+        write_record(path, fresh)
+        console.say(f"plan {fresh.name}: written to {path}")
+        return fresh
+    kept = _read_plan(path)
+    if orientation_setting(settings) is not None and kept.orientation != fresh.orientation:
+        raise UsageError(
+            f"{path} was planned for {kept.orientation} axes, on which its spacings and shapes hang: "
+            "use --overwrite to plan it anew, or --name for another plan."
+        )
+    changed = apply_settings(kept, settings)
+    if changed != kept:
+        write_record(path, changed)
+        console.say(f"plan {fresh.name}: {', '.join(settings)} set in {path}")
+    if changed != fresh:
+        console.warn(
+            f"plan {fresh.name}: {path} is kept, though planning now would give "
+            f"{_differences(changed, fresh)}; --overwrite replaces it, --name makes another one beside it."
+        )
+    elif changed == kept:
+        console.say(f"plan {fresh.name}: unchanged, skipped")
+    return changed
+
+
+def plan_from_files(
+    fingerprint_file: Path,
+    dataset_json: Path,
+    preset: str = "auto",
+    *,
+    name: str | None = None,
+    settings: Sequence[str] = (),
+    gpu_memory_gib: float | None = None,
+    device_kind: str = "cpu",
+) -> Plan:
+    """A plan from a fingerprint (ours or nnU-Net's) and a dataset.json alone; nothing is written.
+
+    Raises:
+        UsageError: as `plan`.
+        DataError: one of the files is missing or faulty.
+    """
+    dataset, num_training = parse_dataset_json(dataset_json)
+    fingerprint = read_record(fingerprint_file, Fingerprint)
+    return _make(fingerprint, dataset, preset, name, settings, gpu_memory_gib, device_kind, num_training)
+
+
+def choose_plan(paths: Paths, name: str | None, device_kind: str = "cpu") -> Plan:
+    """The named plan; without a name the only one there is, else the one that `auto` stands for here.
+
+    Raises:
+        UsageError: there is no such plan, or several and none of them is meant; all are listed.
+    """
+    known = sorted(path.stem for path in paths.plans.glob("*.json"))
+    usual = resolve_preset("auto", device_kind, None)
+    if name is None:
+        name = known[0] if len(known) == 1 else usual
+        if len(known) > 1 and usual not in known:
+            raise UsageError(f"{paths.folder.name} has several plans, name one of them: {', '.join(known)}.")
+    if name not in known:
+        listed = f"there are {', '.join(known)}" if known else "there is none yet: run `autoseg plan_and_preprocess`"
+        raise UsageError(f"{paths.folder.name} has no plan {name!r}; {listed}.")
+    return _read_plan(paths.plan(name))
+
+
+def _read_plan(path: Path) -> Plan:
+    found = read_record(path, Plan, UsageError)
+    if found.name != path.stem:
+        raise UsageError(f"{path}: its name is {found.name!r}; a plan is called like its file, so put {path.stem!r}.")
+    return found
+
+
+def _make(
+    fingerprint: Fingerprint,
+    dataset: Dataset,
+    preset: str,
+    name: str | None,
+    settings: Sequence[str],
+    gpu_memory_gib: float | None,
+    device_kind: str,
+    num_training: int | None,
+) -> Plan:
+    wanted = orientation_setting(settings)
+    orientation: Orientation | None = next((known for known in get_args(Orientation) if known == wanted), None)
+    planned = make_plan(
+        fingerprint,
+        dataset,
+        preset,
+        name=name,
+        gpu_memory_gib=gpu_memory_gib,
+        device_kind=device_kind,
+        orientation=orientation,
+        num_training=num_training,
+    )
+    return apply_settings(planned, settings)
+
+
+def _differences(kept: Plan, fresh: Plan) -> str:
+    """The fields that differ, shortly."""
+    fields = [field for field in Plan.model_fields if field not in ("configurations", "reasons")]
+    found = [field for field in fields if getattr(kept, field) != getattr(fresh, field)]
+    for name in sorted({*kept.configurations, *fresh.configurations}):
+        one, other = kept.configurations.get(name), fresh.configurations.get(name)
+        if one is None or other is None:
+            found.append(name)
+        else:
+            found += [f"{name}.{f}" for f in type(one).model_fields if getattr(one, f) != getattr(other, f)]
+    return "other values of " + ", ".join(found) if found else "other reasons"

@@ -1,0 +1,82 @@
+import pytest
+
+from autoseg.errors import UsageError
+from autoseg.planning.build import make_plan
+from autoseg.planning.settings import apply_settings, orientation_setting
+from autoseg.records.plan import Plan
+from tests.planning.examples import dataset, fingerprint, scheme
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    return make_plan(fingerprint(), dataset(), "default")
+
+
+def test_fields_of_one_and_of_all_configurations(plan: Plan) -> None:
+    changed = apply_settings(
+        plan, ["3d_fullres.batch_size=4", "all.recipe.optimizer.name=adamw", "all.recipe.schedule.epochs=10"]
+    )
+    assert changed.configurations["3d_fullres"].batch_size == 4
+    assert changed.configurations["2d"].batch_size == plan.configurations["2d"].batch_size
+    assert {c.recipe.optimizer.name for c in changed.configurations.values()} == {"adamw"}
+    assert {c.recipe.schedule.epochs for c in changed.configurations.values()} == {10}
+    assert changed.reasons["3d_fullres.batch_size"] == "set by hand"
+
+
+def test_lists_positions_null_and_text(plan: Plan) -> None:
+    changed = apply_settings(
+        plan,
+        [
+            "3d_fullres.patch_size=[32, 64, 64]",
+            "3d_fullres.network.strides=[[1,1,1],[2,2,2]]",
+            "3d_fullres.network.kernel_sizes=[[3,3,3],[3,3,3]]",
+            "3d_fullres.network.features_per_stage=[8,16]",
+            "3d_fullres.network.blocks_per_stage=[2,2]",
+            "3d_fullres.network.decoder_blocks_per_stage=[2]",
+            "2d.recipe.loss.0.weight=0.5",
+            "2d.recipe.augmentation.spatial=null",
+            "name=17",
+        ],
+    )
+    assert changed.configurations["3d_fullres"].patch_size == (32, 64, 64)
+    assert changed.configurations["2d"].recipe.loss[0].weight == 0.5
+    assert changed.configurations["2d"].recipe.augmentation.spatial is None
+    assert changed.name == "17"
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("3d_fullres.batch_sise=4", "nearest: batch_size"),
+        ("3d_fulres.batch_size=4", "nearest: 3d_fullres"),
+        ("all.recipe.scedule.epochs=4", "nearest: schedule"),
+        ("3d_fullres.batch_size", "expected FIELD=VALUE"),
+        ("=4", "expected FIELD=VALUE"),
+        ("3d_fullres.batch_size=0", "batch_size"),
+        ("3d_fullres.batch_size=many", "batch_size"),
+        ("3d_fullres.patch_size=[33,64,64]", "divisible"),
+        ("3d_fullres.batch_size.x=1", "has no field 'x'"),
+        ("2d.recipe.loss.7.weight=1", "no position"),
+        ("2d.recipe.optimizer.name=lion", "optimizer"),
+    ],
+)
+def test_wrong_settings_are_named(plan: Plan, setting: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        apply_settings(plan, [setting])
+
+
+def test_stored_axes_refuse_to_swap_sides() -> None:
+    sided = make_plan(fingerprint(), dataset(scheme(("left eye", "right eye"))), "default")
+    with pytest.raises(UsageError, match="orientation=canonical"):
+        apply_settings(sided, ["orientation=stored"])
+    both = apply_settings(sided, ["orientation=stored", "all.recipe.mirroring.swap_axis=null"])
+    assert both.orientation == "stored"
+
+
+def test_orientation_is_read_ahead() -> None:
+    assert orientation_setting(["2d.batch_size=4", 'orientation = "stored"']) == "stored"
+    assert orientation_setting(["2d.batch_size=4"]) is None
+
+
+def test_no_settings_leave_the_plan(plan: Plan) -> None:
+    assert apply_settings(plan, []) is plan
