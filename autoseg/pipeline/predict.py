@@ -6,7 +6,7 @@ and prepares the next one. A case that cannot be predicted is named and the othe
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -198,9 +198,11 @@ def _read_finished(output: Path) -> dict[str, str]:
 def _ahead(make: Callable[[Item], Made], items: Sequence[Item]) -> Iterator[Made]:
     """`make` of each item in order, each made by a thread while the one before is used."""
     with ThreadPoolExecutor(1, thread_name_prefix="prepare") as pool:
-        upcoming = [pool.submit(make, item) for item in items[:1]]
-        for item in [*items[1:], None]:
-            ready = upcoming.pop().result()
-            if item is not None:
-                upcoming.append(pool.submit(make, item))
-            yield ready
+        waiting: Future[Made] | None = None
+        for item in items:
+            upcoming = pool.submit(make, item)
+            if waiting is not None:
+                yield waiting.result()
+            waiting = upcoming
+        if waiting is not None:
+            yield waiting.result()

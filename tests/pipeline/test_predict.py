@@ -1,0 +1,176 @@
+"""Predict: right in the patient under every storage order, folds and stages combined, faulty cases named."""
+
+from itertools import permutations, product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes import LABELS, blobs, image_of, make_plan, make_workspace, oblique_grid, stored_as, write_fold
+
+from autoseg.errors import ModelError, PartialError, UsageError
+from autoseg.images.reading import read_geometry, read_label
+from autoseg.images.writing import write_image
+from autoseg.pipeline.predict import predict
+from autoseg.records.base import write_record
+from autoseg.records.geometry import Geometry
+from autoseg.records.results import Aggregate, Candidate, PostprocessingRule, Selection
+from autoseg.spatial.orientation import Turn, turn
+
+CLASSES = blobs()
+GRID = oblique_grid(CLASSES.shape)
+IDENTITY = Turn((0, 1, 2), (False, False, False))
+
+
+def put(folder: Path, name: str, classes=CLASSES, grid: Geometry = GRID, how: Turn = IDENTITY) -> None:
+    array, geometry = stored_as(image_of(classes), grid, how)
+    write_image(folder / name, array, geometry)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    return tmp_path / "images"
+
+
+def test_segmentation_lies_on_the_images_own_grid(tmp_path: Path, images: Path) -> None:
+    model = write_fold(tmp_path / "fold_0", make_plan())
+    put(images, "case.nii.gz")
+    put(images, "other.nrrd")
+    written = predict(model, images, tmp_path / "out", device="cpu")
+    assert written == [tmp_path / "out" / "case.nii.gz", tmp_path / "out" / "other.nrrd"]
+    for path, source in zip(written, ("case.nii.gz", "other.nrrd"), strict=True):
+        found = read_label(path)
+        np.testing.assert_array_equal(found.array[0], LABELS.to_file(CLASSES))
+        assert found.array.dtype == np.int16  # 700 needs 16 bits
+        np.testing.assert_allclose(found.geometry.matrix, read_geometry(images / source).matrix, rtol=0, atol=1e-12)
+    assert read_geometry(written[0]) == read_geometry(images / "case.nii.gz")
+
+
+def test_all_storage_orders_give_the_same_answer_in_the_patient(tmp_path: Path, images: Path) -> None:
+    """48 orders of axes and directions of one oblique image, resampled on the way: not one voxel differs."""
+    model = write_fold(tmp_path / "fold_0", make_plan(spacing_mm=(2.3, 1.1, 1.2), patch=(4, 6, 8)))
+    orders = [Turn(axes, flips) for axes in permutations(range(3)) for flips in product((False, True), repeat=3)]
+    smooth = image_of(CLASSES) + 30 * np.random.default_rng(0).standard_normal(CLASSES.shape)
+    for number, how in enumerate(orders):
+        array, geometry = stored_as(smooth.astype(np.float32), GRID, how)
+        write_image(images / f"case_{number:02d}.nii.gz", array, geometry)
+    written = predict(model, images, tmp_path / "out", device="cpu")
+    expected = read_label(written[orders.index(IDENTITY)]).array[0]
+    agreement = (expected == LABELS.to_file(CLASSES)).mean()
+    assert 0.9 < agreement < 1
+    for path, how in zip(written, orders, strict=True):
+        np.testing.assert_array_equal(read_label(path).array[0], turn(expected, how), err_msg=str(how))
+
+
+def test_folds_are_averaged(tmp_path: Path, images: Path) -> None:
+    """Two folds that know class a by 60 and by 140 agree on 100; each alone errs."""
+    plan = make_plan()
+    folds = [
+        write_fold(tmp_path / "model" / f"fold_{k}", plan, fold=str(k), offset=o) for k, o in enumerate((-60.0, 60.0))
+    ]
+    classes = np.where(CLASSES == 2, 0, CLASSES)
+    put(images, "case.nii.gz", classes)
+    (both,) = predict(tmp_path / "model", images, tmp_path / "both", device="cpu")
+    np.testing.assert_array_equal(read_label(both).array[0], LABELS.to_file(classes))
+    (alone,) = predict(folds[0], images, tmp_path / "alone", device="cpu")
+    assert (read_label(alone).array[0] != LABELS.to_file(classes)).any()
+
+
+def test_cascade_predicts_its_first_stage(tmp_path: Path, images: Path) -> None:
+    plan = make_plan(names=("3d_lowres", "3d_cascade_fullres"))
+    second = write_fold(tmp_path / "plan" / "3d_cascade_fullres" / "fold_0", plan, "3d_cascade_fullres")
+    put(images, "case.nii.gz")
+    with pytest.raises(ModelError, match="3d_lowres"):
+        predict(second, images, tmp_path / "out", device="cpu")
+    write_fold(tmp_path / "plan" / "3d_lowres" / "fold_0", plan, "3d_lowres")
+    (path,) = predict(second, images, tmp_path / "out", device="cpu")
+    np.testing.assert_array_equal(read_label(path).array[0], LABELS.to_file(CLASSES))
+
+
+def test_faulty_cases_are_named_and_the_others_done(tmp_path: Path, images: Path) -> None:
+    model = write_fold(tmp_path / "fold_0", make_plan(num_channels=2))
+    for name in ("a_0000", "a_0001", "b_0000", "c_0000", "c_0001", "d_0000", "d_0001", "e_0000", "e_0001"):
+        put(images, f"{name}.nii.gz")
+    (images / "c_0001.nii.gz").write_bytes((images / "c_0001.nii.gz").read_bytes()[:200])
+    broken = image_of(CLASSES)
+    broken[0, 0, 0, 0] = np.nan
+    write_image(images / "d_0000.nii.gz", broken, GRID)
+    with pytest.raises(PartialError) as error:
+        predict(model, images, tmp_path / "out", device="cpu")
+    assert error.value.exit_code == 5
+    assert "3 of 5 cases" in str(error.value)
+    assert all(f"\n  {case}: " in str(error.value) for case in "bcd")
+    assert "NaN" in str(error.value)
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.nii.gz")) == ["a.nii.gz", "e.nii.gz"]
+
+
+def test_finished_cases_are_kept_only_if_the_same_model_wrote_them(tmp_path: Path, images: Path) -> None:
+    model = write_fold(tmp_path / "fold_0", make_plan())
+    put(images, "case.nii.gz")
+    (path,) = predict(model, images, tmp_path / "out", device="cpu")
+    before = path.stat().st_mtime_ns
+    assert predict(model, images, tmp_path / "out", device="cpu", keep_finished=True) == [path]
+    assert path.stat().st_mtime_ns == before
+    other = write_fold(tmp_path / "other" / "fold_0", make_plan(), offset=500.0)
+    predict(other, images, tmp_path / "out", device="cpu", keep_finished=True)
+    assert path.stat().st_mtime_ns > before
+    assert (read_label(path).array[0] != LABELS.to_file(CLASSES)).any()
+
+
+def test_before_selection_the_best_configuration_predicts(tmp_path: Path, images: Path) -> None:
+    paths, plan = make_workspace(tmp_path), make_plan(names=("3d_fullres", "3d_lowres"))
+    put(images, "case.nii.gz")
+    with pytest.raises(ModelError, match="autoseg train"):
+        predict(paths, images, tmp_path / "out", device="cpu")
+    write_fold(paths.fold("plan", "3d_lowres", "0"), plan, "3d_lowres", offset=500.0, mean_dice=0.4)
+    write_fold(paths.fold("plan", "3d_fullres", "0"), plan, mean_dice=0.9)
+    write_fold(paths.fold("plan", "3d_fullres", "all"), plan, fold="all", offset=500.0, mean_dice=None)
+    (path,) = predict(paths, images, tmp_path / "out", device="cpu")
+    np.testing.assert_array_equal(read_label(path).array[0], LABELS.to_file(CLASSES))
+
+
+def test_selection_and_postprocessing_are_applied(tmp_path: Path, images: Path) -> None:
+    paths, plan = make_workspace(tmp_path), make_plan(names=("3d_fullres", "3d_lowres"))
+    write_fold(paths.fold("plan", "3d_fullres", "0"), plan, mean_dice=0.1)
+    write_fold(paths.fold("plan", "3d_lowres", "0"), plan, "3d_lowres", mean_dice=0.9)
+    aggregate = Aggregate(mean=0.9, low=None, high=None, num_cases=1)
+    names = ("3d_fullres", "3d_lowres")
+    selection = Selection(
+        plan="plan",
+        configurations=names,
+        folds=dict.fromkeys(names, ("0",)),
+        candidates=(Candidate(configurations=names, dice=aggregate, targets={}),),
+    )
+    write_record(paths.selection, selection)
+    write_record(paths.postprocessing, PostprocessingRule(keep_largest=(1,)))
+    with_speck = CLASSES.copy()
+    with_speck[-1, -1, -1] = 1
+    put(images, "case.nii.gz", with_speck)
+    (path,) = predict(paths, images, tmp_path / "out", device="cpu")
+    found = read_label(path).array[0]
+    assert found[-1, -1, -1] == 0
+    assert (found == LABELS.to_file(CLASSES)).mean() > 0.97
+
+
+def test_one_file_and_a_slice(tmp_path: Path, images: Path) -> None:
+    model = write_fold(tmp_path / "fold_0", make_plan(orientation="stored", spacing_mm=(999.0, 1.0, 1.0)))
+    flat = blobs()[4:5]
+    grid = Geometry(
+        shape=flat.shape, spacing_mm=(999, 1, 1), affine=((0, 0, 1, 0), (0, 1, 0, 0), (999, 0, 0, 0)), planar=True
+    )
+    write_image(images / "slice.nii.gz", image_of(flat), grid)
+    (path,) = predict(model, images / "slice.nii.gz", tmp_path / "out", device="cpu")
+    found = read_label(path)
+    np.testing.assert_array_equal(found.array[0], LABELS.to_file(flat))
+    assert found.geometry.planar
+
+
+def test_what_is_not_there(tmp_path: Path, images: Path) -> None:
+    with pytest.raises(UsageError, match="does not exist"):
+        predict(tmp_path, images, tmp_path / "out")
+    put(images, "case.nii.gz")
+    with pytest.raises(ModelError, match=r"fold\.json"):
+        predict(tmp_path, images, tmp_path / "out")
+    model = write_fold(tmp_path / "fold_0", make_plan())
+    (model / "weights" / "weights.safetensors").write_bytes(b"damaged")
+    with pytest.raises(ModelError, match="sha256"):
+        predict(model, images, tmp_path / "out")
