@@ -1,16 +1,20 @@
 """Run by an interpreter that has nnU-Net: planning tasks as JSON lines in, nnU-Net's plans as JSON lines out.
 
 A task is {"fingerprint", "dataset", "planner", "gpu_memory_gib"}; the answer holds nnU-Net's plans, or {"error"}.
-Networks are built on torch's meta device, because the planner only counts their activations.
+Networks are built on torch's meta device, because the planner only counts their activations. A task that takes longer
+than a minute is given up: nnU-Net's search for a low resolution does not end for a volume of a few huge slices.
 """
 
 import contextlib
 import io
 import json
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
+
+SECONDS_A_TASK = 60
 
 
 def answer(task: dict, raw: Path, preprocessed: Path) -> dict:
@@ -46,15 +50,22 @@ def answer(task: dict, raw: Path, preprocessed: Path) -> dict:
     return json.loads(written.read_text())
 
 
+def _give_up(signal_number: int, frame: object) -> None:
+    raise TimeoutError(f"no plan after {SECONDS_A_TASK} s")
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         raw, preprocessed = Path(folder, "raw"), Path(folder, "preprocessed")
         os.environ.update(nnUNet_raw=str(raw), nnUNet_preprocessed=str(preprocessed), nnUNet_results=folder)
+        signal.signal(signal.SIGALRM, _give_up)
         for line in sys.stdin:
+            signal.alarm(SECONDS_A_TASK)
             try:
                 found = answer(json.loads(line), raw, preprocessed)
             except Exception as error:  # the peer may refuse what it was not made for; the test says which
                 found = {"error": f"{type(error).__name__}: {error}"}
+            signal.alarm(0)
             print(json.dumps(found), flush=True)
 
 

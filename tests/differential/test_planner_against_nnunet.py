@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autoseg.planning.build import make_plan
-from tests.planning.comparison import dataset_of, fingerprint_of, ours, theirs
+from autoseg.pipeline.plan import plan_from_files
+from tests.planning.comparison import ours, theirs
 from tests.planning.random_fingerprints import random_task
 
 PRESETS = ["nnunet", "nnunet_resenc_m", "nnunet_resenc_l", "nnunet_resenc_xl"]
@@ -32,7 +32,7 @@ def _peer_python() -> str:
     return sys.executable
 
 
-def _compare(seed: int, num: int) -> tuple[list[str], int]:
+def _compare(seed: int, num: int, folder: Path) -> tuple[list[str], int]:
     """Disagreements on `num` random fingerprints with all presets, and on how many plans there was an answer."""
     rng = np.random.default_rng(seed)
     tasks = [{**random_task(rng), "planner": PRESETS[i % 4]} for i in range(num)]
@@ -48,19 +48,17 @@ def _compare(seed: int, num: int) -> tuple[list[str], int]:
             print(number, task["kind"], answer["error"])
             continue
         compared += 1
-        faults += [f"task {number} ({task['kind']}, {task['planner']}): {fault}" for fault in _faults(task, answer)]
+        faults += [
+            f"task {number} ({task['kind']}, {task['planner']}): {fault}" for fault in _faults(task, answer, folder)
+        ]
     return faults, compared
 
 
-def _faults(task: dict[str, Any], answer: dict[str, Any]) -> list[str]:
-    content = task["dataset"]
-    plan = make_plan(
-        fingerprint_of(task["fingerprint"]),
-        dataset_of(content),
-        task["planner"],
-        gpu_memory_gib=task["gpu_memory_gib"],
-        num_training=content["numTraining"],
-    )
+def _faults(task: dict[str, Any], answer: dict[str, Any], folder: Path) -> list[str]:
+    fingerprint, description = folder / "fingerprint.json", folder / "dataset.json"
+    fingerprint.write_text(json.dumps(task["fingerprint"]))
+    description.write_text(json.dumps({**task["dataset"], "file_ending": ".nii.gz"}))
+    plan = plan_from_files(fingerprint, description, task["planner"], gpu_memory_gib=task["gpu_memory_gib"])
     mine, other = ours(plan), theirs(answer)
     if mine["transpose"] != other["transpose"]:
         return [f"transpose {mine['transpose']} instead of {other['transpose']}"]
@@ -74,15 +72,15 @@ def _faults(task: dict[str, Any], answer: dict[str, Any]) -> list[str]:
     ]
 
 
-def test_agrees_on_a_few_fingerprints() -> None:
-    faults, compared = _compare(seed=1, num=20)
+def test_agrees_on_a_few_fingerprints(tmp_path: Path) -> None:
+    faults, compared = _compare(seed=1, num=20, folder=tmp_path)
     assert not faults, "\n".join(faults)
     assert compared >= 18
 
 
 @pytest.mark.slow
-def test_agrees_on_many_fingerprints() -> None:
+def test_agrees_on_many_fingerprints(tmp_path: Path) -> None:
     num = int(os.environ.get("AUTOSEG_PLANNER_FUZZ", "400"))
-    faults, compared = _compare(seed=int(os.environ.get("AUTOSEG_PLANNER_SEED", "2")), num=num)
+    faults, compared = _compare(seed=int(os.environ.get("AUTOSEG_PLANNER_SEED", "2")), num=num, folder=tmp_path)
     assert not faults, "\n".join(faults)
     assert compared >= 0.9 * num
