@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import LABELS, blobs, image_of, make_plan, make_workspace, oblique_grid, stored_as, write_fold
 
 from autoseg.errors import ModelError, PartialError, UsageError
 from autoseg.images.reading import read_geometry, read_label
@@ -15,6 +14,7 @@ from autoseg.records.base import write_record
 from autoseg.records.geometry import Geometry
 from autoseg.records.results import Aggregate, Candidate, PostprocessingRule, Selection
 from autoseg.spatial.orientation import Turn, turn
+from tests.pipeline.fakes import LABELS, blobs, image_of, make_plan, make_workspace, oblique_grid, stored_as, write_fold
 
 CLASSES = blobs()
 GRID = oblique_grid(CLASSES.shape)

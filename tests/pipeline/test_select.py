@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import LABELS, blobs, make_plan, make_workspace, oblique_grid, stored_as, write_fold
 
 from autoseg.errors import ModelError, UsageError
 from autoseg.images.writing import write_label
@@ -20,6 +19,7 @@ from autoseg.records.results import Evaluation, PreprocessedCase
 from autoseg.records.workspace import Paths
 from autoseg.selection.held_out import find_held_out, segmentation_of
 from autoseg.spatial.orientation import Turn, turn, turn_for, turned
+from tests.pipeline.fakes import LABELS, blobs, make_plan, make_workspace, oblique_grid, stored_as, write_fold
 
 NAMES = ("3d_fullres", "3d_lowres")
 IDS = ("case_0", "case_1", "case_2", "case_3")
