@@ -63,7 +63,7 @@ def facts_of_making(plans: Sequence[Plan], runs: Mapping[str, Runs]) -> list[tup
     if budgets:
         facts.append(("Budget of a fold", ", ".join(dict.fromkeys(duration(seconds) for seconds in budgets))))
     facts.append(("Python", platform.python_version()))
-    return facts + [(package, _version(package)) for package in _PACKAGES]
+    return [*facts, *installed_versions(_PACKAGES).items()]
 
 
 def next_steps(
@@ -98,6 +98,11 @@ def next_steps(
 
 def _length(run: TrainedFold | None) -> str:
     return "" if run is None else f" --epochs {run.epochs} --iterations {run.iterations_per_epoch}"
+
+
+def installed_versions(packages: Sequence[str]) -> dict[str, str]:
+    """Package -> installed version, `not installed` for one that runs from a source folder."""
+    return {package: _version(package) for package in packages}
 
 
 def _version(package: str) -> str:
