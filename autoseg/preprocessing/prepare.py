@@ -1,0 +1,144 @@
+"""One case's image and label in, both on the network's grid out.
+
+The order is nnU-Net's: turn, crop to nonzero, normalise, resample, draw foreground locations. Turning and
+cropping are the same for all configurations of a plan, so `crop_case` is done once and `onto_grid` for each. All
+is computed in float32.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from autoseg.errors import DataError
+from autoseg.images.volume import Volume
+from autoseg.preprocessing.locations import FlatIndices, draw_locations
+from autoseg.preprocessing.normalize import normalize
+from autoseg.records.geometry import Geometry, Triple
+from autoseg.records.plan import Configuration, Plan
+from autoseg.records.results import Box, PreprocessedCase
+from autoseg.spatial.cropping import crop, nonzero_box, nonzero_mask
+from autoseg.spatial.labels import resample_labels
+from autoseg.spatial.orientation import Turn, turn, turn_for, turned
+from autoseg.spatial.resampling import resample_image, resampled_shape, separate_axis
+
+
+@dataclass(frozen=True)
+class Cropped:
+    """A case turned and cropped, before anything depends on a configuration."""
+
+    id: str
+    image: npt.NDArray[Any]
+    """C Z Y X in the file's type; a view of what was read."""
+    labels: npt.NDArray[np.int16] | None
+    """Internal classes, Z Y X."""
+    geometry: Geometry
+    """Grid of the file."""
+    turn: Turn
+    box: Box
+    """On the turned grid."""
+
+    @property
+    def spacing_mm(self) -> Triple:
+        """Spacing of the turned grid."""
+        return turned(self.geometry.spacing_mm, self.turn.axes)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A case as the network sees it."""
+
+    image: npt.NDArray[np.float32]
+    """C Z Y X."""
+    labels: npt.NDArray[np.int16] | None
+    """Internal classes, Z Y X; None for a case without label."""
+    locations: dict[int, FlatIndices]
+    """Target number -> some of its voxels, flat indices into `labels`; empty for a case without label."""
+    meta: PreprocessedCase
+
+
+def prepare_case(case_id: str, image: Volume, label: Volume | None, plan: Plan, configuration: str) -> Prepared:
+    """Bring one case onto the grid of a configuration.
+
+    Args:
+        case_id: name of the case.
+        image: as read.
+        label: in the image's voxel order and in file values, or None.
+        plan: decides all of it.
+        configuration: its name in the plan.
+
+    Raises:
+        DataError: channels, values or labels are not what the plan expects; the case is named.
+    """
+    return onto_grid(crop_case(case_id, image, label, plan), plan, configuration)
+
+
+def crop_case(case_id: str, image: Volume, label: Volume | None, plan: Plan) -> Cropped:
+    """Turn a case and crop it to everything nonzero; arguments and errors as in `prepare_case`."""
+    if len(image.array) != len(plan.channel_names):
+        raise DataError(
+            f"case {case_id}: {len(image.array)} channels, the plan {plan.name} expects "
+            f"{len(plan.channel_names)} ({', '.join(plan.channel_names)})."
+        )
+    if label is not None and label.array.shape[1:] != image.array.shape[1:]:
+        raise DataError(f"case {case_id}: label {label.array.shape[1:]} and image {image.array.shape[1:]} differ.")
+    how = turn_for(image.geometry.matrix, plan.orientation, plan.transpose)
+    values = turn(image.array, how)
+    box = nonzero_box(values)
+    labels = None
+    if label is not None:
+        labels = plan.labels.to_internal(crop(turn(label.array[0], how), box), f"case {case_id}")
+    return Cropped(case_id, crop(values, box), labels, image.geometry, how, box)
+
+
+def onto_grid(case: Cropped, plan: Plan, configuration: str) -> Prepared:
+    """Normalise and resample a turned and cropped case; errors as in `prepare_case`."""
+    settings = plan.configurations[configuration]  # type: ignore[index]  # any text may be asked for
+    before, after = case.spacing_mm, target_spacing(settings, case.spacing_mm)
+    shape = resampled_shape(case.image.shape[1:], before, after)
+    separate = separate_axis(before, after)
+
+    normalized = torch.from_numpy(_normalized(case, plan, settings))
+    image = resample_image(normalized, shape, separate).numpy()
+    labels: npt.NDArray[np.int16] | None = None
+    locations: dict[int, FlatIndices] = {}
+    counts: tuple[int, ...] = ()
+    if case.labels is not None:
+        labels = resample_labels(torch.from_numpy(np.ascontiguousarray(case.labels)), shape, separate).numpy()
+        locations, counts = draw_locations(case.id, labels, plan.labels)
+    meta = PreprocessedCase(
+        id=case.id,
+        geometry=case.geometry,
+        axes=case.turn.axes,
+        flips=case.turn.flips,
+        crop=case.box,
+        shape_before_crop=turned(case.geometry.shape, case.turn.axes),
+        spacing_before_mm=before,
+        shape=shape,
+        spacing_mm=after,
+        foreground_voxels=counts,
+    )
+    return Prepared(image, labels, locations, meta)
+
+
+def target_spacing(settings: Configuration, before_mm: Sequence[float]) -> Triple:
+    """Spacing z y x of the network's grid; a 2d configuration keeps the case's own between slices."""
+    z, y, x = (before_mm[0], *settings.spacing_mm)[-3:]
+    return z, y, x
+
+
+def _normalized(case: Cropped, plan: Plan, settings: Configuration) -> npt.NDArray[np.float32]:
+    image = np.array(case.image, dtype=np.float32, order="C")
+    for number, channel in enumerate(image):
+        if not np.isfinite(channel).all():
+            raise DataError(f"case {case.id}: channel {number} has NaN or infinite values; repair the image.")
+    channels = range(len(image))
+    mask = nonzero_mask(image) if any(settings.use_mask_for_norm) else None
+    masks = [mask if uses_mask else None for uses_mask in settings.use_mask_for_norm]
+    try:
+        return normalize(image, settings.normalization, masks, [plan.intensities.get(str(c)) for c in channels])
+    except DataError as error:
+        raise DataError(f"case {case.id}: {error}") from error
