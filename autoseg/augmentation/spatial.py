@@ -3,9 +3,9 @@
 Image and labels go through one set of coordinates and one resampling; where neither rotation nor scaling was drawn
 the patch is an exact integer crop. Intensities are interpolated linearly. A label is the one whose one-hot map,
 interpolated linearly, is largest: the (at most 8) labels at the corners of the cell vote with the corner's weight,
-so the cost does not depend on the number of classes, where one resampling a class (nnU-Net) grows with it. Scores
-closer than 1e-4 are a tie, which goes to the nearest corner, then to the lower one. On a CPU only cells whose
-corners differ vote; elsewhere all do, because listing them would make the host wait for the device.
+so the cost does not depend on the number of classes, where one resampling a class (nnU-Net) grows with it. A tie
+goes to the label with the nearest corner, then to the lower corner. On a CPU only cells whose corners differ vote;
+elsewhere all do, because listing them would make the host wait for the device.
 
 Outside the volume the image is 0 and the label is 0. (nnU-Net lets a label -1 vote there and turns it into 0
 afterwards, which differs only where background, foreground and border meet.)
@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from autoseg.augmentation.draw import SpatialParameters, patch_midpoint, source_box
 
-# Scores of two labels this close are equal up to rounding.
+# Share of a corner's own weight that is added to its label's score: decides ties, and nothing but near ties.
 TIE = 1e-4
 # Voxels handled at once on a CPU: the temporaries of so many stay in its cache.
 SLAB_VOXELS = 2**16

@@ -179,8 +179,10 @@ def test_vote_by_hand():
     assert vote(1, 2, 3, 4) == 1
     assert vote(1, 2, 1, 2) == 1
     parts = [torch.tensor([0.5]), torch.tensor([0.25])]
-    assert vote(1, 2, 2, 1) == 1  # 0.5 each: the nearest corner, and of equally near ones the lower one
+    assert vote(1, 2, 2, 1) == 1  # 0.5 each and equally near: the lower corner
     assert vote(2, 1, 1, 2) == 2
+    parts = [torch.tensor([0.8]), torch.tensor([5 / 9 - 3e-6])]
+    assert vote(2, 9, 2, 1) == 1  # 4/9 each up to rounding: the nearest corner, here the last
 
 
 def test_ignore_label_and_several_maps_travel_alike():
