@@ -1,0 +1,48 @@
+"""A folder in, exclusive use of it for as long as a block runs out.
+
+The lock is the kernel's (`flock` on a small file), not the file's existence: it vanishes with the process that
+holds it, however that ends, so no stale lock is ever left behind. The file itself stays; removing it would let
+two processes hold "the" lock on two different files.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from autoseg.errors import DataError, ResourceError
+
+LOCK_FILE = ".lock"
+
+
+@contextmanager
+def locked(folder: Path, what: str) -> Iterator[None]:
+    """Hold the lock of `folder` (made if missing) inside the `with` block.
+
+    Args:
+        folder: what is to be used by one process at a time.
+        what: what the holder does there, for the message, for example `training fold 0`.
+
+    Raises:
+        DataError: another process holds the lock; its process id is named.
+        ResourceError: the folder cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise ResourceError(f"Cannot write to {folder}: {error.strerror}. Choose another --work.") from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.read(handle, 32).decode("ascii", "replace").strip() or "unknown"
+            raise DataError(
+                f"{folder} is in use: process {holder} is {what}. Wait for it, or stop it and call again."
+            ) from error
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(handle)

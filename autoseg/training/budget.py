@@ -1,0 +1,247 @@
+"""A few measured steps on the device at hand in, the length of the training that fits a time budget out.
+
+The measurement uses a network of its own, so the training that follows starts from its seed as if nothing had been
+measured. The number of steps is fixed once and written down: a machine that becomes slower later makes the training
+longer, never different. So a margin is kept: steps are planned for `STEP_SHARE` of the time they could have.
+"""
+
+import math
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from autoseg import console
+from autoseg.devices import describe_device
+from autoseg.records.recipe import Schedule
+from autoseg.training.batches import Batch, Sampler, batches
+from autoseg.training.checkpoint import Progress, save_checkpoint
+from autoseg.training.loop import Learner, train_step
+from autoseg.training.schedule import Precision, TrainingSchedule, TrainOptions
+from autoseg.training.task import Task, new_learner
+from autoseg.training.validation import Validator, network_input, num_tiles, predict_image, write_case
+
+STEP_SHARE = 0.95
+# Share of a budget that measuring steps may take, and its bounds in seconds; without a budget the upper one.
+_PROBE_SHARE, _PROBE_SECONDS = 0.02, (1.0, 20.0)
+_MIN_STEPS, _MAX_STEPS = 3, 100
+_EPOCH_SECONDS = 60.0
+_MIN_EPOCHS = 50  # of a budget's training, so that poly's last rate is near zero
+_CHECKPOINT_SHARE = 0.03
+_CLOSING_SECONDS = 2.0  # curve, final weights, records
+_VALIDATION_MARGIN = 1.1
+# bfloat16 loses precision and, on a CPU, is often slower: it must be clearly faster to be chosen.
+_BFLOAT16_GAIN = 0.87
+_PROBABILITY_BYTES = 2  # float16, before compression
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What was measured before a training."""
+
+    step_seconds: float
+    uncertainty: float
+    """Relative, of the time of many steps."""
+    checkpoint_seconds: float
+    validation_seconds: float
+    memory_bytes: int
+    """Peak of the process (CPU) or of the device's allocations (GPU)."""
+    disk_bytes: int
+
+
+def decide_schedule(task: Task, options: TrainOptions, started: float) -> TrainingSchedule:
+    """Measure, fix the course of the training, and tell the person about it.
+
+    Args:
+        task: to be trained.
+        options: what was asked for.
+        started: `time.monotonic()` at which the budget began.
+    """
+    precision = training_precision(task)
+    costs = measure_costs(task, precision, options.budget_seconds)
+    budget = options.budget_seconds
+    left = None if budget is None else budget - (time.monotonic() - started)
+    epochs, iterations = fit_length(task.configuration.recipe.schedule, options, costs, left)
+    say_costs(costs, epochs * iterations, task.title)
+    return TrainingSchedule(
+        epochs=epochs,
+        iterations_per_epoch=iterations,
+        seed=task.sampler.seed,
+        precision=precision,
+        budget_seconds=budget,
+        step_seconds=costs.step_seconds,
+        validation_seconds=costs.validation_seconds,
+        device=describe_device(task.device),
+    )
+
+
+def training_precision(task: Task) -> Precision:
+    """What the recipe's precision means on the task's device.
+
+    `auto` is bfloat16 on a GPU that has it, else float16. On a CPU it is timed on the network itself, one step each
+    after one to warm up.
+    """
+    wanted, device = task.configuration.recipe.precision, task.device
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+    if device.type != "cpu" or not _has_bfloat16_instructions():
+        return "float32"
+    (batch,) = batches(task.sampler, [(0, 0)])
+    full = _timed_steps(new_learner(task, "float32"), [batch, batch])[-1]
+    half = _timed_steps(new_learner(task, "bfloat16"), [batch, batch])[-1]
+    return "bfloat16" if half < _BFLOAT16_GAIN * full else "float32"
+
+
+def measure_costs(task: Task, precision: Precision, budget_seconds: float | None) -> Costs:
+    """Time steps (with their data), a checkpoint and the validation; nothing of it is kept.
+
+    Measuring steps takes about a fiftieth of the budget.
+    """
+    low, high = _PROBE_SECONDS
+    limit = high if budget_seconds is None else min(max(budget_seconds * _PROBE_SHARE, low), high)
+    learner = new_learner(task, precision)
+    seconds = _measured_steps(learner, task.sampler, limit)
+    scratch = task.folder / ".measurement"
+    try:
+        started = time.monotonic()
+        save_checkpoint(scratch, learner.network, learner.optimizer, learner.average, Progress())
+        checkpoint_seconds = time.monotonic() - started
+        checkpoint_bytes = sum(path.stat().st_size for path in scratch.rglob("*") if path.is_file())
+        trial = replace(task.validator, folder=scratch / "validation")
+        validation = _validation_seconds(learner, trial, task.cases.validation) if task.cases.validation else 0.0
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    metas = [task.validator.manifest.cases[case] for case in task.cases.validation]
+    voxels = sum(math.prod(stop - start for start, stop in meta.crop) for meta in metas)
+    return Costs(
+        step_seconds=_typical(seconds),
+        uncertainty=max(0.1, _spread(seconds)),
+        checkpoint_seconds=checkpoint_seconds,
+        validation_seconds=validation,
+        memory_bytes=_peak_memory(task.device),
+        disk_bytes=2 * checkpoint_bytes + voxels * task.plan.labels.num_heads * _PROBABILITY_BYTES,
+    )
+
+
+def fit_length(recipe: Schedule, options: TrainOptions, costs: Costs, seconds_left: float | None) -> tuple[int, int]:
+    """Epochs and iterations an epoch.
+
+    Args:
+        recipe: the plan's length, used without a budget.
+        options: what was asked for; `epochs` and `iterations` are obeyed before all else.
+        costs: measured.
+        seconds_left: of the budget, from now to the end of the command; None without one.
+    """
+    iterations = options.iterations
+    if seconds_left is None or (options.epochs and iterations):
+        return options.epochs or recipe.epochs, iterations or recipe.iterations_per_epoch
+    seconds = seconds_left - costs.validation_seconds * _VALIDATION_MARGIN - _CLOSING_SECONDS
+    if seconds < costs.step_seconds:
+        console.warn(
+            f"The budget leaves {console.duration(max(seconds, 0))} for training beside a validation of about "
+            f"{console.duration(costs.validation_seconds)}: one step is made, and the budget is exceeded."
+        )
+    num_steps = max(1, int(seconds * STEP_SHARE / costs.step_seconds))
+    if options.epochs:
+        return options.epochs, max(1, num_steps // options.epochs)
+    if iterations:
+        return max(1, num_steps // iterations), iterations
+    # Epochs of at most a minute, and enough of them for a smooth poly, but not so many that saving takes its toll.
+    affordable = max(1, int(seconds * _CHECKPOINT_SHARE / max(costs.checkpoint_seconds, 1e-3)))
+    epochs = min(max(math.ceil(seconds / _EPOCH_SECONDS), _MIN_EPOCHS), max(affordable, 1), num_steps)
+    saving = epochs * costs.checkpoint_seconds
+    num_steps = max(1, int((seconds - saving) * STEP_SHARE / costs.step_seconds))
+    return epochs, max(1, num_steps // epochs)
+
+
+def say_costs(costs: Costs, num_steps: int, title: str) -> None:
+    """Tell the person how long the training will take, what it needs, and how sure that is."""
+    training = num_steps * costs.step_seconds
+    console.say(
+        f"{title}: {num_steps} steps of {costs.step_seconds:.3g} s, about {console.duration(training)} of training and "
+        f"{console.duration(costs.validation_seconds)} of validation (+-{100 * costs.uncertainty:.0f} %, measured); "
+        f"memory {costs.memory_bytes / 2**30:.1f} GiB, disk {costs.disk_bytes / 2**30:.2g} GiB at most"
+    )
+
+
+def _measured_steps(learner: Learner, sampler: Sampler, limit_seconds: float) -> list[float]:
+    """Seconds of each of some steps, data included; the first one or two (allocation, tuning) are left out."""
+    seconds: list[float] = []
+    started = last = _now(learner.device)
+    for step, batch in enumerate(batches(sampler, ((0, step) for step in range(_MAX_STEPS)))):
+        train_step(learner, batch, learner.recipe.optimizer.learning_rate * 1e-3, step)
+        now = _now(learner.device)
+        seconds.append(now - last)
+        last = now
+        if step >= _MIN_STEPS and now - started > limit_seconds:
+            break
+    return seconds[1:] if len(seconds) <= _MIN_STEPS + 1 else seconds[2:]
+
+
+def _timed_steps(learner: Learner, some: list[Batch]) -> list[float]:
+    seconds = []
+    for step, batch in enumerate(some):
+        started = _now(learner.device)
+        train_step(learner, batch, 0.0, step)
+        seconds.append(_now(learner.device) - started)
+    return seconds
+
+
+def _validation_seconds(learner: Learner, trial: Validator, cases: Sequence[str]) -> float:
+    """Time of one tile times all tiles, and of writing the smallest case times all voxels; each measured warm."""
+    patch, network = trial.configuration.patch_zyx, learner.network.eval()
+    metas = [trial.manifest.cases[case] for case in cases]
+    smallest = min(metas, key=lambda meta: math.prod(meta.geometry.shape))
+    tile = torch.zeros((len(network_input(trial, smallest.id)), *patch))
+    tile_seconds = write_seconds = math.inf
+    for _ in range(2):  # the first time pays for imports and allocation; the smaller counts
+        started = _now(learner.device)
+        logits = predict_image(network, trial, tile)
+        tile_seconds = min(tile_seconds, _now(learner.device) - started)
+        started = time.monotonic()
+        write_case(trial, smallest.id, torch.zeros((len(logits), *smallest.shape), device=logits.device))
+        write_seconds = min(write_seconds, time.monotonic() - started)
+    tiles = sum(num_tiles(meta, patch) for meta in metas)
+    voxels = [math.prod(meta.geometry.shape) for meta in metas]
+    return tiles * tile_seconds + write_seconds * sum(voxels) / min(voxels)
+
+
+def _typical(seconds: list[float]) -> float:
+    """Mean without the slowest tenth: steps differ in what they augment, but an interruption is none of theirs."""
+    kept = sorted(seconds)[: max(1, math.ceil(len(seconds) * 0.9))]
+    return max(sum(kept) / len(kept), median(seconds))
+
+
+def _spread(seconds: list[float]) -> float:
+    """Relative standard error of the mean step."""
+    mean = sum(seconds) / len(seconds)
+    variance = sum((value - mean) ** 2 for value in seconds) / max(1, len(seconds) - 1)
+    return math.sqrt(variance / len(seconds)) / mean
+
+
+def _now(device: torch.device) -> float:
+    """Time at which the device has done all it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.monotonic()
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _has_bfloat16_instructions() -> bool:
+    """Whether this CPU computes bfloat16 itself; emulating it is several times slower than float32."""
+    cpuinfo = Path("/proc/cpuinfo")
+    return cpuinfo.is_file() and any(name in cpuinfo.read_text() for name in ("avx512_bf16", "amx_bf16", "bf16"))

@@ -1,0 +1,69 @@
+"""A coarse stage's out-of-fold probabilities in, its segmentations on the next stage's grid out (cascade).
+
+A case's segmentation comes from the fold that held it out, so the next stage learns to correct answers as good as
+those it will meet in new cases. Each is resampled once and kept; the folder is named by what decides it, so training
+the coarse stage anew makes new files and never mixes with old ones.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from autoseg import console
+from autoseg.errors import UsageError
+from autoseg.inference.export import previous_stage_labels
+from autoseg.inference.store import read_meta, read_probabilities
+from autoseg.records.base import read_record
+from autoseg.records.labels import LabelScheme
+from autoseg.records.results import Manifest, TrainedFold
+from autoseg.storage.arrays import write_array
+from autoseg.storage.hashing import sha256_file, sha256_json
+
+
+def resample_previous_stage(
+    folds: Sequence[Path], fine: Manifest, labels: LabelScheme, patch_zyx: Sequence[int], folder: Path
+) -> dict[str, Path]:
+    """Bring the coarse stage's segmentation of every case onto the fine grid.
+
+    Args:
+        folds: folders of all cross-validation folds of the coarse stage.
+        fine: manifest of the cases on the fine grid.
+        labels: scheme of the coarse stage's heads.
+        patch_zyx: training patch on the fine grid, for chunks.
+        folder: where the label maps are kept.
+
+    Returns:
+        Case id -> `.b2nd` file with internal classes `Z Y X`, int16.
+
+    Raises:
+        UsageError: a fold of the coarse stage is not trained.
+    """
+    missing = [fold.name for fold in folds if not (fold / "fold.json").is_file()]
+    if missing or not folds:
+        stage = folds[0].parent.name if folds else "the previous stage"
+        raise UsageError(
+            f"A cascade learns from the held-out predictions of all folds of {stage}; not trained yet: "
+            f"{', '.join(missing) or 'any fold'}. Train it first: autoseg train DATASET {stage}"
+        )
+    decided_by = [sha256_file(fold / "fold.json") for fold in folds] + [sha256_json(fine.decided_by)]
+    out = folder / sha256_json(decided_by)[:16]
+    held_out = _validation_folders(folds)
+    paths = {case: out / f"{case}.b2nd" for case in fine.cases if case in held_out}
+    waiting = [case for case, path in paths.items() if not path.is_file()]
+    for case in console.track(waiting, len(waiting), "resampling the previous stage"):
+        validation = held_out[case]
+        found = previous_stage_labels(
+            read_probabilities(validation, case), read_meta(validation, case), fine.cases[case], labels
+        )
+        write_array(paths[case], found.astype(np.int16, copy=False), (patch_zyx[0], patch_zyx[1], patch_zyx[2]))
+    return paths
+
+
+def _validation_folders(folds: Sequence[Path]) -> Mapping[str, Path]:
+    """Case id -> validation folder of the fold that held it out."""
+    return {
+        case: fold / "validation"
+        for fold in folds
+        for case in read_record(fold / "fold.json", TrainedFold).validation_cases
+    }

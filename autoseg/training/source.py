@@ -1,0 +1,179 @@
+"""A folder of preprocessed cases in, boxes of their voxels on the training's device out.
+
+Three tiers, chosen by size, give the same voxels and so the same training: everything on the device (a GPU's
+own memory), everything in main memory, or boxes read from disk when they are needed, by threads ahead of the
+training. Only in the last one does a thread run at all: reading from memory costs less than handing work over.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from autoseg import console
+from autoseg.devices import available_memory_bytes
+from autoseg.preprocessing import store
+from autoseg.records.geometry import IntTriple
+from autoseg.records.results import Manifest
+from autoseg.storage.arrays import read_array
+
+Tier = Literal["device", "memory", "disk"]
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
+_BYTES_PER_VALUE, _BYTES_PER_LABEL = 4, 2  # float32 and int16, as the store gives them
+# Share of free memory that the cases may take; networks, gradients and inference need the rest.
+_MEMORY_SHARE, _GPU_SHARE = 0.5, 0.5
+_GPU_RESERVE_BYTES = 10 * 2**30
+_READ_AHEAD = 4  # batches
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Voxels of one case. `labels` may hold several label maps, the case's own first, then the previous stage's."""
+
+    image: Tensor
+    """`C Z Y X` float32."""
+    labels: Tensor
+    """`L Z Y X` integers."""
+    start: IntTriple
+    """Voxel of the case that the crop begins at."""
+
+
+@dataclass(frozen=True)
+class TrainingCase:
+    """What is known of a case without reading its voxels."""
+
+    id: str
+    shape: IntTriple
+    locations: tuple[npt.NDArray[np.int32], ...]
+    """For each target some of its voxels, as flat indices into `shape`; empty where it does not occur."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The cases of a training and how their voxels are reached."""
+
+    cases: tuple[TrainingCase, ...]
+    num_channels: int
+    tier: Tier
+    read: Callable[[int, tuple[slice, slice, slice]], tuple[Tensor, Tensor]]
+    """Number of a case and a box inside it -> image `C z y x` and labels `L z y x`, wherever the tier holds them."""
+
+
+def open_source(
+    folder: Path,
+    manifest: Manifest,
+    case_ids: Sequence[str],
+    num_channels: int,
+    device: torch.device,
+    previous: Mapping[str, Path] | None = None,
+    tier: Tier | None = None,
+) -> Source:
+    """Make the cases of a preprocessed folder readable for a training.
+
+    Args:
+        folder: of the store.
+        manifest: of that folder.
+        case_ids: cases to train on, in the order in which they are numbered.
+        num_channels: channels of the images.
+        device: where the network is trained.
+        previous: case id -> `.b2nd` label map `Z Y X` of the previous stage on the same grid, for a cascade.
+        tier: None: the fastest that fits.
+
+    Raises:
+        DataError: a file of the store is missing or is not the one that was written.
+    """
+    shapes = [manifest.cases[case].shape for case in case_ids]
+    maps = 2 if previous else 1
+    chosen = tier or choose_tier(memory_bytes(shapes, num_channels, maps), device)
+
+    def load(number: int, box: tuple[slice, slice, slice] | None = None) -> tuple[Tensor, Tensor]:
+        return _load(folder, case_ids[number], box, previous)
+
+    cases = tuple(
+        TrainingCase(id=case, shape=shape, locations=store.read_locations(folder, case))
+        for case, shape in zip(case_ids, shapes, strict=True)
+    )
+    if chosen == "disk":
+        return Source(cases, num_channels, chosen, load)
+    where = device if chosen == "device" else torch.device("cpu")
+    numbers = console.track(range(len(cases)), len(cases), "loading cases")
+    resident = [tuple(part.to(where) for part in load(number)) for number in numbers]
+
+    def read(number: int, box: tuple[slice, slice, slice]) -> tuple[Tensor, Tensor]:
+        image, labels = resident[number]
+        return image[(slice(None), *box)], labels[(slice(None), *box)]
+
+    return Source(cases, num_channels, chosen, read)
+
+
+def memory_bytes(shapes: Sequence[IntTriple], num_channels: int, num_maps: int = 1) -> int:
+    """Memory that cases of these shapes take when they are held whole."""
+    return sum(math.prod(shape) for shape in shapes) * (num_channels * _BYTES_PER_VALUE + num_maps * _BYTES_PER_LABEL)
+
+
+def choose_tier(num_bytes: int, device: torch.device) -> Tier:
+    """The fastest tier into which `num_bytes` of cases fit beside the training itself."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        if num_bytes <= min(_GPU_SHARE * free, free - _GPU_RESERVE_BYTES):
+            return "device"
+    return "memory" if num_bytes <= _MEMORY_SHARE * available_memory_bytes() else "disk"
+
+
+def read_crop(source: Source, number: int, start: IntTriple, stop: IntTriple) -> Crop:
+    """The part of the box `start` to `stop` (z y x, may exceed the volume) that lies inside case `number`.
+
+    A box that misses the volume on an axis gives a crop of no voxels there.
+    """
+    shape = source.cases[number].shape
+    first = tuple(min(max(a, 0), n) for a, n in zip(start, shape, strict=True))
+    last = tuple(min(max(b, a), n) for b, a, n in zip(stop, first, shape, strict=True))
+    z, y, x = (slice(a, b) for a, b in zip(first, last, strict=True))
+    image, labels = source.read(number, (z, y, x))
+    return Crop(image, labels, (z.start, y.start, x.start))
+
+
+def made_ahead(make: Callable[[Item], Made], items: Iterable[Item], tier: Tier, num_threads: int = 1) -> Iterator[Made]:
+    """`make(item)` for each of `items`, in order; ahead of time in threads when voxels come from disk.
+
+    One thread keeps up with two cores' training and does not take them away from it. An exception in a thread
+    is raised here, where its item would have come; nothing waits for a thread that has ended.
+    """
+    if tier != "disk":
+        yield from (make(item) for item in items)
+        return
+    pool = ThreadPoolExecutor(num_threads, thread_name_prefix="read-ahead")
+    waiting: deque[Future[Made]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(make, item))
+            if len(waiting) > _READ_AHEAD * num_threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _load(
+    folder: Path, case: str, box: tuple[slice, slice, slice] | None, previous: Mapping[str, Path] | None
+) -> tuple[Tensor, Tensor]:
+    image = torch.from_numpy(_writable(store.read_image(folder, case, box)))
+    maps = [store.read_labels(folder, case, box)]
+    if previous:
+        maps.append(read_array(previous[case], box))
+    return image, torch.from_numpy(np.stack(maps).astype(np.int16, copy=False))
+
+
+def _writable(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return array if array.flags.writeable else array.copy()

@@ -1,0 +1,145 @@
+"""A trained network and held-out cases in, their whole segmentations, probabilities and scores on disk out.
+
+Whole volumes are predicted as new cases will be, not patches scored in passing, so the score is the one that
+counts. A case's files are complete or absent, and a finished case is skipped when the training is called again.
+Only this part of a training touches image files; where their libraries are missing, probabilities are kept and
+segmentations and scores are left out with a message.
+"""
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from autoseg import console
+from autoseg.errors import ModelError
+from autoseg.inference.export import to_native_labels, to_native_probabilities
+from autoseg.inference.model import num_previous_channels, previous_channels
+from autoseg.inference.sliding_window import choose_precision, predict_logits
+from autoseg.inference.store import write_probabilities
+from autoseg.metrics.build import score_case, summarize
+from autoseg.preprocessing import store
+from autoseg.records.base import Record, read_record, write_record
+from autoseg.records.dataset import Dataset
+from autoseg.records.geometry import IntTriple
+from autoseg.records.labels import LabelScheme
+from autoseg.records.plan import Configuration
+from autoseg.records.results import Evaluation, Manifest, PreprocessedCase, Score
+from autoseg.spatial.tiles import tile_starts
+from autoseg.storage.arrays import read_array
+from autoseg.training.stopping import StopRequest
+
+VALIDATION = "validation"
+_IMAGE_LIBRARIES = ("SimpleITK", "nibabel")
+
+
+class CaseScores(Record):
+    """Scores of one case, written when all its files are complete."""
+
+    scores: dict[str, Score]
+
+
+@dataclass(frozen=True)
+class Validator:
+    """Where held-out cases come from and where their results go."""
+
+    folder: Path
+    """Gets `<case>` segmentation, `<case>.probabilities.b2nd`, `<case>.json` and `<case>.scores.json`."""
+    store_folder: Path
+    manifest: Manifest
+    dataset: Dataset
+    configuration: Configuration
+    labels: LabelScheme
+    device: torch.device
+    previous: Mapping[str, Path] | None = None
+    """Case id -> label map of the previous stage, for a cascade."""
+
+
+def validate(network: nn.Module, validator: Validator, cases: Sequence[str], stop: StopRequest) -> Evaluation | None:
+    """Predict every case, write its files and score it.
+
+    Returns:
+        The evaluation; None where the image libraries are missing.
+
+    Raises:
+        Preempted, KeyboardInterrupt: `stop` was asked for; finished cases are kept.
+    """
+    can_score = has_image_libraries()
+    if not can_score:
+        console.say(f"No segmentations, no scores: {' and '.join(_IMAGE_LIBRARIES)} are not installed.")
+    network.eval()
+    scores: dict[str, dict[str, Score]] = {}
+    for case in console.track(cases, len(cases), "validation"):
+        stop.raise_if_asked("validation")
+        done = scores_path(validator, case)
+        if not done.is_file():
+            logits = predict_image(network, validator, network_input(validator, case))
+            write_case(validator, case, logits)
+        if can_score:
+            scores[case] = read_record(done, CaseScores, ModelError).scores
+    return summarize("out-of-fold validation", scores) if can_score else None
+
+
+def has_image_libraries() -> bool:
+    """Whether segmentations can be written and references read here."""
+    return all(importlib.util.find_spec(name) is not None for name in _IMAGE_LIBRARIES)
+
+
+def predict_image(network: nn.Module, validator: Validator, image: Tensor) -> Tensor:
+    """Logits `H Z Y X` of an image `C Z Y X` that has all input channels."""
+    configuration, labels = validator.configuration, validator.labels
+    return predict_logits(
+        [network],
+        image,
+        configuration.patch_zyx,
+        labels.num_heads,
+        configuration.recipe.mirroring,
+        labels,
+        validator.device,
+        precision=choose_precision(configuration.recipe.precision, validator.device),
+        num_previous=num_previous_channels(configuration, labels),
+    )
+
+
+def network_input(validator: Validator, case: str) -> Tensor:
+    """Image channels, and for a cascade the previous stage's one-hot classes after them, `C Z Y X` float32."""
+    image = torch.from_numpy(store.read_image(validator.store_folder, case))
+    if validator.previous is None:
+        return image
+    labels = torch.from_numpy(read_array(validator.previous[case]))
+    return torch.cat([image, previous_channels(labels, validator.labels)])
+
+
+def write_case(validator: Validator, case: str, logits: Tensor) -> None:
+    """Write the probabilities of one case and, with image libraries, its segmentation and last its scores."""
+    meta, labels = validator.manifest.cases[case], validator.labels
+    write_probabilities(validator.folder, meta, to_native_probabilities(logits, meta, labels))
+    if not has_image_libraries():
+        return
+    from autoseg.images.formats import output_ending
+    from autoseg.images.reading import read_label
+    from autoseg.images.writing import write_label
+
+    entry = next(entry for entry in validator.dataset.training if entry.id == case)
+    assert entry.label is not None, f"training case {case} has no label"
+    image, reference = (Path(validator.dataset.root) / name for name in (entry.images[0], entry.label))
+    found = to_native_labels(logits, meta, labels)
+    path = validator.folder / (case + output_ending(image))
+    write_label(path, labels.to_file(found), meta.geometry, like=image)
+    truth = labels.to_internal(read_label(reference).array[0], f"label of {case}")
+    scores = score_case(found, truth, labels, meta.geometry)
+    write_record(scores_path(validator, case), CaseScores(scores=scores))
+
+
+def scores_path(validator: Validator, case: str) -> Path:
+    """The last file of a finished case."""
+    return validator.folder / f"{case}.scores.json"
+
+
+def num_tiles(meta: PreprocessedCase, patch_zyx: IntTriple) -> int:
+    """Tiles of a whole case: what its prediction's time is proportional to."""
+    z, y, x = (max(size, patch) for size, patch in zip(meta.shape, patch_zyx, strict=True))
+    return len(tile_starts((z, y, x), patch_zyx, 0.5))

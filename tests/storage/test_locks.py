@@ -1,0 +1,47 @@
+"""The lock excludes a second holder and never outlives the first."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from autoseg.errors import DataError
+from autoseg.storage.locks import locked
+
+_HOLD = """
+import sys, time
+from pathlib import Path
+from autoseg.storage.locks import locked
+with locked(Path(sys.argv[1]), "testing"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_second_holder_is_refused_with_the_first_one_named(tmp_path: Path) -> None:
+    with locked(tmp_path / "fold_0", "training"), pytest.raises(DataError, match=str(os.getpid())):
+        with locked(tmp_path / "fold_0", "training"):
+            pass
+
+
+def test_lock_is_free_again_after_the_block_and_after_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="inside"), locked(tmp_path, "training"):
+        raise RuntimeError("inside")
+    with locked(tmp_path, "training"):
+        pass
+
+
+def test_killed_holder_leaves_no_stale_lock(tmp_path: Path) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", _HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(DataError, match=str(holder.pid)), locked(tmp_path, "training"):
+        pass
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    holder.stdout.close()
+    with locked(tmp_path, "training"):
+        pass

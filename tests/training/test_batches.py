@@ -1,0 +1,141 @@
+"""What a batch holds is a function of its place; patches lie where the rules say."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autoseg.augmentation.policies import nnunet_augmentation
+from autoseg.records.geometry import IntTriple
+from autoseg.records.recipe import Mirroring, Sampling
+from autoseg.training.batches import Sampler, assemble, batches, draw_batch, read_draw, wants_foreground
+from autoseg.training.rng import sample_rng
+from tests.training.tools import LABELS, RECIPE, always_foreground, make_sampler, make_source
+
+AUGMENTED = RECIPE.model_copy(
+    update={"augmentation": nnunet_augmentation(False, (8, 8, 8)), "mirroring": Mirroring(axes=(0, 1, 2))}
+)
+
+
+def _starts(sampler: Sampler, count: int) -> list[tuple[int, IntTriple]]:
+    draws = [draw for step in range(count) for draw in draw_batch(sampler, (0, step))]
+    return [(d.case, tuple(c - p // 2 for c, p in zip(d.centre, sampler.patch_zyx, strict=True))) for d in draws]
+
+
+def test_a_crop_shows_the_voxels_it_was_drawn_at() -> None:
+    sampler = make_sampler(make_source([(12, 11, 10)]))
+    draws = draw_batch(sampler, (3, 5))
+    batch = assemble(sampler, (3, 5), [(draw, read_draw(sampler, draw)) for draw in draws])
+    assert batch.images.shape == (2, 1, 8, 8, 8)
+    assert batch.labels.shape == (2, 8, 8, 8)
+    for draw, image in zip(draws, batch.images, strict=True):
+        z, y, x = (c - 4 for c in draw.centre)
+        flat = np.arange(12 * 11 * 10).reshape(12, 11, 10)
+        assert np.array_equal(image[0].numpy(), flat[z : z + 8, y : y + 8, x : x + 8])
+
+
+def test_order_of_making_does_not_matter() -> None:
+    sampler = make_sampler(make_source([(12, 11, 10), (9, 14, 10)]), AUGMENTED)
+    places = [(0, 0), (0, 1), (1, 0)]
+    forwards = list(batches(sampler, places))
+    backwards = list(batches(sampler, places[::-1]))[::-1]
+    for one, other in zip(forwards, backwards, strict=True):
+        assert one.cases == other.cases
+        assert torch.equal(one.images, other.images)
+        assert torch.equal(one.labels, other.labels)
+    assert not torch.equal(forwards[0].images, forwards[1].images)
+
+
+@given(st.tuples(*[st.integers(1, 20)] * 3), st.booleans(), st.integers(0, 1000))
+def test_patches_lie_inside_or_hold_the_whole_axis(shape: IntTriple, foreground: bool, step: int) -> None:
+    shape = (shape[0], shape[1], max(shape[2], 3))
+    recipe = always_foreground() if foreground else RECIPE
+    for _, start in _starts(make_sampler(make_source([shape]), recipe), 1 + step % 3):
+        for first, size, patch in zip(start, shape, (8, 8, 8), strict=True):
+            if size >= patch:
+                assert 0 <= first <= size - patch
+            else:
+                assert first <= 0
+                assert first + patch >= size
+                assert abs((first + patch - size) - (-first)) <= 1  # in the middle
+
+
+def test_random_patches_reach_every_position() -> None:
+    recipe = RECIPE.model_copy(update={"sampling": Sampling(foreground_fraction=0.0)})
+    starts = _starts(make_sampler(make_source([(10, 8, 9)]), recipe), 200)
+    assert {start for _, start in starts} == {(z, 0, x) for z in range(3) for x in range(2)}
+
+
+def test_foreground_samples_hold_a_voxel_of_a_target_and_targets_take_turns() -> None:
+    sampler = make_sampler(make_source([(20, 20, 20)]), always_foreground())
+    drawn = [batch.labels for batch in batches(sampler, [(0, step) for step in range(30)])]
+    assert all((labels.flatten(1) > 0).any(1).all() for labels in drawn)
+    wide = make_sampler(make_source([(4, 4, 40)]), always_foreground(), patch=(4, 4, 2))
+    centres = Counter(draw.centre[2] for step in range(200) for draw in draw_batch(wide, (0, step)))
+    assert set(centres) == {1, 2}
+    assert min(centres.values()) > 140  # of 400
+
+
+def test_class_weights_decide_which_target() -> None:
+    recipe = always_foreground(class_weights=(0.0, 1.0))
+    sampler = make_sampler(make_source([(4, 4, 40)]), recipe, patch=(4, 4, 2))
+    assert {draw.centre[2] for step in range(20) for draw in draw_batch(sampler, (0, step))} == {2}
+
+
+def test_a_case_without_targets_gives_random_patches() -> None:
+    starts = _starts(make_sampler(make_source([(10, 8, 8)], targets=[()]), always_foreground()), 60)
+    assert {start for _, start in starts} == {(0, 0, 0), (1, 0, 0), (2, 0, 0)}
+
+
+def test_cases_are_drawn_uniformly() -> None:
+    counts = Counter(case for case, _ in _starts(make_sampler(make_source([(8, 8, 8)] * 4)), 500))
+    assert set(counts) == {0, 1, 2, 3}
+    assert all(abs(count - 250) < 60 for count in counts.values())  # 4.4 standard deviations
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "expected"),
+    [(1, [False]), (2, [False, True]), (4, [False] * 3 + [True]), (9, [False] * 6 + [True] * 3)],
+)
+def test_nnunets_rounding(batch_size: int, expected: list[bool]) -> None:
+    rng = sample_rng(0, 0, 0, 0)
+    assert [wants_foreground(Sampling(), batch_size, number, rng) for number in range(batch_size)] == expected
+
+
+def test_probabilistic_rounding_holds_on_average() -> None:
+    sampling = Sampling(foreground_fraction=0.3, rounding="probabilistic")
+    share = np.mean([wants_foreground(sampling, 1, 0, sample_rng(0, 0, step, 0)) for step in range(2000)])
+    assert share == pytest.approx(0.3, abs=0.04)
+
+
+def test_planar_patches_come_from_slices() -> None:
+    sampler = make_sampler(make_source([(5, 12, 12)]), AUGMENTED, patch=(1, 8, 8))
+    (batch,) = batches(sampler, [(0, 0)])
+    assert batch.images.shape == (2, 1, 1, 8, 8)
+
+
+def test_previous_stage_enters_as_one_hot_channels_that_move_with_the_labels() -> None:
+    quiet = RECIPE.augmentation.cascade.model_copy(update={"morphology_probability": 0.0, "drop_probability": 0.0})
+    policy = RECIPE.augmentation.model_copy(update={"cascade": quiet})
+    recipe = always_foreground().model_copy(update={"augmentation": policy, "mirroring": Mirroring()})
+    source = make_source([(12, 12, 12)], maps=2)
+    sampler = Sampler(source, recipe, LABELS, (8, 8, 8), 2, 7, torch.device("cpu"), has_previous=True)
+    for batch in batches(sampler, [(0, step) for step in range(8)]):
+        assert batch.images.shape == (2, 3, 8, 8, 8)
+        # The source's second map says 1 where the first says background, and 2 where it says 1.
+        assert torch.equal(batch.images[:, 1], (batch.labels == 0).float())
+        assert torch.equal(batch.images[:, 2], (batch.labels == 1).float())
+
+
+def test_previous_stage_is_corrupted_differently_in_each_sample() -> None:
+    loud = RECIPE.augmentation.cascade.model_copy(update={"morphology_probability": 1.0})
+    policy = RECIPE.augmentation.model_copy(update={"cascade": loud})
+    recipe = RECIPE.model_copy(update={"augmentation": policy})
+    source = make_source([(8, 8, 8)], maps=2)
+    sampler = Sampler(source, recipe, LABELS, (8, 8, 8), 2, 7, torch.device("cpu"), has_previous=True)
+    first, again, second = batches(sampler, [(0, 0), (0, 0), (0, 1)])
+    assert torch.equal(first.images, again.images)
+    assert not torch.equal(first.images[:, 1:], second.images[:, 1:])

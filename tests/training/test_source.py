@@ -1,0 +1,82 @@
+"""Boxes at the borders, tiers by size, and threads that hand over their errors."""
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from autoseg.training import source as module
+from autoseg.training.source import choose_tier, made_ahead, memory_bytes, read_crop
+from tests.training.tools import make_source
+
+
+def test_crops_are_clipped_to_the_volume() -> None:
+    source = make_source([(4, 5, 6)])
+    crop = read_crop(source, 0, (-2, 1, 3), (3, 99, 5))
+    assert crop.start == (0, 1, 3)
+    assert crop.image.shape == (1, 3, 4, 2)
+    assert crop.labels.shape == (1, 3, 4, 2)
+    assert crop.image[0, 0, 0, 0] == 0 * 30 + 1 * 6 + 3
+
+
+@pytest.mark.parametrize(("start", "stop"), [((9, 0, 0), (12, 5, 6)), ((-7, 0, 0), (-3, 5, 6))])
+def test_crops_beside_the_volume_are_empty(start: tuple[int, int, int], stop: tuple[int, int, int]) -> None:
+    assert read_crop(make_source([(4, 5, 6)]), 0, start, stop).image.numel() == 0
+
+
+def test_memory_is_counted_and_decides_the_tier(monkeypatch: pytest.MonkeyPatch) -> None:
+    needed = memory_bytes([(10, 10, 10), (1, 2, 3)], num_channels=2, num_maps=2)
+    assert needed == 1006 * (2 * 4 + 2 * 2)
+    monkeypatch.setattr(module, "available_memory_bytes", lambda: 2 * needed)
+    assert choose_tier(needed, torch.device("cpu")) == "memory"
+    assert choose_tier(needed + 1, torch.device("cpu")) == "disk"
+
+
+def test_threads_keep_the_order_and_a_bounded_lead() -> None:
+    made, lead = 0, []
+
+    def items() -> Iterator[int]:
+        nonlocal made
+        for number in range(30):
+            made += 1
+            yield number
+
+    def slow_for_some(number: int) -> int:
+        time.sleep(0.002 * (number % 3))
+        return number
+
+    seen = []
+    for number in made_ahead(slow_for_some, items(), "disk", num_threads=2):
+        seen.append(number)
+        lead.append(made - len(seen))
+    assert seen == list(range(30))
+    assert max(lead) <= 8
+
+
+def test_an_error_in_a_thread_arrives_in_its_place() -> None:
+    def fails_at_three(number: int) -> int:
+        if number == 3:
+            raise ValueError("case_3 is damaged")
+        return number
+
+    made = made_ahead(fails_at_three, range(10), "disk")
+    assert [next(made) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ValueError, match="case_3 is damaged"):
+        next(made)
+
+
+def test_memory_tiers_use_no_thread() -> None:
+    here = threading.get_ident()
+    assert set(made_ahead(lambda _: threading.get_ident(), range(3), "memory")) == {here}
+    assert here not in set(made_ahead(lambda _: threading.get_ident(), range(3), "disk"))
+
+
+def test_leaving_early_ends_the_threads() -> None:
+    for _ in made_ahead(lambda number: number, range(1000), "disk"):
+        break
+    deadline = time.monotonic() + 5
+    while any(t.name.startswith("read-ahead") for t in threading.enumerate()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not any(t.name.startswith("read-ahead") for t in threading.enumerate())
