@@ -21,9 +21,10 @@ from autoseg.storage.hashing import sha256_bytes
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
-_BYTES = {"char": 1, "uchar": 1, "short": 2, "ushort": 2, "int": 4, "uint": 4, "float": 4, "double": 8}
+_BYTES = {"char": 1, "int8": 1, "short": 2, "shortint": 2, "int16": 2, "int": 4, "int32": 4, "float": 4, "double": 8}
 _LARGEST_HEADER = 1 << 20
 _LARGEST_RATIO = 1032
+_MOST_BYTES = 8  # of a voxel whose type is not known
 
 
 def read_itk(path: Path) -> Volume:
@@ -35,7 +36,10 @@ def read_itk(path: Path) -> Volume:
     """
     import SimpleITK
 
-    digest = _check(path)
+    try:
+        digest = _check(path)
+    except ValueError as error:
+        raise ImageError("bad_header", f"{path}: its header is not valid ({error}).") from error
     try:
         image: Any = SimpleITK.ReadImage(str(path))
     except RuntimeError as error:
@@ -144,24 +148,32 @@ def _check_block(fields: dict[str, str], block: memoryview, path: Path) -> None:
         raise ImageError("truncated", f"{path}: {found}{' (compressed)' if packed else ''}; copy it again.")
     check_memory(announced, path)
     if packed:
-        lines = int(fields.get("line skip", fields.get("lineskip", "0")))
-        for _ in range(lines):
+        for _ in range(int(fields.get("line skip", fields.get("lineskip", "0")))):
             block = block[bytes(block[:_LARGEST_HEADER]).find(b"\n") + 1 :]
-        inflate(block, announced + _LARGEST_HEADER, path)
+        num_unpacked = len(inflate(block, announced * _MOST_BYTES + _LARGEST_HEADER, path))
+        skips = int(fields.get("byte skip", fields.get("byteskip", "0"))) != 0
+        if _type(fields) in _BYTES and num_unpacked != announced and not skips:
+            message = f"{path}: its header announces {announced} bytes of voxels, unpacked there are {num_unpacked}."
+            raise ImageError("size_mismatch", message)
 
 
 def _voxel_bytes(fields: dict[str, str]) -> int:
     """Smallest size that the header's voxel type can have; a type that is not known counts as one byte."""
-    name = fields.get("type", fields.get("elementtype", "")).lower().removeprefix("met_").replace("unsigned ", "u")
     channels = int(fields.get("elementnumberofchannels", "1"))
-    return _BYTES.get(name, 1) * max(channels, 1)
+    return _BYTES.get(_type(fields), 1) * max(channels, 1)
+
+
+def _type(fields: dict[str, str]) -> str:
+    """The voxel type without its sign and spelling: `short` for `unsigned short` and `MET_USHORT`."""
+    name = fields.get("type", fields.get("elementtype", "")).lower()
+    return re.sub(r"met_|unsigned|signed|_t$|[\s_]", "", name).removeprefix("u")
 
 
 def _nrrd_fields(raw: bytes) -> tuple[int, dict[str, str]]:
     """Where the voxels begin, and the header's fields with their names in lower case."""
     blank = re.search(rb"\r?\n\r?\n", raw[:_LARGEST_HEADER])
     text = raw[: blank.start() if blank else _LARGEST_HEADER].decode("latin-1")
-    rows = [line.split(":", 1) for line in text.splitlines() if ":" in line and not line.startswith("#")]
+    rows = [line.split(":", 1) for line in text.splitlines() if ":" in line and ":=" not in line and line[0] != "#"]
     return (blank.end() if blank else len(raw)), {name.strip().lower(): value.strip() for name, value in rows}
 
 
