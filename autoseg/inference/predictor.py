@@ -14,7 +14,7 @@ from autoseg.inference.export import (
     to_native_probabilities,
 )
 from autoseg.inference.model import Model, previous_channels
-from autoseg.inference.sliding_window import choose_precision, predict_logits
+from autoseg.inference.sliding_window import predict_logits
 from autoseg.records.results import PreprocessedCase
 
 
@@ -50,6 +50,9 @@ def case_logits(model: Model, grids: Mapping[str, OnGrid], device: torch.device)
     Raises:
         ModelError: the networks' values are not finite.
     """
+    wanted = model.settings.recipe.precision
+    # Training may round for speed; what is predicted must not depend on the device, so `auto` is exact here.
+    precision = "float32" if wanted == "auto" else wanted
     here, labels, settings = grids[model.configuration], model.plan.labels, model.settings
     image = here.image
     if model.previous is not None:
@@ -65,7 +68,7 @@ def case_logits(model: Model, grids: Mapping[str, OnGrid], device: torch.device)
         settings.recipe.mirroring,
         labels,
         device,
-        precision=choose_precision(settings.recipe.precision, device),
+        precision=precision,
         num_previous=model.num_previous,
     )
 

@@ -56,7 +56,8 @@ def predict_logits(
         device: where networks run.
         step: distance of tiles as a share of the patch.
         tile_batch: jobs a forward pass; None: by the patch's size.
-        precision: `float32`, `bfloat16` or `float16` arithmetic inside the networks.
+        precision: arithmetic inside the networks: `float32` (labels then agree between devices but for ties),
+            `bfloat16` or `float16`.
         num_previous: how many of the image's last channels are the previous stage's one-hot foreground classes.
 
     Returns:
@@ -74,7 +75,7 @@ def predict_logits(
     weights = gaussian_weights(patch_zyx).to(device)
     keep_on = _accumulator_device(num_heads, shape, device)
     total, source = torch.zeros((num_heads, *shape), device=keep_on), padded.to(keep_on)
-    with torch.inference_mode(), autocast(device, precision):
+    with torch.inference_mode(), _arithmetic(precision), autocast(device, precision):
         for batch in _batches(jobs, tile_batch or _default_tile_batch(patch_zyx, device)):
             tiles = torch.stack([_mirrored_tile(source, job, patch_zyx, mirroring, channels) for job in batch])
             logits = _sum_of_networks(networks, tiles.to(device))
@@ -124,7 +125,7 @@ def class_permutation(labels: LabelScheme, swap_pairs: Sequence[tuple[int, int]]
 
 
 def choose_precision(wanted: str, device: torch.device) -> str:
-    """Arithmetic for prediction where a recipe says `wanted`; `auto`: bfloat16 on a GPU that has it, else float32."""
+    """Fast arithmetic where a recipe says `wanted`; `auto`: bfloat16 on a GPU that has it, else float32."""
     if wanted != "auto":
         return wanted
     return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
@@ -135,6 +136,14 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
     if precision == "float32":
         return nullcontext()
     return torch.autocast(device.type, dtype={"bfloat16": torch.bfloat16, "float16": torch.float16}[precision])
+
+
+def _arithmetic(precision: str) -> AbstractContextManager[object]:
+    """For `float32` the full 24 bits: cuDNN would otherwise round to TF32's 11, and labels depend on the device."""
+    if precision != "float32":
+        return nullcontext()
+    flags: AbstractContextManager[object] = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    return flags
 
 
 def _pad_to_patch(image: Tensor, patch_zyx: IntTriple) -> tuple[Tensor, tuple[slice, ...]]:
