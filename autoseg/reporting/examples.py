@@ -85,7 +85,7 @@ def draw_example(
     masks = [[np.isin(plane, target.members) for target in labels.targets] for plane in maps]
     y, x = (size for number, size in enumerate(spacing) if number != axis)
     uri = draw_overlay(
-        _windowed(grey, image.array[0], reference > 0),
+        _windowed(grey, image.array[0], (reference > 0) & (reference < labels.num_classes)),
         masks[0],
         masks[1],
         (y, x),
@@ -97,9 +97,10 @@ def draw_example(
 
 def _telling_slice(wanted: npt.NDArray[Any], found: npt.NDArray[Any], axis: int, labels: LabelScheme) -> int:
     """The slice with the most wrong voxels, counting a quarter of the labelled ones; ignored voxels are not wrong."""
-    wrong = (wanted != found) & (wanted != (-1 if labels.ignore_index is None else labels.ignore_index))
+    counted = wanted < labels.num_classes  # the index of voxels to ignore is the number of classes
+    wrong = (wanted != found) & counted
     others = tuple(number for number in range(3) if number != axis)
-    weight = wrong.sum(axis=others) + 0.25 * (wanted > 0).sum(axis=others)
+    weight = wrong.sum(axis=others) + 0.25 * ((wanted > 0) & counted).sum(axis=others)
     return int(np.argmax(weight))
 
 
