@@ -77,6 +77,13 @@ def read_geometry(path: Path) -> Geometry:
     return _read(path).geometry
 
 
+def count_channels(path: Path) -> int:
+    """Channels of an image; for NIfTI from the header alone. Raises ImageError as `read_image` does."""
+    if file_ending(path) in NIFTI or _looks_like_nifti(path):
+        return read_header(path).num_channels
+    return len(_read(path).array)
+
+
 def _read(path: Path, is_label: bool = False) -> Volume:
     ending = file_ending(path)
     if ending in NIFTI or _looks_like_nifti(path):

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from autoseg.console import say, track, warn
+from autoseg.datasets.description import FILE_NAME
 from autoseg.datasets.findings import Finding, describe, faults_of, raise_faults
+from autoseg.datasets.guessing import guess_dataset
 from autoseg.datasets.opening import inspect_dataset
 from autoseg.datasets.pairs import on_grid_of
 from autoseg.datasets.verify import check_overall, read_and_check
@@ -77,18 +79,27 @@ def verify_and_fingerprint(paths: Paths, num_workers: int | None = None) -> Fing
     return fingerprint
 
 
-def verify_only(source: Path, num_workers: int | None = None) -> list[Finding]:
-    """Check a dataset folder: dataset.json, every file it lists, every voxel of training and test cases.
+def verify_only(source: Path, num_workers: int | None = None, workspace: Path | None = None) -> list[Finding]:
+    """Check a dataset: dataset.json, every file it lists, every voxel of training and test cases.
+
+    Args:
+        source: dataset folder, or the name of a dataset in `workspace`. A folder of images and labels without
+            dataset.json is checked by what most of its cases have in common.
+        num_workers: cases at a time; None: one a CPU core.
+        workspace: where names are looked up.
 
     Returns:
         All faults and warnings; nothing is written and nothing is raised for faults.
 
     Raises:
-        UsageError: there is no such folder.
+        UsageError: there is no such folder or name.
     """
+    known = None if workspace is None else Paths(folder=workspace / source.name).dataset
+    if not source.is_dir() and known is not None and known.is_file():
+        source = Path(read_record(known, Dataset).root)
     if not source.is_dir():
-        raise UsageError(f"{source} is no folder.")
-    dataset, findings = inspect_dataset(source)
+        raise UsageError(f"{source} is neither a dataset folder nor a dataset of the workspace.")
+    dataset, findings = (inspect_dataset if (source / FILE_NAME).exists() else guess_dataset)(source)
     if dataset is None:
         return findings
     measurements: dict[str, CaseMeasurement] = {}
