@@ -59,12 +59,14 @@ def instance_norm_act(x: Tensor, weight: Tensor, bias: Tensor, slope: float = SL
 
 def channels_last(x: Tensor) -> Tensor:
     """Same values, channels innermost in memory (no copy where they are)."""
-    return x.contiguous(memory_format=torch.channels_last_3d if x.ndim == 5 else torch.channels_last)
+    # Of one channel `contiguous` would leave the strides, from which oneDNN chooses its kernels, as they are.
+    return x.to(memory_format=torch.channels_last_3d if x.ndim == 5 else torch.channels_last)
 
 
 def _rows(x: Tensor) -> Tensor:
-    """View channels-last `N C [Z] Y X` as `N rows (X C)`: long inner rows, which PyTorch adds and multiplies fast."""
-    return x.movedim(1, -1).reshape(len(x), -1, x.shape[-1] * x.shape[1])
+    """View channels-last `N C [Z] Y X` as `N Z Y (X C)`: long inner rows, which PyTorch adds and multiplies fast."""
+    size = x.shape
+    return x.movedim(1, -1).reshape(size[0], -1, size[-2], size[-1] * size[1])
 
 
 def _unrows(rows: Tensor, like: Tensor) -> Tensor:
@@ -73,37 +75,39 @@ def _unrows(rows: Tensor, like: Tensor) -> Tensor:
 
 
 def _spread(values: Tensor, width: int, dtype: torch.dtype) -> Tensor:
-    """Repeat `N C` along a row of `width` positions: `N 1 (X C)`."""
-    return values.repeat(1, width).unsqueeze(1).to(dtype)
+    """Repeat `N C` along a row of `width` positions: `N 1 1 (X C)`."""
+    return values.repeat(1, width)[:, None, None].to(dtype)
 
 
 def _sums(rows: Tensor, num_channels: int, dtype: torch.dtype) -> Tensor:
-    """Sum `N rows (X C)` over all positions, in `dtype`: `N C`."""
-    return rows.sum(1, dtype=dtype).view(len(rows), -1, num_channels).sum(1)
+    """Sum `N Z Y (X C)` over all positions, in `dtype`: `N C`.
+
+    Columns are summed in the array's own type first (PyTorch adds in float32 and rounds the result), since asking
+    for another type would copy the array; the roundings of so many columns cancel.
+    """
+    return rows.sum(2).sum(1, dtype=dtype).view(len(rows), -1, num_channels).sum(1)
 
 
 class _NormAct(torch.autograd.Function):
     """Channels-last instance normalisation and leaky ReLU.
 
-    The array is first shifted by its mean rounded to the array's own type, so that the variance of a map
-    far from zero keeps its digits in bfloat16 too; the part of the mean lost to rounding is known and
-    enters the statistics and the shift exactly.
+    The array is first shifted by its mean as rounded to the array's own type, and the little that is left of the
+    mean is measured again, so that a map far from zero keeps its digits in bfloat16 too.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, slope: float) -> Tensor:
         num_channels, width, dtype = x.shape[1], x.shape[-1], x.dtype
         exact = torch.promote_types(dtype, torch.float32)
-        rows = _rows(x)
-        count = x[0, 0].numel()
-        mean = _sums(rows, num_channels, exact) / count
-        shift = mean.to(dtype)
-        rest = mean - shift
-        centred = rows - _spread(shift, width, dtype)
-        variance = (_sums(centred * centred, num_channels, exact) / count - rest * rest).clamp_min(0)
+        rows, count = _rows(x), x[0, 0].numel()
+        centred = rows - _spread(_sums(rows, num_channels, exact) / count, width, dtype)
+        rest = _sums(centred, num_channels, exact) / count
+        y = centred * centred
+        variance = (_sums(y, num_channels, exact) / count - rest * rest).clamp_min(0)
         inverse = torch.rsqrt(variance + EPSILON)
         scale = weight.to(exact) * inverse
-        y = torch.addcmul(_spread(bias.to(exact) - rest * scale, width, dtype), centred, _spread(scale, width, dtype))
+        offset = _spread(bias.to(exact) - rest * scale, width, dtype)
+        torch.addcmul(offset, centred, _spread(scale, width, dtype), out=y)
         if slope != 1:
             F.leaky_relu_(y, slope)
         y = _unrows(y, x)
@@ -121,11 +125,12 @@ class _NormAct(torch.autograd.Function):
             gradient = torch.ops.aten.leaky_relu_backward(gradient, y, ctx.slope, True)
         rows = _rows(gradient)
         total = _sums(rows, num_channels, exact)
-        along = (_sums(rows * centred, num_channels, exact) - rest * total) * inverse
+        grad_x = rows * centred
+        along = (_sums(grad_x, num_channels, exact) - rest * total) * inverse
         # With h = (x - mean) * inverse: dx = scale * (g - mean(g) - h * mean(g * h)), h = (centred - rest) * inverse.
-        scale = weight.to(exact) * inverse
-        slope_h = -scale * inverse * along / y[0, 0].numel()
-        constant = -scale * total / y[0, 0].numel() - rest * slope_h
-        grad_x = torch.addcmul(_spread(constant, width, dtype), rows, _spread(scale, width, dtype))
-        grad_x.addcmul_(centred, _spread(slope_h, width, dtype))
+        scale, count = weight.to(exact) * inverse, y[0, 0].numel()
+        by_centred = -scale * inverse * along / count
+        constant = _spread(-scale * total / count - rest * by_centred, width, dtype)
+        torch.addcmul(constant, rows, _spread(scale, width, dtype), out=grad_x)
+        grad_x.addcmul_(centred, _spread(by_centred, width, dtype))
         return _unrows(grad_x, y), along.sum(0).to(weight.dtype), total.sum(0).to(weight.dtype), None
