@@ -16,7 +16,13 @@ from autoseg.records.dataset import Dataset
 from autoseg.records.workspace import Paths
 
 
-def ingest(source: str, workspace: Path, patient_regex: str | None = None, splits_file: Path | None = None) -> Paths:
+def ingest(
+    source: str,
+    workspace: Path,
+    patient_regex: str | None = None,
+    splits_file: Path | None = None,
+    num_folds: int = 5,
+) -> Paths:
     """Open a dataset and write its records.
 
     Args:
@@ -25,6 +31,7 @@ def ingest(source: str, workspace: Path, patient_regex: str | None = None, split
         workspace: folder that holds one folder a dataset.
         patient_regex: expression that finds the patient in a case's id (`make_folds`).
         splits_file: nnU-Net's splits_final.json to be used instead of folds of our own.
+        num_folds: cross-validation folds, for a dataset that has none yet.
 
     Raises:
         UsageError: there is no such folder or name, or the name is taken by another folder.
@@ -35,7 +42,7 @@ def ingest(source: str, workspace: Path, patient_regex: str | None = None, split
     if not folder.is_dir():
         dataset = read_record(paths.dataset, Dataset)
         if patient_regex is not None or splits_file is not None or not paths.folds.is_file():
-            write_record(paths.folds, make_folds(dataset, splits_file, patient_regex))
+            write_record(paths.folds, make_folds(dataset, splits_file, patient_regex, num_folds))
         return paths
     found, findings = inspect_dataset(folder)
     raise_faults(findings, f"{folder} cannot be opened as a dataset")
@@ -47,7 +54,7 @@ def ingest(source: str, workspace: Path, patient_regex: str | None = None, split
         write_record(paths.dataset, found)
     is_other = known is None or known.training != found.training
     if is_other or patient_regex is not None or splits_file is not None or not paths.folds.is_file():
-        write_record(paths.folds, make_folds(found, splits_file, patient_regex))
+        write_record(paths.folds, make_folds(found, splits_file, patient_regex, num_folds))
     elif known == found:
         say(f"{found.name}: unchanged since it was opened, {found.num_training} training cases.")
     return paths
