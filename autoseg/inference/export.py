@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from autoseg.records.geometry import IntTriple, Triple
+from autoseg.records.geometry import IntTriple
 from autoseg.records.labels import LabelScheme
 from autoseg.records.results import PreprocessedCase
 from autoseg.spatial.cropping import box_slices
@@ -42,7 +42,7 @@ def to_native_labels(logits: Tensor, meta: PreprocessedCase, labels: LabelScheme
         `Z Y X` int16 internal class numbers on exactly the grid of `meta.geometry`, background outside the crop.
     """
     cropped = np.empty(crop_shape(meta), dtype=np.int16)
-    for where, slab in _resampled(logits, meta, crop_shape(meta), meta.spacing_before_mm):
+    for where, slab in _resampled(logits, meta):
         cropped[where] = decide(slab, labels, threshold=0.0).cpu().numpy()
     return uncrop(cropped, meta)
 
@@ -59,7 +59,7 @@ def to_native_probabilities(logits: Tensor, meta: PreprocessedCase, labels: Labe
         `H z y x` float16 on the crop box `meta.crop` of the turned grid.
     """
     probabilities = np.empty((len(logits), *crop_shape(meta)), dtype=np.float16)
-    for where, slab in _resampled(logits, meta, crop_shape(meta), meta.spacing_before_mm):
+    for where, slab in _resampled(logits, meta):
         values = torch.sigmoid(slab) if labels.has_regions else torch.softmax(slab, dim=0)
         probabilities[:, where] = values.half().cpu().numpy()
     return probabilities
@@ -159,8 +159,6 @@ def slabs(shape: Sequence[int]) -> Iterator[slice]:
         yield slice(start, min(start + depth, shape[1]))
 
 
-def _resampled(
-    logits: Tensor, meta: PreprocessedCase, shape: IntTriple, spacing_mm: Triple
-) -> Iterator[tuple[slice, Tensor]]:
-    """Slabs of the logits on a grid of `shape`; the rule for anisotropic grids looks at the source first."""
-    return resample_linear_slabs(logits, shape, separate_axis(meta.spacing_mm, spacing_mm))
+def _resampled(logits: Tensor, meta: PreprocessedCase) -> Iterator[tuple[slice, Tensor]]:
+    """Slabs of the logits on the crop box before resampling."""
+    return resample_linear_slabs(logits, crop_shape(meta), separate_axis(meta.spacing_mm, meta.spacing_before_mm))

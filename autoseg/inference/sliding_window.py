@@ -64,7 +64,7 @@ def predict_logits(
         `H Z Y X` float32 on `device`, or on the CPU where it would not fit.
 
     Raises:
-        ModelError: an output is not finite, or `mirroring` exchanges classes that regions do not follow.
+        ModelError: an output is not finite, or the regions do not follow the classes that `mirroring` exchanges.
     """
     padded, inner = _pad_to_patch(image, patch_zyx)
     shape = padded.shape[1:]
@@ -80,8 +80,8 @@ def predict_logits(
             tiles = torch.stack([_mirrored_tile(source, job, patch_zyx, mirroring, channels) for job in batch])
             logits = _sum_of_networks(networks, tiles.to(device))
             for (start, flip), values in zip(batch, logits, strict=True):
-                restored = _mirrored(values, flip, mirroring, heads)
-                total[(slice(None), *_box(start, patch_zyx))] += (restored * weights).to(keep_on)
+                weighted = _mirrored(values, flip, mirroring, heads) * weights
+                total[(slice(None), *_box(start, patch_zyx))] += weighted.to(keep_on)
         total /= _weight_sum(starts, weights.to(keep_on), shape) * (len(networks) * len(flips))
     if not torch.isfinite(total).all():
         raise ModelError("The network gives values that are not finite: its weights or the image are damaged.")

@@ -108,9 +108,7 @@ def predict(
         else:
             failed[case.id] = problem
             console.warn(f"{case.id}: {problem}")
-    if failed:
-        lines = [f"  {case}: {reason}" for case, reason in failed.items()]
-        raise PartialError("\n".join([f"{len(failed)} of {len(cases)} cases could not be predicted:", *lines]))
+    _raise_failed(failed, len(cases))
     return [targets[case.id] for case in cases]
 
 
@@ -127,9 +125,8 @@ def load_predictor(where: Paths | Path, plan_name: str | None, device: torch.dev
             [where.fold(selection.plan, name, fold) for fold in selection.folds[name]]
             for name in selection.configurations
         ]
-        has_rule = where.postprocessing.is_file()
-        rule = read_record(where.postprocessing, PostprocessingRule) if has_rule else PostprocessingRule()
-        return Predictor(tuple(load_model(folders, device) for folders in chosen), rule, device)
+        models = tuple(load_model(folders, device) for folders in chosen)
+        return Predictor(models, _rule_of(where, selection), device)
     return Predictor((load_model(_best_configuration(where, plan_name), device),), PostprocessingRule(), device)
 
 
@@ -173,6 +170,22 @@ def _attempt(work: Callable[[], Made]) -> Made | str:
         return str(error)
     except (MemoryError, torch.OutOfMemoryError):
         return "it does not fit into memory; use another --device or a machine with more."
+
+
+def _raise_failed(failed: dict[str, str], num_cases: int) -> None:
+    if failed:
+        lines = [f"  {case}: {reason}" for case, reason in failed.items()]
+        raise PartialError("\n".join([f"{len(failed)} of {num_cases} cases could not be predicted:", *lines]))
+
+
+def _rule_of(paths: Paths, selection: Selection) -> PostprocessingRule:
+    """The selection's own post-processing; one that was chosen for another selection must not touch its answers."""
+    if paths.postprocessing.is_file():
+        rule = read_record(paths.postprocessing, PostprocessingRule)
+        if rule.decided_by == selection.decided_by:
+            return rule
+    console.warn("No post-processing was chosen for this selection; predicting without. `autoseg select` chooses one.")
+    return PostprocessingRule()
 
 
 def _best_configuration(paths: Paths, plan_name: str | None) -> list[Path]:

@@ -128,7 +128,7 @@ def test_before_selection_the_best_configuration_predicts(tmp_path: Path, images
     np.testing.assert_array_equal(read_label(path).array[0], LABELS.to_file(CLASSES))
 
 
-def test_selection_and_postprocessing_are_applied(tmp_path: Path, images: Path) -> None:
+def test_selection_and_postprocessing_are_applied(tmp_path: Path, images: Path, capsys) -> None:
     paths, plan = make_workspace(tmp_path), make_plan(names=("3d_fullres", "3d_lowres"))
     write_fold(paths.fold("plan", "3d_fullres", "0"), plan, mean_dice=0.1)
     write_fold(paths.fold("plan", "3d_lowres", "0"), plan, "3d_lowres", mean_dice=0.9)
@@ -149,6 +149,10 @@ def test_selection_and_postprocessing_are_applied(tmp_path: Path, images: Path) 
     found = read_label(path).array[0]
     assert found[-1, -1, -1] == 0
     assert (found == LABELS.to_file(CLASSES)).mean() > 0.97
+    write_record(paths.postprocessing, PostprocessingRule(keep_largest=(1,), decided_by="another selection"))
+    (path,) = predict(paths, images, tmp_path / "out", device="cpu")
+    assert read_label(path).array[0, -1, -1, -1] == LABELS.class_values[1]
+    assert "without" in capsys.readouterr().err
 
 
 def test_one_file_and_a_slice(tmp_path: Path, images: Path) -> None:
