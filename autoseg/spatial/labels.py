@@ -16,7 +16,7 @@ import torch
 
 from autoseg.spatial.resampling import SplineOrder, axis_operator
 
-_TIE = 1e-9
+_TIE = 1e-9  # scores closer than this are equal, weights below it are none
 _CHUNK = 2**15  # voxels voted on together: eight weights each stay in the cache
 
 Taps = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -54,7 +54,7 @@ def _taps(num_in: int, num_out: int, order: SplineOrder, device: torch.device) -
         index = torch.arange(num_in, device=device)
         return index, index, torch.zeros(num_in, dtype=torch.float64, device=device)
     operator = torch.tensor(axis_operator(num_in, num_out, order), device=device)
-    used = (operator > 0).to(torch.uint8)
+    used = (operator > _TIE).to(torch.uint8)
     lower = used.argmax(1)
     upper = num_in - 1 - used.flip(1).argmax(1)
     return lower, upper, operator.gather(1, upper[:, None]).squeeze(1)
