@@ -20,7 +20,10 @@ from autoseg.records.labels import LabelScheme
 from autoseg.spatial.cropping import crop, mask_box, nonzero_box
 from autoseg.spatial.orientation import orientation_code
 
-_MOST_QUANTILES = 8192
+_EDGES = np.concatenate(
+    [np.linspace(0, 0.02, 2049)[:-1], np.linspace(0.02, 0.98, 4097), np.linspace(0.98, 1, 2049)[1:]]
+)
+"""Ranks between which one quantile is kept: 8192 of them, narrow at both ends, where the percentiles are read."""
 _MOST_SORTED = 4_000_000
 """Voxels that are sorted at most; a larger foreground is thinned at regular steps for the percentiles alone."""
 
@@ -127,14 +130,13 @@ def _intensities(values: npt.NDArray[Any]) -> Intensities:
     if len(values) > _MOST_SORTED:
         values = values[:: -(-len(values) // _MOST_SORTED)]
     distinct, counts = np.unique(values, return_counts=True)
-    if len(distinct) > _MOST_QUANTILES:
-        ends = np.linspace(0, len(values), _MOST_QUANTILES + 1)
-        upper = np.cumsum(counts)
-        distinct = distinct[np.searchsorted(upper, (ends[:-1] + ends[1:]) / 2)]
-        counts = np.ones(_MOST_QUANTILES, dtype=np.int64)
+    shares = counts / counts.sum()
+    if len(distinct) >= len(_EDGES):
+        distinct = distinct[np.searchsorted(np.cumsum(shares), (_EDGES[:-1] + _EDGES[1:]) / 2)]
+        shares = np.diff(_EDGES)
     kept = distinct.astype(np.float32)
     kept[0], kept[-1] = low, high
-    return Intensities(mean, mean_square, kept, (counts / counts.sum()).astype(np.float32))
+    return Intensities(mean, mean_square, kept, shares.astype(np.float32))
 
 
 def _statistics(found: Sequence[Intensities]) -> IntensityStatistics:

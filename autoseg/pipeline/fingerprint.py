@@ -43,7 +43,7 @@ class MeasuredFiles(Record):
     """All that a fingerprint was made from."""
 
     dataset_sha256: str
-    """Digest of root, training cases, channels and labels in the dataset's record."""
+    """Digest of training cases, channels and labels in the dataset's record."""
     files: dict[str, FileState]
     """Path relative to the dataset's folder -> its state."""
 
@@ -164,7 +164,7 @@ def _file_times(dataset: Dataset) -> dict[str, tuple[int, int]]:
 
 
 def _dataset_digest(dataset: Dataset) -> str:
-    return sha256_json(dataset.model_dump(mode="json", include={"root", "training", "channel_names", "labels"}))
+    return sha256_json(dataset.model_dump(mode="json", include={"training", "channel_names", "labels"}))
 
 
 def _measured_files(dataset: Dataset, fingerprint: Fingerprint, times: dict[str, tuple[int, int]]) -> MeasuredFiles:

@@ -7,6 +7,7 @@ anew only when the cases or the rule that divides them changed.
 from pathlib import Path
 
 from autoseg.console import say, warn
+from autoseg.datasets.description import FILE_NAME
 from autoseg.datasets.findings import Finding, describe, raise_faults
 from autoseg.datasets.folds import make_folds
 from autoseg.datasets.opening import inspect_dataset, safe_name
@@ -37,13 +38,13 @@ def ingest(
         UsageError: there is no such folder or name, or the name is taken by another folder.
         DataError: the folder is faulty; all faults are named.
     """
-    folder = Path(source).expanduser()
     paths = locate(source, workspace)
-    if not folder.is_dir():
+    if _is_name(source, workspace):
         dataset = read_record(paths.dataset, Dataset)
         if patient_regex is not None or splits_file is not None or not paths.folds.is_file():
             write_record(paths.folds, make_folds(dataset, splits_file, patient_regex, num_folds))
         return paths
+    folder = Path(source).expanduser()
     found, findings = inspect_dataset(folder)
     raise_faults(findings, f"{folder} cannot be opened as a dataset")
     if found is None:
@@ -63,21 +64,27 @@ def ingest(
 def locate(source: str, workspace: Path) -> Paths:
     """Where the records of `source` (folder or name) lie or will lie; raises UsageError as `ingest` does."""
     folder = Path(source).expanduser()
+    if _is_name(source, workspace):
+        return Paths(folder=workspace / source)
     if folder.is_dir():
         paths = Paths(folder=workspace / safe_name(folder.resolve().name))
         if paths.dataset.is_file():
-            root = read_record(paths.dataset, Dataset).root
-            if Path(root) != folder.resolve():
+            root = Path(read_record(paths.dataset, Dataset).root)
+            if root != folder.resolve() and root.is_dir():  # a folder that is gone was moved or renamed
                 message = f"The workspace {workspace} has a dataset {paths.folder.name} from {root} already."
                 raise UsageError(f"{message} Rename {folder} or choose another --work.")
         return paths
-    if Path(source).name == source and safe_name(source) == source:
-        paths = Paths(folder=workspace / source)
-        if paths.dataset.is_file():
-            return paths
     names = sorted(path.parent.name for path in workspace.glob("*/dataset.json"))
     known = f"; the workspace {workspace} has {', '.join(names)}" if names else f"; the workspace {workspace} is empty"
     raise UsageError(f"{source} is neither a dataset folder nor a dataset of the workspace{known}.")
+
+
+def _is_name(source: str, workspace: Path) -> bool:
+    """Whether `source` names a dataset of the workspace; a dataset folder of that name where we stand comes first."""
+    if Path(source).name != source or safe_name(source) != source or not (workspace / source / FILE_NAME).is_file():
+        return False
+    here = Path(source)
+    return not (here / FILE_NAME).is_file() or here.resolve() == (workspace / source).resolve()
 
 
 def _say_warnings(findings: list[Finding]) -> None:
