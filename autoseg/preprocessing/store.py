@@ -8,7 +8,9 @@
 
 The folder is named by the digest of all that decides its content, so plans that agree share it, as do a
 full-resolution configuration and its cascade. A case is there or not: an interrupted run goes on with the
-missing ones. Imports no image library: a machine that only trains needs none.
+missing ones. Files are not flushed to the disk one by one (that took longer than making them): each is
+compared with its digest before it is used, so what a loss of power damages is found. Imports no image
+library: a machine that only trains needs none.
 """
 
 import os
@@ -93,13 +95,13 @@ def write_case(
     from safetensors.numpy import save
 
     image_file, labels_file, locations_file = _files(meta.id)
-    write_array(folder / image_file, image, (1, *patch_zyx))
+    write_array(folder / image_file, image, (1, *patch_zyx), durable=False)
     smallest = smallest_integer_type((int(labels.min()), int(labels.max())))
-    write_array(folder / labels_file, labels.astype(smallest), patch_zyx)
-    write_bytes(folder / locations_file, save({str(number): indices for number, indices in locations.items()}))
+    write_array(folder / labels_file, labels.astype(smallest), patch_zyx, durable=False)
+    write_bytes(folder / locations_file, save({str(number): indices for number, indices in locations.items()}), False)
     names = (image_file, labels_file, locations_file)
     stored = StoredCase(case=meta, files_sha256={name: sha256_file(folder / name) for name in names})
-    write_record(folder / f"{meta.id}.json", stored)
+    write_record(folder / f"{meta.id}.json", stored, durable=False)
     return stored
 
 

@@ -25,9 +25,9 @@ class Record(BaseModel):
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
-def write_record(path: Path, record: Record) -> None:
-    """Write `record` as readable JSON, atomically; raises ResourceError when the disk is full."""
-    write_text(path, record_to_json(record) + "\n")
+def write_record(path: Path, record: Record, durable: bool = True) -> None:
+    """Write `record` as readable JSON (see `write_atomically`); raises ResourceError when the disk is full."""
+    write_text(path, record_to_json(record) + "\n", durable)
 
 
 def record_to_json(record: Record) -> str:

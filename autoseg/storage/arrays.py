@@ -17,7 +17,9 @@ from autoseg.storage.atomic import write_atomically
 Box = tuple[slice, ...]
 
 
-def write_array(path: Path, array: npt.NDArray[Any], chunks: tuple[int, ...] | None = None) -> None:
+def write_array(
+    path: Path, array: npt.NDArray[Any], chunks: tuple[int, ...] | None = None, durable: bool = True
+) -> None:
     """Write `array` (any shape, numeric dtype) to `path` (`.b2nd`), atomically.
 
     Args:
@@ -25,6 +27,7 @@ def write_array(path: Path, array: npt.NDArray[Any], chunks: tuple[int, ...] | N
         array: values; stored without loss.
         chunks: chunk shape, for example one training patch, so that a patch read decompresses little;
             default: chosen by blosc2.
+        durable: as for `write_atomically`.
 
     Raises:
         ResourceError: the disk is full.
@@ -38,7 +41,7 @@ def write_array(path: Path, array: npt.NDArray[Any], chunks: tuple[int, ...] | N
         cparams = blosc2.CParams(codec=blosc2.Codec.LZ4, clevel=5, filters=[blosc2.Filter.SHUFFLE], nthreads=1)
         blosc2.asarray(np.ascontiguousarray(array), urlpath=str(temporary), chunks=chunk_shape, cparams=cparams)
 
-    write_atomically(path, write, suffix=".b2nd")
+    write_atomically(path, write, suffix=".b2nd", durable=durable)
 
 
 def read_array(path: Path, box: Box | None = None) -> npt.NDArray[Any]:

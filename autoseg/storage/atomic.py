@@ -20,6 +20,7 @@ def write_atomically(
     write: Callable[[Path], None],
     verify: Callable[[Path], None] | None = None,
     suffix: str | None = None,
+    durable: bool = True,
 ) -> None:
     """Let `write` fill a temporary file, `verify` it, and move it to `path`.
 
@@ -28,6 +29,8 @@ def write_atomically(
         write: called with the temporary path; must leave a complete file there.
         verify: called with the temporary path after the fsync; raises if the file is not as it must be.
         suffix: ending of the temporary name, for writers that choose a format by it; default: `path`'s.
+        durable: whether the file must survive a loss of power. An fsync costs tens of milliseconds, so caches whose
+            every file is compared with its hash before use, and can be made again, do without.
 
     Raises:
         ResourceError: no space is left, or the folder cannot be written to; an older file stays as it was.
@@ -44,12 +47,14 @@ def write_atomically(
     temporary = Path(name)
     try:
         write(temporary)
-        _fsync(temporary)
+        if durable:
+            _fsync(temporary)
         if verify is not None:
             verify(temporary)
         temporary.chmod(0o666 & ~_umask())
         os.replace(temporary, path)
-        _fsync(path.parent)
+        if durable:
+            _fsync(path.parent)
     except OSError as error:
         if error.errno in _NO_SPACE:
             raise ResourceError(f"No space left while writing {path}. Free space or choose another --work.") from error
@@ -58,18 +63,18 @@ def write_atomically(
         temporary.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, durable: bool = True) -> None:
     """Write `content` to `path` atomically; raises ResourceError as `write_atomically` does."""
 
     def write(temporary: Path) -> None:
         temporary.write_bytes(content)
 
-    write_atomically(path, write)
+    write_atomically(path, write, durable=durable)
 
 
-def write_text(path: Path, content: str) -> None:
+def write_text(path: Path, content: str, durable: bool = True) -> None:
     """Write `content` to `path` atomically as UTF-8; raises ResourceError as `write_atomically` does."""
-    write_bytes(path, content.encode("utf-8"))
+    write_bytes(path, content.encode("utf-8"), durable)
 
 
 def _fsync(path: Path) -> None:
