@@ -67,3 +67,14 @@ def test_contradictions_are_refused(changes: dict[str, object]) -> None:
 )
 def test_smallest_integer_type(values: tuple[int, ...], dtype: type) -> None:
     assert smallest_integer_type(values) == dtype
+
+
+@pytest.mark.parametrize("values", [(0, 2, 700), (-5, 0, 3), (7, 9, 8), (0, 1, 2_000_000_000), (-2_000_000_000, 0, 1)])
+def test_any_integers_can_be_labels(values: tuple[int, ...]) -> None:
+    any_scheme = scheme(class_values=values)
+    inside = np.random.default_rng(0).integers(0, 3, (3, 4, 5))
+    outside = any_scheme.to_file(inside)
+    np.testing.assert_array_equal(any_scheme.to_internal(outside), inside)
+    outside[0, 0, 0] = 4
+    with pytest.raises(DataError, match=r"values \[4\] are not"):
+        any_scheme.to_internal(outside)
