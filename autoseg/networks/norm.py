@@ -4,7 +4,7 @@ Instance normalisation (Ulyanov et al., 2016, arXiv:1607.08022) with scale and s
 leaky ReLU: the pair that follows every convolution of nnU-Net's networks. PyTorch's own `instance_norm`
 needs channels-first memory, in which oneDNN's 3-D convolutions are slow; on the CPU the function below
 works in channels-last memory and has a closed-form backward that reads each array as few times as eager
-PyTorch allows (`benchmarks/results` has the times). Elsewhere PyTorch's own kernels are used.
+PyTorch allows (`benchmarks/network_step.py`). Elsewhere PyTorch's own kernels are used.
 """
 
 from typing import Any
