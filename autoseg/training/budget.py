@@ -20,7 +20,7 @@ import torch
 from autoseg import console
 from autoseg.devices import describe_device
 from autoseg.records.recipe import Schedule
-from autoseg.training.batches import Batch, Sampler, batches
+from autoseg.training.batches import Sampler, batches
 from autoseg.training.checkpoint import Progress, save_checkpoint
 from autoseg.training.loop import Learner, train_step
 from autoseg.training.schedule import Precision, TrainingSchedule, TrainOptions
@@ -28,9 +28,11 @@ from autoseg.training.task import Task, new_learner
 from autoseg.training.validation import Validator, network_input, num_tiles, predict_image, write_case
 
 STEP_SHARE = 0.95
-# Share of a budget that measuring steps may take, and its bounds in seconds; without a budget the upper one.
+# Share of a budget that measuring steps may take, and its bounds in seconds; without a budget the lower one.
 _PROBE_SHARE, _PROBE_SECONDS = 0.02, (1.0, 20.0)
-_MIN_STEPS, _MAX_STEPS = 3, 100
+_MIN_STEPS, _MAX_STEPS = 2, 100
+_PROBE_RATE = 1e-3  # of the learning rate, so that nothing diverges while it is timed
+_MIN_UNCERTAINTY = 0.1
 _EPOCH_SECONDS = 60.0
 _MIN_EPOCHS = 50  # of a budget's training, so that poly's last rate is near zero
 _CHECKPOINT_SHARE = 0.03
@@ -63,9 +65,9 @@ def decide_schedule(task: Task, options: TrainOptions, started: float) -> Traini
         options: what was asked for.
         started: `time.monotonic()` at which the budget began.
     """
-    precision = training_precision(task)
-    costs = measure_costs(task, precision, options.budget_seconds)
     budget = options.budget_seconds
+    learner = warm_learner(task)
+    costs = measure_costs(task, learner, budget)
     left = None if budget is None else budget - (time.monotonic() - started)
     epochs, iterations = fit_length(task.configuration.recipe.schedule, options, costs, left)
     say_costs(costs, epochs * iterations, task.title)
@@ -73,7 +75,7 @@ def decide_schedule(task: Task, options: TrainOptions, started: float) -> Traini
         epochs=epochs,
         iterations_per_epoch=iterations,
         seed=task.sampler.seed,
-        precision=precision,
+        precision=learner.precision,
         budget_seconds=budget,
         step_seconds=costs.step_seconds,
         validation_seconds=costs.validation_seconds,
@@ -81,34 +83,42 @@ def decide_schedule(task: Task, options: TrainOptions, started: float) -> Traini
     )
 
 
-def training_precision(task: Task) -> Precision:
-    """What the recipe's precision means on the task's device.
+def warm_learner(task: Task) -> Learner:
+    """A learner that has done two steps (allocation, tuning), in what the recipe's precision means on the device.
 
-    `auto` is bfloat16 on a GPU that has it, else float16. On a CPU it is timed on the network itself, one step each
-    after one to warm up.
+    `auto` is bfloat16 on a GPU that has it, else float16. On a CPU the second step is timed in float32 and bfloat16.
     """
-    wanted, device = task.configuration.recipe.precision, task.device
+    candidates = _precisions(task.configuration.recipe.precision, task.device)
+    best, best_seconds = None, math.inf
+    for precision in candidates:
+        learner = new_learner(task, precision)
+        second = _timed_steps(learner, task.sampler, 2, 0.0)[-1]
+        if best is None or second < _BFLOAT16_GAIN * best_seconds:
+            best, best_seconds = learner, second
+    assert best is not None, "there is at least one candidate"
+    return best
+
+
+def _precisions(wanted: str, device: torch.device) -> list[Precision]:
+    """Arithmetic to choose from, the preferred one first."""
     if wanted != "auto":
-        return wanted
+        return [wanted]  # type: ignore[list-item]
     if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
-    if device.type != "cpu" or not _has_bfloat16_instructions():
-        return "float32"
-    (batch,) = batches(task.sampler, [(0, 0)])
-    full = _timed_steps(new_learner(task, "float32"), [batch, batch])[-1]
-    half = _timed_steps(new_learner(task, "bfloat16"), [batch, batch])[-1]
-    return "bfloat16" if half < _BFLOAT16_GAIN * full else "float32"
+        return ["bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"]
+    return ["float32", "bfloat16"] if device.type == "cpu" and _has_bfloat16_instructions() else ["float32"]
 
 
-def measure_costs(task: Task, precision: Precision, budget_seconds: float | None) -> Costs:
+def measure_costs(task: Task, learner: Learner, budget_seconds: float | None) -> Costs:
     """Time steps (with their data), a checkpoint and the validation; nothing of it is kept.
 
-    Measuring steps takes about a fiftieth of the budget.
+    Args:
+        task: to be trained.
+        learner: warm; it is used up.
+        budget_seconds: measuring steps takes about a fiftieth of it; without one, a second.
     """
     low, high = _PROBE_SECONDS
-    limit = high if budget_seconds is None else min(max(budget_seconds * _PROBE_SHARE, low), high)
-    learner = new_learner(task, precision)
-    seconds = _measured_steps(learner, task.sampler, limit)
+    limit = low if budget_seconds is None else min(max(budget_seconds * _PROBE_SHARE, low), high)
+    seconds = _timed_steps(learner, task.sampler, _MIN_STEPS, limit)
     scratch = task.folder / ".measurement"
     try:
         started = time.monotonic()
@@ -123,7 +133,7 @@ def measure_costs(task: Task, precision: Precision, budget_seconds: float | None
     voxels = sum(math.prod(stop - start for start, stop in meta.crop) for meta in metas)
     return Costs(
         step_seconds=_typical(seconds),
-        uncertainty=max(0.1, _spread(seconds)),
+        uncertainty=max(_MIN_UNCERTAINTY, _spread(seconds)),
         checkpoint_seconds=checkpoint_seconds,
         validation_seconds=validation,
         memory_bytes=_peak_memory(task.device),
@@ -172,26 +182,17 @@ def say_costs(costs: Costs, num_steps: int, title: str) -> None:
     )
 
 
-def _measured_steps(learner: Learner, sampler: Sampler, limit_seconds: float) -> list[float]:
-    """Seconds of each of some steps, data included; the first one or two (allocation, tuning) are left out."""
+def _timed_steps(learner: Learner, sampler: Sampler, count: int, limit_seconds: float) -> list[float]:
+    """Seconds of each of at least `count` steps, data included, until the limit is over."""
     seconds: list[float] = []
     started = last = _now(learner.device)
     for step, batch in enumerate(batches(sampler, ((0, step) for step in range(_MAX_STEPS)))):
-        train_step(learner, batch, learner.recipe.optimizer.learning_rate * 1e-3, step)
+        train_step(learner, batch, learner.recipe.optimizer.learning_rate * _PROBE_RATE, step)
         now = _now(learner.device)
         seconds.append(now - last)
         last = now
-        if step >= _MIN_STEPS and now - started > limit_seconds:
+        if step + 1 >= count and now - started > limit_seconds:
             break
-    return seconds[1:] if len(seconds) <= _MIN_STEPS + 1 else seconds[2:]
-
-
-def _timed_steps(learner: Learner, some: list[Batch]) -> list[float]:
-    seconds = []
-    for step, batch in enumerate(some):
-        started = _now(learner.device)
-        train_step(learner, batch, 0.0, step)
-        seconds.append(_now(learner.device) - started)
     return seconds
 
 

@@ -29,7 +29,7 @@ from autoseg.training.checkpoint import Progress, restore_checkpoint, save_check
 from autoseg.training.curve import draw_curve
 from autoseg.training.history import append_epoch, keep_epochs, read_history
 from autoseg.training.optimizer import build_optimizer, set_learning_rate, start_average, update_average
-from autoseg.training.schedule import TrainingSchedule, learning_rate
+from autoseg.training.schedule import Precision, TrainingSchedule, learning_rate
 from autoseg.training.stopping import StopRequest
 
 Loss = Callable[[Sequence[Tensor], Tensor], Tensor]
@@ -51,11 +51,13 @@ class Learner:
     scaler: torch.amp.GradScaler
     loss: Loss
     recipe: Recipe
-    precision: str
+    precision: Precision
     device: torch.device
 
 
-def build_learner(network: nn.Module, loss: Loss, recipe: Recipe, precision: str, device: torch.device) -> Learner:
+def build_learner(
+    network: nn.Module, loss: Loss, recipe: Recipe, precision: Precision, device: torch.device
+) -> Learner:
     """Put `network` on `device`, ready to be trained by `recipe`."""
     network = network.to(device).train()
     return Learner(

@@ -16,6 +16,7 @@ from autoseg.training.batches import Sampler
 from autoseg.training.batchgenerators_tier import batchgenerators_step, find_transforms
 from autoseg.training.loop import Learner, build_learner
 from autoseg.training.previous_stage import resample_previous_stage
+from autoseg.training.schedule import Precision
 from autoseg.training.source import open_source
 from autoseg.training.validation import VALIDATION, Validator
 
@@ -87,7 +88,7 @@ def open_task(
     return Task(title, folder, plan, configuration, cases, sampler, validator, device)
 
 
-def new_learner(task: Task, precision: str) -> Learner:
+def new_learner(task: Task, precision: Precision) -> Learner:
     """A fresh learner, its weights drawn from the seed."""
     configuration, labels = task.configuration, task.plan.labels
     num_channels = len(task.plan.channel_names) + num_previous_channels(configuration, labels)

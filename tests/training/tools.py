@@ -14,7 +14,7 @@ from autoseg.records.plan import NetworkSpec
 from autoseg.records.recipe import Augmentation, Mirroring, Optimizer, Recipe, Sampling, Schedule
 from autoseg.training.batches import Sampler
 from autoseg.training.loop import Learner, build_learner
-from autoseg.training.schedule import TrainingSchedule
+from autoseg.training.schedule import Precision, TrainingSchedule
 from autoseg.training.source import Source, TrainingCase
 
 CPU = torch.device("cpu")
@@ -82,7 +82,7 @@ def scaled(source: Source, factor: float) -> Source:
     return replace(source, read=read)
 
 
-def make_learner(recipe: Recipe = RECIPE, precision: str = "float32", seed: int = 7) -> Learner:
+def make_learner(recipe: Recipe = RECIPE, precision: Precision = "float32", seed: int = 7) -> Learner:
     """A tiny network ready to be trained."""
     network = build_network(SPEC, 1, LABELS.num_heads, seed)
     return build_learner(network, build_loss(recipe, LABELS, False), recipe, precision, CPU)

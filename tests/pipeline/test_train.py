@@ -1,0 +1,276 @@
+"""The stage as a whole on cases of a few voxels: what it leaves, what it refuses, how it goes on."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from autoseg import console
+from autoseg.errors import DataError, ModelError, Preempted, UsageError
+from autoseg.inference.model import load_model
+from autoseg.inference.store import read_probabilities
+from autoseg.pipeline.fingerprint import verify_and_fingerprint
+from autoseg.pipeline.ingest import ingest
+from autoseg.pipeline.preprocess import preprocess
+from autoseg.pipeline.train import TrainOptions, is_trained, train
+from autoseg.records.base import read_record, write_record
+from autoseg.records.dataset import Dataset
+from autoseg.records.plan import Configuration, Plan
+from autoseg.records.results import Evaluation, TrainedFold
+from autoseg.records.workspace import Paths
+from autoseg.storage import tensors
+from autoseg.training.schedule import TrainingSchedule
+from tests.training.tools import RECIPE, SPEC
+
+SHORT = TrainOptions(epochs=2, iterations=2, seed=5, device="cpu")
+
+
+def _write_dataset(folder: Path, num_cases: int = 6) -> None:
+    rng = np.random.default_rng(4)
+    for number in range(num_cases):
+        labels = np.zeros((10, 12, 9 + number), np.uint8)
+        labels[3:7, 4:8, 3:6] = 1
+        labels[3:7, 4:8, 6:9] = 5
+        image = labels.astype(np.float32) + rng.normal(0, 0.1, labels.shape).astype(np.float32) + 1
+        for kind, array in (("imagesTr", image), ("labelsTr", labels)):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            affine = np.diag([-1.0, 1.0, 1.5, 1.0])
+            nibabel.save(nibabel.Nifti1Image(array, affine), folder / kind / f"case_{number}.nii.gz")
+    pairs = [{"image": f"./imagesTr/case_{n}.nii.gz", "label": f"./labelsTr/case_{n}.nii.gz"} for n in range(num_cases)]
+    content = {
+        "modality": {"0": "MRI"},
+        "labels": {"0": "background", "1": "near", "5": "far"},
+        "numTraining": num_cases,
+        "training": pairs,
+        "test": [],
+    }
+    (folder / "dataset.json").write_text(json.dumps(content))
+
+
+def _make_plan(paths: Paths, name: str = "tiny", **changes: object) -> Plan:
+    dataset = read_record(paths.dataset, Dataset)
+    fine = Configuration(
+        spacing_mm=(1.5, 1.0, 1.0),
+        patch_size=(8, 8, 8),
+        batch_size=2,
+        median_shape=(12, 12, 10),
+        normalization=("zscore",),
+        use_mask_for_norm=(False,),
+        batch_dice=False,
+        network=SPEC,
+        recipe=RECIPE,
+    ).model_copy(update=changes)
+    coarse = fine.model_copy(update={"spacing_mm": (2.0, 1.5, 1.5)})
+    cascade = fine.model_copy(update={"previous_stage": "3d_lowres"})
+    return Plan(
+        name=name,
+        preset="default",
+        dataset=dataset.name,
+        channel_names=dataset.channel_names,
+        labels=dataset.labels,
+        orientation="canonical",
+        transpose=(0, 1, 2),
+        intensities={},
+        original_median_spacing_mm=(1.5, 1.0, 1.0),
+        configurations={"3d_fullres": fine, "3d_lowres": coarse, "3d_cascade_fullres": cascade},
+    )
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Paths:
+    folder = tmp_path_factory.mktemp("train")
+    _write_dataset(folder / "Tiny")
+    paths = ingest(str(folder / "Tiny"), folder / "work", num_folds=3)
+    verify_and_fingerprint(paths, num_workers=1)
+    preprocess(paths, _make_plan(paths), num_workers=1)
+    return paths
+
+
+@pytest.fixture(scope="module")
+def trained(prepared: Paths) -> TrainedFold:
+    return train(prepared, _make_plan(prepared), "3d_fullres", "0", SHORT)
+
+
+def _weights(folder: Path) -> dict[str, torch.Tensor]:
+    return tensors.load(folder / "weights")[0]["weights"]
+
+
+def test_a_fold_leaves_all_its_files(prepared: Paths, trained: TrainedFold) -> None:
+    folder = prepared.fold("tiny", "3d_fullres", "0")
+    assert read_record(folder / "fold.json", TrainedFold) == trained
+    assert len((folder / "history.jsonl").read_text().splitlines()) == 2
+    assert (folder / "curve.png").is_file()
+    assert not (folder / "checkpoint").exists()
+    assert not (folder / ".measurement").exists()
+    assert trained.validation_cases
+    assert set(trained.validation_cases).isdisjoint(trained.train_cases)
+    scores = read_record(folder / "validation.json", Evaluation)
+    assert set(scores.cases) == set(trained.validation_cases)
+    assert trained.mean_dice == scores.foreground_mean["dice"].mean
+    for case in trained.validation_cases:
+        found = nibabel.load(folder / "validation" / f"{case}.nii.gz")
+        image = nibabel.load(Path(read_record(prepared.dataset, Dataset).root) / "imagesTr" / f"{case}.nii.gz")
+        assert found.shape == image.shape
+        assert np.array_equal(found.affine, image.affine)
+        assert set(np.unique(np.asarray(found.dataobj))) <= {0, 1, 5}
+        probabilities = read_probabilities(folder / "validation", case)
+        assert probabilities.dtype == np.float16
+        np.testing.assert_allclose(probabilities.astype(np.float32).sum(0), 1, atol=5e-3)
+
+
+def test_the_fold_predicts(prepared: Paths, trained: TrainedFold) -> None:
+    model = load_model([prepared.fold("tiny", "3d_fullres", "0")], torch.device("cpu"))
+    assert model.configuration == "3d_fullres"
+
+
+def test_a_finished_fold_is_not_touched(prepared: Paths, trained: TrainedFold) -> None:
+    folder = prepared.fold("tiny", "3d_fullres", "0")
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+    plan = _make_plan(prepared)
+    assert is_trained(prepared, plan, "3d_fullres", "0")
+    assert train(prepared, plan, "3d_fullres", "0", SHORT) == trained
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_all_trains_on_every_case_without_validation(prepared: Paths) -> None:
+    record = train(prepared, _make_plan(prepared), "3d_fullres", "all", SHORT)
+    assert len(record.train_cases) == 6
+    assert record.validation_cases == ()
+    assert record.mean_dice is None
+    assert not (prepared.fold("tiny", "3d_fullres", "all") / "validation").exists()
+
+
+def test_the_cascade_learns_from_the_held_out_first_stage(prepared: Paths) -> None:
+    plan = _make_plan(prepared)
+    with pytest.raises(UsageError, match="fold_0, fold_1, fold_2"):
+        train(prepared, plan, "3d_cascade_fullres", "1", SHORT)
+    for fold in ("0", "1", "2"):
+        train(prepared, plan, "3d_lowres", fold, SHORT)
+    record = train(prepared, plan, "3d_cascade_fullres", "1", SHORT)
+    folder = prepared.fold("tiny", "3d_cascade_fullres", "1")
+    # The image and one channel a foreground class; no other convolution of this network has three inputs.
+    assert any(value.ndim == 5 and value.shape[1] == 1 + 2 for value in _weights(folder).values())
+    kept = list((folder.parent / "previous_stage").glob("*/*.b2nd"))
+    assert len(kept) == 6
+    before = {path: path.stat().st_mtime_ns for path in kept}
+    train(prepared, plan, "3d_cascade_fullres", "0", SHORT)
+    assert {path: path.stat().st_mtime_ns for path in kept} == before
+    assert record.mean_dice is not None
+
+
+def test_unknown_configurations_and_folds_are_named(prepared: Paths) -> None:
+    plan = _make_plan(prepared)
+    with pytest.raises(UsageError, match="3d_lowres"):
+        train(prepared, plan, "2d", "0", SHORT)
+    for fold in ("3", "-1", "zero"):
+        with pytest.raises(UsageError, match="0 to 2"):
+            train(prepared, plan, "3d_fullres", fold, SHORT)
+
+
+def test_another_content_of_the_plan_is_refused(prepared: Paths, trained: TrainedFold) -> None:
+    with pytest.raises(ModelError, match="another name"):
+        train(prepared, _make_plan(prepared, batch_size=3), "3d_fullres", "0", SHORT)
+
+
+def test_other_options_than_begun_with_are_refused(prepared: Paths) -> None:
+    plan = _make_plan(prepared, name="begun")
+    schedule = TrainingSchedule(epochs=2, iterations_per_epoch=2, seed=5, precision="float32", device="cpu")
+    write_record(prepared.fold("begun", "3d_fullres", "1") / "schedule.json", schedule)
+    for changed in ({"epochs": 3}, {"iterations": 3}, {"seed": 3}):
+        with pytest.raises(UsageError, match=f"--{next(iter(changed))} 3"):
+            train(prepared, plan, "3d_fullres", "1", SHORT.model_copy(update=changed))
+    assert train(prepared, plan, "3d_fullres", "1", TrainOptions(device="cpu", budget_seconds=99)).epochs == 2
+
+
+def test_not_preprocessed_says_what_to_do(prepared: Paths) -> None:
+    plan = _make_plan(prepared, name="other", spacing_mm=(3.0, 3.0, 3.0))
+    with pytest.raises(DataError, match="autoseg preprocess"):
+        train(prepared, plan, "3d_fullres", "0", SHORT)
+
+
+def test_a_validation_that_was_interrupted_goes_on(prepared: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, folder = _make_plan(prepared, name="stopped"), prepared.fold("stopped", "3d_fullres", "0")
+    monkeypatch.setattr(console, "track", _signalled_after_one_case)
+    with pytest.raises(Preempted):
+        train(prepared, plan, "3d_fullres", "0", SHORT)
+    monkeypatch.undo()
+    (done,) = folder.glob("validation/*.scores.json")
+    before = done.stat().st_mtime_ns
+    assert not is_trained(prepared, plan, "3d_fullres", "0")
+    record = train(prepared, plan, "3d_fullres", "0", SHORT)
+    assert len(list(folder.glob("validation/*.scores.json"))) == len(record.validation_cases) == 2
+    assert done.stat().st_mtime_ns == before
+
+
+def _signalled_after_one_case(items, total, what):  # type: ignore[no-untyped-def]
+    for number, item in enumerate(items):
+        if what == "validation" and number == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        yield item
+
+
+def test_without_image_libraries_training_still_works(prepared: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autoseg.training.validation.has_image_libraries", lambda: False)
+    record = train(prepared, _make_plan(prepared, name="headless"), "3d_fullres", "0", SHORT)
+    folder = prepared.fold("headless", "3d_fullres", "0")
+    assert record.mean_dice is None
+    assert not (folder / "validation.json").exists()
+    assert not list(folder.glob("validation/*.nii.gz"))
+    assert len(list(folder.glob("validation/*.probabilities.b2nd"))) == 2
+
+
+def test_importing_the_trainer_needs_no_image_libraries() -> None:
+    unwanted = (
+        "SimpleITK",
+        "nibabel",
+        "PIL",
+        "tifffile",
+        "pandas",
+        "sklearn",
+        "batchgenerators",
+        "matplotlib",
+        "skimage",
+    )
+    program = f"import sys, autoseg.pipeline.train; sys.exit(', '.join(set({unwanted}) & set(sys.modules)) or 0)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_a_killed_training_resumes_to_the_same_weights(prepared: Paths, tmp_path: Path) -> None:
+    options = TrainOptions(epochs=30, iterations=4, seed=5, device="cpu")
+    plan = _make_plan(prepared, name="killed")
+    write_record(prepared.plan("killed"), plan)
+    program = (
+        "from pathlib import Path; from autoseg.records.workspace import Paths; from autoseg.records.plan import Plan;"
+        "from autoseg.records.base import read_record; from autoseg.pipeline.train import *; "
+        f"p = Paths(folder=Path({str(prepared.folder)!r})); "
+        f"train(p, read_record(p.plan('killed'), Plan), '3d_fullres', '2', TrainOptions(**{options.model_dump()}))"
+    )
+    folder = prepared.fold("killed", "3d_fullres", "2")
+    for at_epoch in (3, 9):
+        process = subprocess.Popen([sys.executable, "-c", program])
+        while not (folder / "history.jsonl").is_file() or _num_lines(folder) < at_epoch:
+            time.sleep(0.05)
+            assert process.poll() is None, "the training ended before it could be killed"
+        process.kill()
+        process.wait()
+    train(prepared, plan, "3d_fullres", "2", options)
+    resumed = _weights(folder)
+    shutil.rmtree(folder)
+    train(prepared, plan, "3d_fullres", "2", options)
+    whole = _weights(folder)
+    assert all(torch.equal(whole[name], value) for name, value in resumed.items())
+
+
+def _num_lines(folder: Path) -> int:
+    return len((folder / "history.jsonl").read_text().splitlines())

@@ -1,0 +1,92 @@
+"""The length that fits a budget, by hand and as a property; what was asked for goes first."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autoseg.records.recipe import Schedule
+from autoseg.training import budget as module
+from autoseg.training.budget import Costs, fit_length
+from autoseg.training.schedule import TrainOptions
+from tests.training.tools import make_learner, make_sampler, make_source, scaled
+
+COSTS = Costs(
+    step_seconds=0.5,
+    uncertainty=0.1,
+    checkpoint_seconds=0.01,
+    validation_seconds=10.0,
+    memory_bytes=2**30,
+    disk_bytes=2**30,
+)
+NO_OPTIONS = TrainOptions()
+
+
+def test_without_a_budget_the_plan_decides() -> None:
+    assert fit_length(Schedule(), NO_OPTIONS, COSTS, None) == (1000, 250)
+    assert fit_length(Schedule(), TrainOptions(epochs=3), COSTS, None) == (3, 250)
+    assert fit_length(Schedule(), TrainOptions(iterations=7), COSTS, None) == (1000, 7)
+
+
+def test_fifteen_minutes_by_hand() -> None:
+    # 900 - 11 (validation with its margin) - 2 (closing) = 887 s; 50 epochs save for 0.5 s in all;
+    # 886.5 * 0.95 / 0.5 = 1684 steps = 50 epochs of 33.
+    assert fit_length(Schedule(), NO_OPTIONS, COSTS, 900.0) == (50, 33)
+
+
+def test_options_beside_a_budget_are_obeyed() -> None:
+    assert fit_length(Schedule(), TrainOptions(epochs=10, iterations=20), COSTS, 900.0) == (10, 20)
+    assert fit_length(Schedule(), TrainOptions(epochs=10), COSTS, 900.0) == (10, 168)
+    assert fit_length(Schedule(), TrainOptions(iterations=100), COSTS, 900.0) == (16, 100)
+
+
+def test_a_budget_that_is_too_small_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert fit_length(Schedule(), NO_OPTIONS, COSTS, 12.0) == (1, 1)
+    assert "exceeded" in capsys.readouterr().err
+
+
+@given(
+    st.floats(20, 1e5),
+    st.floats(1e-3, 5),
+    st.floats(1e-3, 5),
+    st.floats(0, 10),
+)
+def test_plans_fit_their_budget_with_room_for_a_slower_machine(
+    left: float, step: float, checkpoint: float, validation: float
+) -> None:
+    costs = dataclasses.replace(COSTS, step_seconds=step, checkpoint_seconds=checkpoint, validation_seconds=validation)
+    epochs, iterations = fit_length(Schedule(), NO_OPTIONS, costs, left)
+    needed = epochs * (iterations * step + checkpoint) + validation
+    if needed > left:
+        assert (epochs, iterations) == (1, 1)
+    # An epoch takes a minute, or as long as its checkpoint is worth; the last one takes the remainder too.
+    assert epochs == 1 or iterations * step <= 2 * max(60, checkpoint / 0.03)
+
+
+def test_long_trainings_have_epochs_of_about_a_minute() -> None:
+    epochs, iterations = fit_length(Schedule(), NO_OPTIONS, COSTS, 36000.0)
+    assert 50 <= iterations * COSTS.step_seconds <= 60
+    assert epochs * iterations * COSTS.step_seconds == pytest.approx(0.95 * 36000, rel=0.02)
+
+
+def test_expensive_checkpoints_make_fewer_epochs() -> None:
+    costs = dataclasses.replace(COSTS, checkpoint_seconds=5.0)
+    epochs, _ = fit_length(Schedule(), NO_OPTIONS, costs, 900.0)
+    assert epochs * 5.0 <= 0.03 * 900
+
+
+def test_an_interruption_does_not_make_steps_look_long() -> None:
+    assert module._typical([0.5] * 19 + [60.0]) == pytest.approx(0.5)
+    assert module._typical([0.4, 0.6]) == pytest.approx(0.5)
+
+
+def test_steps_are_timed_until_the_limit() -> None:
+    sampler = make_sampler(scaled(make_source([(8, 8, 8)]), 1e-3))
+    assert len(module._timed_steps(make_learner(), sampler, 2, 0.0)) == 2
+    assert 2 <= len(module._timed_steps(make_learner(), sampler, 2, 0.2)) <= 100
+
+
+def test_precision_that_is_named_is_not_measured() -> None:
+    assert module._precisions("float16", module.torch.device("cpu")) == ["float16"]
+    assert module._precisions("auto", module.torch.device("cpu"))[0] == "float32"
