@@ -13,8 +13,7 @@ def verify(dataset: o.DatasetArgument, work: o.Work = None, as_json: o.Json = Fa
     """Report all faults of a dataset in one run; exit code 3 if there are any."""
     from autoseg.pipeline.fingerprint import verify_only
 
-    o.start(work, quiet)
-    findings = verify_only(Path(dataset))
+    findings = verify_only(Path(dataset), workspace=o.start(work, quiet))
     faults = [finding for finding in findings if finding.is_fault]
     rows = [f"{'FAULT  ' if f.is_fault else 'warning'} {f.case}: {f.message}" for f in findings]
     summary = f"{len(faults)} faults, {len(findings) - len(faults)} warnings"

@@ -157,23 +157,22 @@ def _train_jobs(
     """Train every (configuration, fold); `started` is when the budget began."""
     from autoseg.pipeline.train import TrainOptions, is_trained, train
 
-    budget = request.budget_seconds
     trained = []
-    waiting = [job for job in jobs if not is_trained(paths, plan, *job)]
+    num_waiting = sum(not is_trained(paths, plan, *job) for job in jobs)
     for configuration, fold in jobs:
+        now = time.monotonic()
         share = None
-        job_started = time.monotonic()
-        if budget is not None and (configuration, fold) in waiting:
-            # The first job also pays for what came before it, start-up and imports included.
-            left = budget - (job_started - started)
-            share = max(left, 1.0) / (len(waiting) - waiting.index((configuration, fold)))
+        if request.budget_seconds is not None:
+            share = max(request.budget_seconds - (now - started), 1.0) / max(num_waiting, 1)
         options = TrainOptions(
             epochs=request.epochs,
             iterations=request.iterations,
             seed=request.seed,
             budget_seconds=share,
             device=request.device,
+            started_seconds=now,
         )
+        num_waiting -= not is_trained(paths, plan, configuration, fold)
         trained.append(train(paths, plan, configuration, fold, options))
     return trained
 

@@ -64,7 +64,7 @@ class Augmentation(Record):
     cascade: CascadeAugmentation = CascadeAugmentation()
     """Used by configurations with a previous stage."""
     plugins: tuple[str, ...] = ()
-    """Names of a user's own batchgenerators transforms (entry points `autoseg.transforms`), applied first on the CPU."""
+    """Names of a user's own batchgenerators transforms (entry points `autoseg.transforms`), applied first."""
 
 
 class Mirroring(Record):
