@@ -34,12 +34,11 @@ def resample_labels(labels: torch.Tensor, shape: Sequence[int], separate: int | 
         _taps(n, m, 0 if axis == separate else 1, labels.device)
         for axis, (n, m) in enumerate(zip(labels.shape, shape, strict=True))
     ]
-    result, differs = labels, torch.zeros_like(labels, dtype=torch.bool)
-    for axis in (2, 1, 0):  # the last axis, the slowest to gather along, while the volume is small
-        lower, upper, _ = taps[axis]
-        first, second = result.index_select(axis, lower), result.index_select(axis, upper)
-        differs = differs.index_select(axis, lower) | differs.index_select(axis, upper) | (first != second)
-        result = first
+    result, differs = labels, _differs_from_next(labels, [not torch.equal(first, second) for first, second, _ in taps])
+    for axis in (2, 1, 0):  # the last axis, the slowest to gather along, first: the volume is still small or shrinks
+        lower: list[slice | torch.Tensor] = [slice(None)] * 3
+        lower[axis] = taps[axis][0]
+        result, differs = result[tuple(lower)], differs[tuple(lower)]
     mixed = differs.flatten().nonzero().squeeze(1)  # one host sync on a GPU
     flat = result.flatten()
     for start in range(0, len(mixed), _CHUNK):
@@ -58,6 +57,18 @@ def _taps(num_in: int, num_out: int, order: SplineOrder, device: torch.device) -
     lower = used.argmax(1)
     upper = num_in - 1 - used.flip(1).argmax(1)
     return lower, upper, operator.gather(1, upper[:, None]).squeeze(1)
+
+
+def _differs_from_next(labels: torch.Tensor, axes: Sequence[bool]) -> torch.Tensor:
+    """Where the block of a voxel and its next neighbours along the chosen `axes` holds more than one label."""
+    differs = torch.zeros_like(labels, dtype=torch.bool)
+    for axis in range(3):
+        room = labels.shape[axis] - 1
+        if axes[axis] and room:
+            here, after = differs.narrow(axis, 0, room), differs.narrow(axis, 1, room)
+            step = labels.narrow(axis, 0, room) != labels.narrow(axis, 1, room)
+            here.copy_(here | after | step)
+    return differs
 
 
 def _vote(labels: torch.Tensor, taps: Sequence[Taps], where: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
