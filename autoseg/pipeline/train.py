@@ -73,10 +73,13 @@ def train(
         if is_trained(paths, plan, configuration, fold):
             console.say(f"{title} is trained already; delete {folder} to train it anew.")
             return read_record(folder / "fold.json", TrainedFold, ModelError)
-        write_record(folder / "plan.json", plan)
+        schedule = _read_schedule(folder, options)
         task = _open(paths, plan, configuration, title, folder, cases, options)
-        schedule = _read_schedule(folder, options) or decide_schedule(task, options, started)
-        write_record(folder / SCHEDULE, schedule)
+        stop.raise_if_asked(title)
+        if schedule is None:
+            schedule = decide_schedule(task, options, started)
+            write_record(folder / "plan.json", plan)
+            write_record(folder / SCHEDULE, schedule)
         record = _train_and_validate(task, schedule, configuration, fold, stop)
         write_record(folder / "fold.json", record)
         remove_checkpoints(folder)

@@ -29,7 +29,7 @@ from autoseg.training.validation import Validator, network_input, num_tiles, pre
 
 STEP_SHARE = 0.95
 # Share of a budget that measuring steps may take, and its bounds in seconds; without a budget the lower one.
-_PROBE_SHARE, _PROBE_SECONDS = 0.02, (1.0, 20.0)
+_PROBE_SHARE, _PROBE_SECONDS = 0.02, (0.3, 20.0)
 _MIN_STEPS, _MAX_STEPS = 2, 100
 _PROBE_RATE = 1e-3  # of the learning rate, so that nothing diverges while it is timed
 _MIN_UNCERTAINTY = 0.1
@@ -40,6 +40,7 @@ _CLOSING_SECONDS = 2.0  # curve, final weights, records
 _VALIDATION_MARGIN = 1.1
 # bfloat16 loses precision and, on a CPU, is often slower: it must be clearly faster to be chosen.
 _BFLOAT16_GAIN = 0.87
+_WHERE = {"device": "the device's memory", "memory": "main memory", "disk": "files"}
 _PROBABILITY_BYTES = 2  # float16, before compression
 
 
@@ -70,6 +71,11 @@ def decide_schedule(task: Task, options: TrainOptions, started: float) -> Traini
     costs = measure_costs(task, learner, budget)
     left = None if budget is None else budget - (time.monotonic() - started)
     epochs, iterations = fit_length(task.configuration.recipe.schedule, options, costs, left)
+    source = task.sampler.source
+    console.say(
+        f"{task.title}: {len(source.cases)} cases in {_WHERE[source.tier]}, {learner.precision} on "
+        f"{describe_device(task.device)}"
+    )
     say_costs(costs, epochs * iterations, task.title)
     return TrainingSchedule(
         epochs=epochs,
@@ -114,7 +120,7 @@ def measure_costs(task: Task, learner: Learner, budget_seconds: float | None) ->
     Args:
         task: to be trained.
         learner: warm; it is used up.
-        budget_seconds: measuring steps takes about a fiftieth of it; without one, a second.
+        budget_seconds: measuring steps takes about a fiftieth of it; without one, as little as can be.
     """
     low, high = _PROBE_SECONDS
     limit = low if budget_seconds is None else min(max(budget_seconds * _PROBE_SHARE, low), high)

@@ -37,7 +37,7 @@ Loss = Callable[[Sequence[Tensor], Tensor], Tensor]
 MAX_SKIPPED_STEPS = 10
 _SECONDS_BETWEEN_CHECKPOINTS = 600.0
 _SECONDS_BETWEEN_CURVES = 300.0
-_NUM_MESSAGES = 20
+_NUM_MESSAGES = 10
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ class _Session:
         if now - self.drawn > _SECONDS_BETWEEN_CURVES:
             draw_curve(self.folder, self.history, self.title)
             self.drawn = now
-        every = max(1, self.schedule.epochs // _NUM_MESSAGES)
+        every = math.ceil(self.schedule.epochs / _NUM_MESSAGES)
         if (epoch + 1) % every == 0 and record.train_loss is not None:
             console.say(f"{self.title}: epoch {epoch + 1} of {self.schedule.epochs}, loss {record.train_loss:.4f}")
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from autoseg.errors import ModelError
 from autoseg.records.recipe import Optimizer
@@ -77,13 +78,13 @@ def start_average(network: nn.Module) -> dict[str, Tensor]:
     return {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
 
 
-@torch.no_grad()
 def update_average(average: Mapping[str, Tensor], network: nn.Module, decay: float, step: int) -> None:
     """Move the average towards the weights after global step `step` (from 0), in place.
 
     The decay grows as (1 + step) / (10 + step) up to `decay`, as is usual for averages of weights (for example in
     TensorFlow's ExponentialMovingAverage), so that a short training's average forgets the random start.
     """
-    share = 1 - min(decay, (1 + step) / (10 + step))
-    for name, parameter in network.named_parameters():
-        average[name].lerp_(parameter, share)
+    parameters = dict(network.named_parameters())
+    # One kernel for all tensors on a GPU.
+    move = get_ema_multi_avg_fn(min(decay, (1 + step) / (10 + step)))  # type: ignore[no-untyped-call]
+    move(list(average.values()), [parameters[name] for name in average], step)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from autoseg.errors import UsageError
 from autoseg.inference.model import num_previous_channels
 from autoseg.losses.build import build_loss
 from autoseg.networks.build import build_network
@@ -63,10 +64,16 @@ def open_task(
 
     Raises:
         DataError: a preprocessed file is missing or damaged.
-        UsageError: the previous stage is not trained, or a transform is not installed.
+        UsageError: the previous stage is not trained, a transform is not installed, or class weights do not fit.
     """
     configuration, labels = plan.configurations[name], plan.labels  # type: ignore[index]
     recipe, manifest = configuration.recipe, store.open_store(store_folder)
+    weights = recipe.sampling.class_weights
+    if weights is not None and (len(weights) != len(labels.targets) or min(weights) < 0):
+        raise UsageError(
+            f"{name}.recipe.sampling.class_weights must be {len(labels.targets)} numbers from 0 up, one a target "
+            f"({', '.join(target.name for target in labels.targets)}); got {list(weights)}."
+        )
     previous: Mapping[str, Path] | None = None
     if configuration.previous_stage is not None:
         where = folder.parent / "previous_stage"

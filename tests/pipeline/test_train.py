@@ -22,13 +22,19 @@ from autoseg.pipeline.fingerprint import verify_and_fingerprint
 from autoseg.pipeline.ingest import ingest
 from autoseg.pipeline.preprocess import preprocess
 from autoseg.pipeline.train import TrainOptions, is_trained, train
+from autoseg.preprocessing import store
 from autoseg.records.base import read_record, write_record
 from autoseg.records.dataset import Dataset
+from autoseg.records.fingerprint import Fingerprint
 from autoseg.records.plan import Configuration, Plan
+from autoseg.records.recipe import Sampling
 from autoseg.records.results import Evaluation, TrainedFold
 from autoseg.records.workspace import Paths
 from autoseg.storage import tensors
+from autoseg.storage.locks import locked
+from autoseg.training.batches import Sampler, batches
 from autoseg.training.schedule import TrainingSchedule
+from autoseg.training.source import open_source
 from tests.training.tools import RECIPE, SPEC
 
 SHORT = TrainOptions(epochs=2, iterations=2, seed=5, device="cpu")
@@ -176,6 +182,13 @@ def test_unknown_configurations_and_folds_are_named(prepared: Paths) -> None:
             train(prepared, plan, "3d_fullres", fold, SHORT)
 
 
+def test_sampling_weights_must_fit_the_targets(prepared: Paths) -> None:
+    recipe = RECIPE.model_copy(update={"sampling": Sampling(class_weights=(1.0, 1.0, 1.0))})
+    plan = _make_plan(prepared, name="weighted", recipe=recipe)
+    with pytest.raises(UsageError, match="2 numbers from 0 up, one a target"):
+        train(prepared, plan, "3d_fullres", "0", SHORT)
+
+
 def test_another_content_of_the_plan_is_refused(prepared: Paths, trained: TrainedFold) -> None:
     with pytest.raises(ModelError, match="another name"):
         train(prepared, _make_plan(prepared, batch_size=3), "3d_fullres", "0", SHORT)
@@ -195,6 +208,42 @@ def test_not_preprocessed_says_what_to_do(prepared: Paths) -> None:
     plan = _make_plan(prepared, name="other", spacing_mm=(3.0, 3.0, 3.0))
     with pytest.raises(DataError, match="autoseg preprocess"):
         train(prepared, plan, "3d_fullres", "0", SHORT)
+
+
+def test_a_fold_in_use_is_refused(prepared: Paths) -> None:
+    plan = _make_plan(prepared, name="locked")
+    folder = prepared.fold("locked", "3d_fullres", "0")
+    with locked(folder, "training"), pytest.raises(DataError, match=f"process {os.getpid()}"):
+        train(prepared, plan, "3d_fullres", "0", SHORT)
+
+
+@pytest.mark.parametrize("configuration", ["3d_fullres", "3d_cascade_fullres"])
+def test_voxels_from_disk_and_memory_make_the_same_batches(prepared: Paths, configuration: str) -> None:
+    plan = _make_plan(prepared)
+    folder = prepared.preprocessed(store.digest(plan, configuration, read_record(prepared.fingerprint, Fingerprint)))
+    manifest, device = store.open_store(folder), torch.device("cpu")
+    ids = sorted(manifest.cases)
+    previous = None
+    if configuration == "3d_cascade_fullres":
+        previous = {case: folder / f"{case}.labels.b2nd" for case in ids}  # any label map on the grid will do
+    both = []
+    for tier in ("memory", "disk"):
+        source = open_source(folder, manifest, ids, 1, device, previous, tier)  # type: ignore[arg-type]
+        assert source.tier == tier
+        sampler = Sampler(source, RECIPE, plan.labels, (8, 8, 8), 2, 7, device, has_previous=previous is not None)
+        both.append(list(batches(sampler, [(0, step) for step in range(12)])))
+    for one, other in zip(*both, strict=True):
+        assert one.cases == other.cases
+        assert torch.equal(one.images, other.images)
+        assert torch.equal(one.labels, other.labels)
+
+
+@pytest.mark.slow
+def test_half_a_minute_holds_everything(prepared: Paths) -> None:
+    started = time.monotonic()
+    options = TrainOptions(budget_seconds=30.0, device="cpu")
+    train(prepared, _make_plan(prepared, name="budget"), "3d_fullres", "0", options)
+    assert 20 <= time.monotonic() - started <= 33
 
 
 def test_a_validation_that_was_interrupted_goes_on(prepared: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
