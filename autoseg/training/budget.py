@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from torch import Tensor, nn
 
 from autoseg import console
 from autoseg.devices import describe_device
@@ -36,6 +37,7 @@ _MIN_UNCERTAINTY = 0.1
 _EPOCH_SECONDS = 60.0
 _MIN_EPOCHS = 50  # of a budget's training, so that poly's last rate is near zero
 _CHECKPOINT_SHARE = 0.03
+_CASE_SECONDS = 1.0  # a whole case is predicted for the measurement when it takes no longer
 _CLOSING_SECONDS = 2.0  # curve, final weights, records
 _VALIDATION_MARGIN = 1.1
 # bfloat16 loses precision and, on a CPU, is often slower: it must be clearly faster to be chosen.
@@ -203,22 +205,32 @@ def _timed_steps(learner: Learner, sampler: Sampler, count: int, limit_seconds: 
 
 
 def _validation_seconds(learner: Learner, trial: Validator, cases: Sequence[str]) -> float:
-    """Time of one tile times all tiles, and of writing the smallest case times all voxels; each measured warm."""
+    """Time a tile times all tiles, and of writing the smallest case times all voxels."""
     patch, network = trial.configuration.patch_zyx, learner.network.eval()
     metas = [trial.manifest.cases[case] for case in cases]
     smallest = min(metas, key=lambda meta: math.prod(meta.geometry.shape))
-    tile = torch.zeros((len(network_input(trial, smallest.id)), *patch))
-    tile_seconds = write_seconds = math.inf
-    for _ in range(2):  # the first time pays for imports and allocation; the smaller counts
-        started = _now(learner.device)
-        logits = predict_image(network, trial, tile)
-        tile_seconds = min(tile_seconds, _now(learner.device) - started)
+    image = network_input(trial, smallest.id)
+    one_tile = torch.zeros((len(image), *patch))
+    predict_image(network, trial, one_tile)  # allocation and tuning
+    tile_seconds, logits = _timed_prediction(network, trial, one_tile)
+    if tile_seconds * num_tiles(smallest, patch) < _CASE_SECONDS:  # tiles in a batch take less than one by one
+        seconds, logits = _timed_prediction(network, trial, image)
+        tile_seconds = seconds / num_tiles(smallest, patch)
+    write_seconds = math.inf
+    for _ in range(2):  # the first time pays for imports
         started = time.monotonic()
         write_case(trial, smallest.id, torch.zeros((len(logits), *smallest.shape), device=logits.device))
         write_seconds = min(write_seconds, time.monotonic() - started)
     tiles = sum(num_tiles(meta, patch) for meta in metas)
     voxels = [math.prod(meta.geometry.shape) for meta in metas]
     return tiles * tile_seconds + write_seconds * sum(voxels) / min(voxels)
+
+
+def _timed_prediction(network: nn.Module, trial: Validator, image: Tensor) -> tuple[float, Tensor]:
+    """Seconds and logits of predicting `image`."""
+    started = _now(trial.device)
+    logits = predict_image(network, trial, image)
+    return _now(trial.device) - started, logits
 
 
 def _typical(seconds: list[float]) -> float:
