@@ -26,7 +26,8 @@ for command in (*whole.COMMANDS, *data.COMMANDS, *models.COMMANDS, *info.COMMAND
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code; errors made on purpose are a message, not a traceback."""
     try:
-        app(arguments, standalone_mode=False)
+        # typer returns the code of an exit or an interruption instead of raising it.
+        code = app(arguments, standalone_mode=False)
     except AutosegError as error:
         typer.echo(f"error: {error}", err=True)
         return error.exit_code
@@ -42,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
         traceback.print_exc()
         typer.echo("error: this is a bug in autoseg; please report the lines above", err=True)
         return 1
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 def run() -> None:

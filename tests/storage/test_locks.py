@@ -22,9 +22,9 @@ with locked(Path(sys.argv[1]), "testing"):
 
 
 def test_second_holder_is_refused_with_the_first_one_named(tmp_path: Path) -> None:
-    with locked(tmp_path / "fold_0", "training"), pytest.raises(DataError, match=str(os.getpid())):
-        with locked(tmp_path / "fold_0", "training"):
-            pass
+    refused = pytest.raises(DataError, match=str(os.getpid()))
+    with locked(tmp_path / "fold_0", "training"), refused, locked(tmp_path / "fold_0", "training"):
+        pass
 
 
 def test_lock_is_free_again_after_the_block_and_after_an_error(tmp_path: Path) -> None:
