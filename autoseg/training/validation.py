@@ -119,6 +119,7 @@ def write_case(validator: Validator, case: str, logits: Tensor) -> None:
     write_probabilities(validator.folder, meta, to_native_probabilities(logits, meta, labels))
     if not has_image_libraries():
         return
+    from autoseg.datasets.pairs import on_grid_of
     from autoseg.images.formats import output_ending
     from autoseg.images.reading import read_label
     from autoseg.images.writing import write_label
@@ -129,7 +130,8 @@ def write_case(validator: Validator, case: str, logits: Tensor) -> None:
     found = to_native_labels(logits, meta, labels)
     path = validator.folder / (case + output_ending(image))
     write_label(path, labels.to_file(found), meta.geometry, like=image)
-    truth = labels.to_internal(read_label(reference).array[0], f"label of {case}")
+    turned = on_grid_of(meta.geometry, read_label(reference), entry)
+    truth = labels.to_internal(turned.array[0], f"label of {case}")
     scores = score_case(found, truth, labels, meta.geometry)
     write_record(scores_path(validator, case), CaseScores(scores=scores))
 
