@@ -56,10 +56,12 @@ def make_plan(
         )
     rules = PRESETS[key]
     turned_to = orientation or rules.orientation
-    reasons: dict[str, str] = {}
+    reasons = dict(rules.reasons)
+    if orientation is not None and orientation != rules.orientation:
+        reasons["orientation"] = "set by hand"
     if turned_to == "canonical" and not knows_orientations(fingerprint):
         reasons["orientation"] = "the fingerprint holds no orientations: its axes were taken as canonical"
-    grid = build_grid(fingerprint, turned_to)
+    grid = build_grid(fingerprint, turned_to, rules.first_axis, reasons)
     num_cases = num_training or dataset.num_training or len(fingerprint.spacings)
     stages = plan_stages(rules, Demand(dataset.labels.num_entries, num_cases, gpu_memory_gib), grid, reasons)
     recipes = _plan_recipes(rules, stages, dataset, fingerprint, turned_to, grid, reasons)

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 
 from autoseg.errors import DataError
-from autoseg.planning.presets import Orientation
-from autoseg.planning.spacing import FloatArray, coarsest_first, median_shape, target_spacing
+from autoseg.planning.presets import AxisRule, Orientation
+from autoseg.planning.spacing import FloatArray, coarsest_first, median_shape, slices_first, target_spacing
 from autoseg.records.fingerprint import Fingerprint
 from autoseg.records.geometry import IntTriple
 from autoseg.spatial.orientation import canonical_axes, turned
@@ -27,10 +27,11 @@ class Grid(NamedTuple):
         return median_shape(self.spacings_mm[:, first:], self.shapes[:, first:], spacing_mm)
 
 
-def build_grid(fingerprint: Fingerprint, orientation: Orientation) -> Grid:
-    """The grid that all configurations start from; the coarsest axis comes first (nnU-Net).
+def build_grid(fingerprint: Fingerprint, orientation: Orientation, rule: AxisRule, reasons: dict[str, str]) -> Grid:
+    """The grid that all configurations start from; the axis that `rule` names comes first.
 
-    Without orientations in the fingerprint (nnU-Net's has none) stored axes are taken as canonical.
+    Without orientations in the fingerprint (nnU-Net's has none) stored axes are taken as canonical. Why the order of
+    the axes is not nnU-Net's is added to `reasons`.
 
     Raises:
         DataError: the fingerprint measures no case, or lists of different length.
@@ -47,7 +48,14 @@ def build_grid(fingerprint: Fingerprint, orientation: Orientation) -> Grid:
         shapes = tuple(turned(shape, how) for shape, how in zip(shapes, axes, strict=True))
     all_spacings, all_shapes = np.array(spacings, dtype=np.float64), np.array(shapes, dtype=np.float64)
     target = target_spacing(all_spacings, all_shapes)
-    transpose = coarsest_first(target)
+    transpose = nnunets = coarsest_first(target)
+    if rule == "slices":
+        transpose = slices_first(target, all_shapes)
+    if transpose != nnunets:
+        reasons["transpose"] = (
+            f"the cases are single slices along axis {transpose[0]}, which comes first; nnU-Net's rule puts the "
+            f"coarsest one first, {nnunets[0]}, and would cut the slices into lines"
+        )
     columns = list(transpose)
     return Grid(all_spacings[:, columns], all_shapes[:, columns], target[columns], transpose)
 

@@ -17,6 +17,10 @@ Orientation = Literal["stored", "canonical"]
 """Axes as in the file, or turned to superior, anterior, right first."""
 
 
+AxisRule = Literal["coarsest", "slices"]
+"""Which axis comes first: always the coarsest (nnU-Net), or that of single slices where cases are such."""
+
+
 class NetworkRule(Record):
     """How wide and deep a network is; the number of stages follows from the patch (`topology`)."""
 
@@ -71,6 +75,7 @@ class Preset(Record):
     network: NetworkRule
     budget: ActivationBudget | VoxelBudget
     orientation: Orientation = "stored"
+    first_axis: AxisRule = "coarsest"
     max_batch_2d: int | None = None
     max_batch_3d: int | None = None
     """Bounds on the batch beyond the budget's own; None: none."""
@@ -82,6 +87,9 @@ class Preset(Record):
     """Whether training and prediction mirror, on every axis the network sees."""
     recipe: Recipe = Recipe()
     """All that is the same for every dataset; augmentation, mirroring and imbalance are filled in by the planner."""
+    reasons: dict[str, str] = {}
+    """Field of the plan -> why this preset's rule for it is not nnU-Net's, whatever the dataset. What a dataset decides
+    is told by the function that decides it. `all` stands for every configuration."""
 
 
 _NNUNET_RECIPE = Recipe()
@@ -94,16 +102,41 @@ _PLAIN_BUDGET = ActivationBudget(
     elements_3d=560e6, elements_2d=85e6, gib=8, batches_of_two_2d=True, share_of_dataset=0.05
 )
 
+_CANONICAL = {
+    "orientation": "canonical: all cases are turned to superior, anterior, right, so that an axis means the same in "
+    "each and left can be told from right; nnU-Net takes axes as the file has them",
+}
+_SMALL = {
+    "configurations": "2d and 3d_fullres alone: each is planned so coarse that a patch sees enough of a case, which is "
+    "what nnU-Net has 3d_lowres and the cascade for",
+    "all.patch_size": "a patch of bounded cost instead of nnU-Net's, which fills a GPU's memory: a short training "
+    "needs many steps",
+    "all.batch_size": "as few samples as give a steady gradient, instead of as many as fit a GPU's memory: on a CPU "
+    "a step takes as much longer as it has samples more",
+    "all.network.features_per_stage": "narrower than nnU-Net's: the time of a step on a CPU grows with the width "
+    "squared, and a training of minutes does not fill a wide network",
+    "all.recipe.optimizer": "AdamW instead of SGD: momentum 0.99 averages over a hundred steps, of which a training of "
+    "minutes on a CPU has a few thousand",
+    "all.recipe.schedule": "a short course; cosine with a warm-up falls to zero step by step, where nnU-Net's poly "
+    "falls by epochs, of which a short training has few",
+    "all.recipe.augmentation": "light: a short training sees each voxel a few times only and hardly overfits, and "
+    "resampled patches cost a CPU time that is taken from its steps",
+    "all.recipe.mirroring": "none: a short training has no steps to learn the mirrored anatomy in, and averaging over "
+    "mirrored images makes prediction up to 8 times as long",
+}
+
 PRESETS: dict[str, Preset] = {
     "default": Preset(
         about="ours: nnU-Net's plain U-Net, canonical orientation, bounded batch, imbalance and left/right planned",
         network=_PLAIN,
         budget=_PLAIN_BUDGET,
         orientation="canonical",
+        first_axis="slices",
         max_batch_2d=64,
         max_batch_3d=8,
         plans_imbalance=True,
         recipe=_NNUNET_RECIPE,
+        reasons=_CANONICAL,
     ),
     "small": Preset(
         about="ours, for CPUs and minutes: narrow net, small patch and batch, AdamW, cosine, no mirroring",
@@ -116,6 +149,7 @@ PRESETS: dict[str, Preset] = {
         ),
         budget=VoxelBudget(voxels_3d=96_000, voxels_2d=65_536, batch_3d=2, batch_2d=8, share_of_case=1 / 8),
         orientation="canonical",
+        first_axis="slices",
         plans_imbalance=True,
         augmentation="light",
         mirrors=False,
@@ -123,6 +157,7 @@ PRESETS: dict[str, Preset] = {
             optimizer=Optimizer(name="adamw", learning_rate=3e-3, weight_decay=1e-2, momentum=0.9, beta2=0.99),
             schedule=Schedule(name="cosine", epochs=20, iterations_per_epoch=100, warmup_fraction=0.05),
         ),
+        reasons=_CANONICAL | _SMALL,
     ),
     "nnunet": Preset(
         about="exactly nnU-Net's plan and recipe",

@@ -53,9 +53,22 @@ def target_spacing(spacings_mm: FloatArray, shapes: FloatArray) -> FloatArray:
 
 def coarsest_first(spacing_mm: FloatArray) -> IntTriple:
     """The order of the axes in which the coarsest comes first and the others keep theirs; ties: the first axis."""
-    coarsest = int(np.argmax(spacing_mm))
-    second, third = (axis for axis in range(3) if axis != coarsest)
-    return (coarsest, second, third)
+    return _first(int(np.argmax(spacing_mm)))
+
+
+def slices_first(spacing_mm: FloatArray, shapes: FloatArray) -> IntTriple:
+    """As `coarsest_first`, but of the axes along which the median case has one voxel, where there are any.
+
+    A single slice in a 3-D file often has a slice spacing below that of its pixels (or 1, which says nothing). By
+    nnU-Net's rule a 2-D network would then be shown the lines of the image one by one.
+    """
+    lone = np.median(shapes, axis=0) == 1
+    return _first(int(np.argmax(np.where(lone, spacing_mm, 0)))) if lone.any() else coarsest_first(spacing_mm)
+
+
+def _first(axis: int) -> IntTriple:
+    second, third = (other for other in range(3) if other != axis)
+    return (axis, second, third)
 
 
 def median_shape(spacings_mm: FloatArray, shapes: FloatArray, target_mm: FloatArray) -> FloatArray:

@@ -5,7 +5,7 @@ from autoseg.planning.build import make_plan
 from autoseg.planning.presets import PRESETS, VoxelBudget
 from autoseg.records.base import record_to_json
 from autoseg.records.fingerprint import Fingerprint
-from autoseg.records.plan import Plan
+from autoseg.records.plan import Configuration, Plan
 from autoseg.records.recipe import Recipe
 from tests.planning.examples import dataset, fingerprint, scheme
 
@@ -89,6 +89,50 @@ def test_two_dimensional_data_gets_2d_only(preset: str) -> None:
     plan = make_plan(fingerprint((999.0, 1.0, 1.0), (1, 520, 696), 40), dataset(channels=["fluorescence"]), preset)
     assert list(plan.configurations) == ["2d"]
     assert plan.configurations["2d"].median_shape[0] == 1
+
+
+@pytest.mark.parametrize("preset", ["default", "small"])
+def test_single_slices_finer_across_than_along_are_seen_as_slices(preset: str) -> None:
+    slices = fingerprint((0.3, 1.0, 0.8), (1, 200, 160))
+    plan = make_plan(slices, dataset(), preset)
+    assert plan.transpose == (0, 1, 2)
+    assert list(plan.configurations) == ["2d"]
+    assert plan.configurations["2d"].spacing_mm == (1.0, 0.8)
+    assert plan.configurations["2d"].median_shape == (1, 200, 160)
+    assert "axis 0" in plan.reasons["transpose"]
+    assert make_plan(slices, dataset(), "nnunet").transpose == (1, 0, 2)
+
+
+@pytest.mark.parametrize("preset", ["default", "small"])
+@pytest.mark.parametrize(
+    "measured",
+    [
+        fingerprint((3.0, 1.5, 1.0), (60, 150, 200), fractions=(0.96, 0.02, 0.02)),
+        fingerprint((1, 1, 1), (36, 50, 35), 200, foreground_share=1e-4, fractions=(0.3, 0.3, 0.4)),
+        fingerprint((2.5, 4.0, 4.0), (128, 128, 128), 40, fractions=(0.3, 0.3, 0.4)),
+    ],
+)
+def test_every_field_that_is_not_nnunets_has_a_reason(preset: str, measured: Fingerprint) -> None:
+    theirs = make_plan(measured, dataset(SIDED), "nnunet").configurations
+    plan = make_plan(measured, dataset(SIDED), preset)
+    changed = {
+        f"{name}.{field}"
+        for name, ours in plan.configurations.items()
+        for field, value in _decisions(ours).items()
+        if name in theirs and value != _decisions(theirs[name])[field]
+    }
+    assert changed
+    told = [(reason.replace("all.", f"{name}.", 1)) for reason in plan.reasons for name in plan.configurations]
+    assert not [field for field in changed if not any(reason.startswith(field) for reason in told)]
+    assert ("configurations" in plan.reasons) == (preset == "small")
+    assert "orientation" in plan.reasons
+
+
+def _decisions(configuration: Configuration) -> dict[str, object]:
+    """Fields on which a preset decides; the rest of the network follows from the patch."""
+    fields = {name: getattr(configuration, name) for name in ("spacing_mm", "patch_size", "batch_size")}
+    recipe = {f"recipe.{name}": getattr(configuration.recipe, name) for name in Recipe.model_fields}
+    return {**fields, **recipe, "network.features_per_stage": configuration.network.features_per_stage}
 
 
 @pytest.mark.parametrize(

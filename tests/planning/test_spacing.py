@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from autoseg.planning.spacing import coarsen, coarsest_first, median_shape, target_spacing
+from autoseg.planning.spacing import coarsen, coarsest_first, median_shape, slices_first, target_spacing
 
 
 def _rows(*rows: tuple[float, float, float]) -> np.ndarray:
@@ -41,6 +41,22 @@ def test_three_times_is_not_yet_coarse() -> None:
 )
 def test_coarsest_axis_comes_first(spacing: tuple[float, ...], order: tuple[int, ...]) -> None:
     assert coarsest_first(np.array(spacing, dtype=float)) == order
+
+
+@pytest.mark.parametrize(
+    ("spacing", "shape", "order"),
+    [
+        ((0.5, 1, 1), (1, 64, 64), (0, 1, 2)),
+        ((1, 1, 0.5), (64, 64, 1), (2, 0, 1)),
+        ((5, 1, 1), (1, 64, 64), (0, 1, 2)),
+        ((1, 2, 0.5), (64, 1, 1), (1, 0, 2)),
+        ((0.5, 1, 1), (2, 64, 64), (1, 0, 2)),
+    ],
+)
+def test_an_axis_of_one_voxel_comes_before_a_coarser_one(
+    spacing: tuple[float, ...], shape: tuple[int, ...], order: tuple[int, ...]
+) -> None:
+    assert slices_first(np.array(spacing, dtype=float), _rows(shape, shape, (9, 64, 64))) == order
 
 
 def test_median_shape_rounds_each_case_half_to_even_and_keeps_halves() -> None:
