@@ -22,7 +22,7 @@ from autoseg.datasets.phantom_shapes import AIR_HU, CLASSES, LESION, Ellipsoid, 
 from autoseg.errors import UsageError
 from autoseg.images.writing import write_image, write_label
 from autoseg.records.geometry import Geometry, IntTriple, Triple, affine_rows
-from autoseg.storage.atomic import write_text
+from autoseg.storage.atomic import filled_folder, write_text
 
 FloatArray = npt.NDArray[np.floating[Any]]
 
@@ -51,6 +51,7 @@ def write_phantoms(out: Path, num_cases: int, seed: int, two_d: bool = False) ->
 
     Raises:
         UsageError: `num_cases` is below 1, or `out` holds something else.
+        ResourceError: the folder cannot be written to.
     """
     if num_cases < 1:
         raise UsageError(f"--cases {num_cases}: at least one case is needed.")
@@ -62,13 +63,14 @@ def write_phantoms(out: Path, num_cases: int, seed: int, two_d: bool = False) ->
         return out
     if out.is_dir() and any(out.iterdir()):
         raise UsageError(f"{out} is not empty and does not hold these phantoms: name another folder or delete it.")
-    for number, name in enumerate(track(names, len(names), "drawing phantoms")):
-        image, classes, geometry = make_phantom(seed, number, two_d)
-        part = "Tr" if number < num_cases else "Ts"
-        path = out / f"images{part}" / f"{name}.nii.gz"
-        write_image(path, image[None], geometry)
-        write_label(out / f"labels{part}" / f"{name}.nii.gz", classes, geometry, like=path)
-    write_text(description, content)  # last, so that a folder with a dataset.json is complete
+    with filled_folder(out) as folder:  # stopped half-way it leaves nothing that a second call would stumble over
+        for number, name in enumerate(track(names, len(names), "drawing phantoms")):
+            image, classes, geometry = make_phantom(seed, number, two_d)
+            part = "Tr" if number < num_cases else "Ts"
+            path = folder / f"images{part}" / f"{name}.nii.gz"
+            write_image(path, image[None], geometry)
+            write_label(folder / f"labels{part}" / f"{name}.nii.gz", classes, geometry, like=path)
+        write_text(folder / description.name, content)
     return out
 
 

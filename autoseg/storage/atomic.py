@@ -1,4 +1,4 @@
-"""Bytes or a writer function in, a complete file on disk out: temp file, verify, fsync, rename.
+"""Bytes or a writer function in, a complete file (or folder) on disk out: temp file, verify, fsync, rename.
 
 A reader sees the old file or the new one, never half of one, whenever the process is killed. The
 temporary file lies in the target's own folder, since a rename is atomic within one file system only.
@@ -7,12 +7,24 @@ temporary file lies in the target's own folder, since a rename is atomic within 
 import errno
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from autoseg.errors import ResourceError
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_PARTIAL = ".partial-"
+
+
+def _read_umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+# The only portable way to read the umask is to set it, which other threads would see: once, before there are any.
+_UMASK = _read_umask()
 
 
 def write_atomically(
@@ -35,32 +47,55 @@ def write_atomically(
     Raises:
         ResourceError: no space is left, or the folder cannot be written to; an older file stays as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     ending = "".join(path.suffixes[-2:]) if suffix is None else suffix
+    temporary: Path | None = None
     try:
-        handle, name = tempfile.mkstemp(prefix=".partial-", suffix=ending, dir=path.parent)
-    except OSError as error:
-        raise ResourceError(
-            f"Cannot write to {path.parent}: {error.strerror}. Free space or choose another --work."
-        ) from error
-    os.close(handle)
-    temporary = Path(name)
-    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=_PARTIAL, suffix=ending, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
         write(temporary)
         if durable:
             _fsync(temporary)
         if verify is not None:
             verify(temporary)
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(0o666 & ~_UMASK)  # mkstemp's 0600 would hide results from colleagues
         os.replace(temporary, path)
         if durable:
             _fsync(path.parent)
     except OSError as error:
-        if error.errno in _NO_SPACE:
-            raise ResourceError(f"No space left while writing {path}. Free space or choose another --work.") from error
-        raise
+        raise cannot_write(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            with suppress(OSError):  # on a failing disk the reason matters, not that the rest stays there too
+                temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def filled_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder to fill; it becomes `path` (missing or empty) when the block ends without an error.
+
+    Raises:
+        ResourceError: no space is left, or the parent cannot be written to; `path` stays as it was.
+    """
+    path = path.resolve()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=path.parent) as scratch:
+            fresh = Path(scratch) / path.name  # the scratch folder itself is its user's alone
+            fresh.mkdir()
+            yield fresh
+            os.replace(fresh, path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: Path, error: OSError) -> ResourceError:
+    """What to tell a person when `path` could not be written."""
+    if error.errno in _NO_SPACE:
+        return ResourceError(f"No space left while writing {path}. Free space or choose another folder.")
+    reason = error.strerror or str(error)
+    return ResourceError(f"Cannot write {path}: {reason}. Check the folder's permissions or choose another one.")
 
 
 def write_bytes(path: Path, content: bytes, durable: bool = True) -> None:
@@ -83,10 +118,3 @@ def _fsync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _umask() -> int:
-    # The only portable way to read the umask is to set it; mkstemp's 0600 would hide results from colleagues.
-    current = os.umask(0)
-    os.umask(current)
-    return current

@@ -18,7 +18,7 @@ from safetensors.torch import load as safetensors_load
 from safetensors.torch import save as safetensors_save
 
 from autoseg.errors import ModelError, ResourceError
-from autoseg.storage.atomic import write_bytes, write_text
+from autoseg.storage.atomic import cannot_write, write_bytes, write_text
 from autoseg.storage.hashing import sha256_bytes
 
 FORMAT_VERSION = 1
@@ -52,9 +52,12 @@ def save(folder: Path, tensors: Mapping[str, Mapping[str, torch.Tensor]], state:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
     shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(fresh, folder)
+    try:
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(fresh, folder)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
     shutil.rmtree(old, ignore_errors=True)
 
 

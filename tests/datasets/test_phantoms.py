@@ -108,6 +108,21 @@ def test_a_folder_is_written_once_and_completely(tmp_path: Path) -> None:
         write_phantoms(out, num_cases=2, seed=12)
 
 
+def test_stopped_half_way_nothing_is_left_and_the_next_call_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("autoseg.datasets.phantoms.write_label", stop)
+        with pytest.raises(KeyboardInterrupt):
+            write_phantoms(tmp_path / "data" / "Phantoms", num_cases=1, seed=0, two_d=True)
+    assert list((tmp_path / "data").iterdir()) == []
+    out = write_phantoms(tmp_path / "data" / "Phantoms", num_cases=1, seed=0, two_d=True)
+    assert len(list(out.glob("images*/*.nii.gz"))) == 3
+
+
 def test_two_d_cases_are_single_slices(tmp_path: Path) -> None:
     out = write_phantoms(tmp_path / "slices", num_cases=4, seed=0, two_d=True)
     present: set[int] = set()
