@@ -18,7 +18,7 @@ from autoseg import console
 from autoseg.datasets.folders import find_cases
 from autoseg.datasets.pairs import read_case_image
 from autoseg.devices import choose_device
-from autoseg.errors import DataError, ModelError, PartialError, UsageError
+from autoseg.errors import DataError, ModelError, PartialError, ResourceError, UsageError
 from autoseg.images.formats import output_ending
 from autoseg.images.writing import write_label
 from autoseg.inference.model import Model, fold_folders, load_model, read_fold
@@ -36,6 +36,8 @@ Made = TypeVar("Made")
 Grids = dict[str, OnGrid]
 
 FINISHED = "predicted.json"
+UNCOMPARED = "3d_fullres"
+"""Predicts where nothing was held out, so that nothing could be compared: nnU-Net's usual first choice."""
 
 
 class Finished(Record):
@@ -86,20 +88,30 @@ def predict(
     Raises:
         PartialError: some cases could not be predicted; each is named with its reason, the others are written.
         ModelError: no trained model is there, or it is damaged.
-        UsageError, DataError: there are no images.
+        ResourceError: the disk is full.
+        UsageError, DataError: there are no images, or `output` is their own folder.
     """
     if not images.exists():
         raise UsageError(f"{images} does not exist; -i takes a folder of images or one image.")
-    predictor = load_predictor(where, plan_name, choose_device(device))
     root = images if images.is_dir() else images.parent
+    if output.resolve() == root.resolve():
+        raise UsageError(f"{output} holds the images: segmentations would replace them. Give another folder with -o.")
+    predictor = load_predictor(where, plan_name, choose_device(device))
     cases = find_cases(images, len(predictor.models[0].plan.channel_names))
+    return predict_cases(predictor, root, cases, output, keep_finished=keep_finished)
+
+
+def predict_cases(
+    predictor: Predictor, root: Path, cases: Sequence[Case], output: Path, *, keep_finished: bool = False
+) -> list[Path]:
+    """Segment cases, whose paths are relative to `root`; the rest is as for `predict`."""
     targets = {case.id: output / (case.id + output_ending(case.images[0])) for case in cases}
     finished = _read_finished(output) if keep_finished else {}
     waiting = [c for c in cases if finished.get(c.id) != predictor.digest or not targets[c.id].is_file()]
     if len(waiting) < len(cases):
         console.say(f"{len(cases) - len(waiting)} of {len(cases)} cases are segmented already")
     failed: dict[str, str] = {}
-    prepared = _ahead(lambda case: _attempt(lambda: prepare(predictor, root, case)), waiting)
+    prepared = _ahead(lambda case: _prepare_or_reason(predictor, root, case), waiting)
     for case, grids in console.track(zip(waiting, prepared, strict=True), len(waiting), "predicting"):
         problem = grids if isinstance(grids, str) else _write_segmentation(predictor, grids, root, case, targets)
         if problem is None:
@@ -147,6 +159,13 @@ def prepare(predictor: Predictor, root: Path, case: Case) -> Grids:
     return grids
 
 
+def _prepare_or_reason(predictor: Predictor, root: Path, case: Case) -> Grids | str:
+    try:
+        return _attempt(lambda: prepare(predictor, root, case))
+    except ResourceError as error:  # an image too large for the memory; nothing is written here
+        return str(error)
+
+
 def _write_segmentation(
     predictor: Predictor, grids: Grids, root: Path, case: Case, targets: dict[str, Path]
 ) -> str | None:
@@ -163,13 +182,20 @@ def _write_segmentation(
 
 
 def _attempt(work: Callable[[], Made]) -> Made | str:
-    """The result of `work`, or the reason why this one case fails while others may not."""
+    """The result of `work`, or the reason why this one case fails while others may not; a full disk ends the run."""
     try:
         return work()
     except (DataError, ModelError) as error:
         return str(error)
-    except (MemoryError, torch.OutOfMemoryError):
+    except (MemoryError, RuntimeError) as error:
+        if not _is_full_memory(error):
+            raise
         return "it does not fit into memory; use another --device or a machine with more."
+
+
+def _is_full_memory(error: Exception) -> bool:
+    """Whether numpy, the GPU's or the CPU's allocator (which raises a plain RuntimeError) ran out of memory."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
 def _raise_failed(failed: dict[str, str], num_cases: int) -> None:
@@ -189,14 +215,15 @@ def _rule_of(paths: Paths, selection: Selection) -> PostprocessingRule:
 
 
 def _best_configuration(paths: Paths, plan_name: str | None) -> list[Path]:
-    """All trained folds of the configuration with the highest mean Dice over its folds."""
+    """All trained folds of the configuration with the highest mean Dice over its folds; without any, the usual one."""
     models = paths.folder / "models"
     candidates = []
     for folder in sorted(models.glob(f"{plan_name or '*'}/*")):
         folds = fold_folders(folder)
         if folds:
             scores = [score for fold in folds if (score := read_fold(fold)[1].mean_dice) is not None]
-            candidates.append((sum(scores) / len(scores) if scores else -1.0, folds))
+            mean = sum(scores) / len(scores) if scores else -1.0
+            candidates.append(((mean, folder.name == UNCOMPARED), folds))
     if not candidates:
         wanted = f"plan {plan_name}" if plan_name else "any plan"
         raise ModelError(f"No fold of {wanted} is trained in {models}. Run `autoseg train` first.")

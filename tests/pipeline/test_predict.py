@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autoseg.errors import ModelError, PartialError, UsageError
+from autoseg.errors import ModelError, PartialError, ResourceError, UsageError
 from autoseg.images.reading import read_geometry, read_label
 from autoseg.images.writing import write_image
+from autoseg.pipeline import predict as stage_module
 from autoseg.pipeline.predict import predict
 from autoseg.records.base import write_record
 from autoseg.records.geometry import Geometry
@@ -101,6 +102,76 @@ def test_faulty_cases_are_named_and_the_others_done(tmp_path: Path, images: Path
     assert all(f"\n  {case}: " in str(error.value) for case in "bcd")
     assert "NaN" in str(error.value)
     assert sorted(p.name for p in (tmp_path / "out").glob("*.nii.gz")) == ["a.nii.gz", "e.nii.gz"]
+
+
+def test_the_folder_of_the_images_is_no_output(tmp_path: Path, images: Path, monkeypatch) -> None:
+    put(images, "case.nii.gz")
+    before = (images / "case.nii.gz").read_bytes()
+    (tmp_path / "link").symlink_to(images)
+    monkeypatch.chdir(images)
+    for given in (images, images / "case.nii.gz"):
+        for output in (images, tmp_path / "link", Path()):
+            with pytest.raises(UsageError, match="would replace them"):  # before the model, which is not there
+                predict(tmp_path / "no_model", given, output, device="cpu")
+    assert [path.read_bytes() for path in images.iterdir()] == [before]
+
+
+@pytest.mark.parametrize("stage", ["read_case_image", "segment"])
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")]
+)
+def test_a_case_too_large_for_the_memory_is_named(tmp_path: Path, images: Path, monkeypatch, stage, error) -> None:
+    model = write_fold(tmp_path / "fold_0", make_plan())
+    for name in "abc":
+        put(images, f"{name}.nii.gz")
+    original, calls = getattr(stage_module, stage), iter((None, error, None))
+
+    def sometimes(*arguments):
+        if (problem := next(calls)) is not None:
+            raise problem
+        return original(*arguments)
+
+    monkeypatch.setattr(stage_module, stage, sometimes)
+    with pytest.raises(PartialError, match=r"1 of 3 .*\n  b: it does not fit into memory"):
+        predict(model, images, tmp_path / "out", device="cpu")
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.nii.gz")) == ["a.nii.gz", "c.nii.gz"]
+
+
+def test_reading_may_fail_for_one_case_but_a_full_disk_ends_the_run(tmp_path: Path, images: Path, monkeypatch) -> None:
+    model = write_fold(tmp_path / "fold_0", make_plan())
+    put(images, "a.nii.gz")
+    put(images, "b.nii.gz")
+
+    def fail(*_, **__):
+        raise ResourceError("nothing left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage_module, "read_case_image", fail)
+        with pytest.raises(PartialError, match="2 of 2 cases"):
+            predict(model, images, tmp_path / "out", device="cpu")
+    monkeypatch.setattr(stage_module, "write_label", fail)
+    with pytest.raises(ResourceError, match="nothing left"):
+        predict(model, images, tmp_path / "out", device="cpu")
+
+
+def test_an_error_of_the_program_is_not_hidden(tmp_path: Path, images: Path, monkeypatch) -> None:
+    def fail(*_):
+        raise RuntimeError("shapes do not match")
+
+    put(images, "a.nii.gz")
+    monkeypatch.setattr(stage_module, "segment", fail)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        predict(write_fold(tmp_path / "fold_0", make_plan()), images, tmp_path / "out", device="cpu")
+
+
+def test_without_held_out_cases_the_usual_configuration_predicts(tmp_path: Path, images: Path) -> None:
+    paths, plan = make_workspace(tmp_path), make_plan(names=("3d_fullres", "3d_lowres"))
+    put(images, "case.nii.gz")
+    write_fold(paths.fold("plan", "3d_lowres", "all"), plan, "3d_lowres", fold="all", offset=500.0, mean_dice=None)
+    write_fold(paths.fold("plan", "3d_fullres", "all"), plan, fold="all", mean_dice=None)
+    write_fold(paths.fold("plan", "2d", "all"), plan, "3d_lowres", fold="all", offset=500.0, mean_dice=None)
+    (path,) = predict(paths, images, tmp_path / "out", device="cpu")
+    np.testing.assert_array_equal(read_label(path).array[0], LABELS.to_file(CLASSES))
 
 
 def test_finished_cases_are_kept_only_if_the_same_model_wrote_them(tmp_path: Path, images: Path) -> None:
