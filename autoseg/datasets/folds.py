@@ -19,17 +19,17 @@ from autoseg.errors import DataError
 from autoseg.records.dataset import Case, Dataset, Fold, Folds
 
 SEED = 12345
+NUM_FOLDS = 5
+"""Where no other number is asked for: nnU-Net's."""
+
 _SPLITS_NAME = "splits_final.json"
 
 
-def make_folds(
-    dataset: Dataset, splits_file: Path | None = None, patient_regex: str | None = None, num_folds: int = 5
-) -> Folds:
-    """Divide the training cases.
+def make_folds(dataset: Dataset, patient_regex: str | None = None, num_folds: int = NUM_FOLDS) -> Folds:
+    """Divide the training cases; nnU-Net's splits_final.json in the dataset's folder is obeyed before all else.
 
     Args:
         dataset: cases; those with a `patient` are grouped by it.
-        splits_file: nnU-Net's splits_final.json; None: the one in the dataset's folder, if there is one.
         patient_regex: expression whose first group (or whole match) in a case's id is its patient.
         num_folds: folds; fewer, with a warning, when there are fewer cases or patients.
 
@@ -41,10 +41,9 @@ def make_folds(
     """
     cases = sorted(dataset.training, key=lambda case: case.id)
     patients = _patients(cases, patient_regex)
-    in_folder = Path(dataset.root) / _SPLITS_NAME
-    splits = splits_file or (in_folder if in_folder.is_file() else None)
-    if splits is not None:
-        return _from_file(splits, patients)
+    splits = Path(dataset.root) / _SPLITS_NAME
+    if splits.is_file():
+        return _from_file(splits, patients).model_copy(update={"patient_regex": patient_regex})
     groups: dict[str, list[str]] = defaultdict(list)
     for case_id, patient in patients.items():
         groups[patient].append(case_id)
@@ -53,11 +52,14 @@ def make_folds(
         what = "cases" if len(groups) == len(cases) else "patients"
         instead = f"{count} folds instead of {num_folds}" if count > 1 else "no folds, only `all` can be trained"
         warn(f"{dataset.name}: {len(groups)} {what} give {instead}.")
+    folds: tuple[Fold, ...] = ()
     if count < 2:
-        return Folds(folds=(), source="too few cases")
-    if len(groups) == len(cases):
-        return Folds(folds=_kfold(list(patients), count), source="kfold")
-    return Folds(folds=_grouped(groups, count), source="grouped kfold")
+        source = "too few cases"
+    elif len(groups) == len(cases):
+        folds, source = _kfold(list(patients), count), "kfold"
+    else:
+        folds, source = _grouped(groups, count), "grouped kfold"
+    return Folds(folds=folds, source=source, num_folds=num_folds, patient_regex=patient_regex)
 
 
 def _patients(cases: list[Case], patient_regex: str | None) -> dict[str, str]:

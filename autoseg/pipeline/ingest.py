@@ -1,7 +1,7 @@
 """A dataset folder (or the name of one ingested before) in, its records in the workspace out: dataset.json, folds.json.
 
 Called again on an unchanged folder it does nothing; folds.json, which may have been edited by hand, is made
-anew only when the cases or the rule that divides them changed.
+anew only when the cases or the patients changed, then by the rule and into the number of folds it was made with.
 """
 
 from pathlib import Path
@@ -9,30 +9,25 @@ from pathlib import Path
 from autoseg.console import say, warn
 from autoseg.datasets.description import FILE_NAME
 from autoseg.datasets.findings import Finding, describe, raise_faults
-from autoseg.datasets.folds import make_folds
+from autoseg.datasets.folds import NUM_FOLDS, make_folds
 from autoseg.datasets.opening import inspect_dataset, safe_name
 from autoseg.errors import UsageError
 from autoseg.records.base import read_record, write_record
-from autoseg.records.dataset import Dataset
+from autoseg.records.dataset import Dataset, Folds
 from autoseg.records.workspace import Paths
 
 
-def ingest(
-    source: str,
-    workspace: Path,
-    patient_regex: str | None = None,
-    splits_file: Path | None = None,
-    num_folds: int = 5,
-) -> Paths:
+def ingest(source: str, workspace: Path, patient_regex: str | None = None, num_folds: int | None = None) -> Paths:
     """Open a dataset and write its records.
 
     Args:
         source: dataset folder, or the name of a dataset that is in the workspace already (its folder is then
             not looked at: everything after the preprocessing works without it).
         workspace: folder that holds one folder a dataset.
-        patient_regex: expression that finds the patient in a case's id (`make_folds`).
-        splits_file: nnU-Net's splits_final.json to be used instead of folds of our own.
-        num_folds: cross-validation folds, for a dataset that has none yet.
+        patient_regex: expression that finds the patient in a case's id (`make_folds`); None: the one used before.
+            Another one than before divides the cases anew.
+        num_folds: cross-validation folds; None: as many as before, at first 5. A dataset that is divided already
+            keeps its number with a warning, since folds may be trained.
 
     Raises:
         UsageError: there is no such folder or name, or the name is taken by another folder.
@@ -40,9 +35,7 @@ def ingest(
     """
     paths = locate(source, workspace)
     if _is_name(source, workspace):
-        dataset = read_record(paths.dataset, Dataset)
-        if patient_regex is not None or splits_file is not None or not paths.folds.is_file():
-            write_record(paths.folds, make_folds(dataset, splits_file, patient_regex, num_folds))
+        _divide(paths, read_record(paths.dataset, Dataset), patient_regex, num_folds, is_changed=False)
         return paths
     folder = Path(source).expanduser()
     found, findings = inspect_dataset(folder)
@@ -53,10 +46,8 @@ def ingest(
     known = read_record(paths.dataset, Dataset) if paths.dataset.is_file() else None
     if known != found:
         write_record(paths.dataset, found)
-    is_other = known is None or known.training != found.training
-    if is_other or patient_regex is not None or splits_file is not None or not paths.folds.is_file():
-        write_record(paths.folds, make_folds(found, splits_file, patient_regex, num_folds))
-    elif known == found:
+    is_changed = known is None or known.training != found.training
+    if not _divide(paths, found, patient_regex, num_folds, is_changed) and known == found:
         say(f"{found.name}: unchanged since it was opened, {found.num_training} training cases.")
     return paths
 
@@ -85,6 +76,28 @@ def _is_name(source: str, workspace: Path) -> bool:
         return False
     here = Path(source)
     return not (here / FILE_NAME).is_file() or here.resolve() == (workspace / source).resolve()
+
+
+def _divide(paths: Paths, dataset: Dataset, patient_regex: str | None, num_folds: int | None, is_changed: bool) -> bool:
+    """Write folds.json where there is none, or the cases or the patients changed; returns whether it was written."""
+    if not paths.folds.is_file():
+        write_record(paths.folds, make_folds(dataset, patient_regex, num_folds or NUM_FOLDS))
+        return True
+    before = read_record(paths.folds, Folds)
+    if num_folds is not None and before.num_folds not in (None, num_folds):
+        warn(
+            f"{dataset.name}: the cases were divided for {before.num_folds} folds, which stay; --folds {num_folds} "
+            f"changes nothing. Delete {paths.folds} and the trained folds to divide them anew."
+        )
+    regex = before.patient_regex if patient_regex is None else patient_regex
+    if not is_changed and regex == before.patient_regex:
+        return False
+    after = make_folds(dataset, regex, before.num_folds or NUM_FOLDS)
+    write_record(paths.folds, after)
+    if after.folds != before.folds:
+        why = "the training cases changed" if is_changed else f"--patient-regex {regex!r} is new"
+        warn(f"{dataset.name}: {why}, so they were divided anew ({after.source}). Folds trained before do not fit.")
+    return True
 
 
 def _say_warnings(findings: list[Finding]) -> None:

@@ -61,3 +61,7 @@ class Folds(Record):
     """The folds, in order."""
     source: str
     """Where they come from: `kfold`, `grouped kfold` or the path of a `splits_final.json`."""
+    num_folds: int | None = None
+    """Folds that were asked for, to be made again when the cases change; None: they come from a file or by hand."""
+    patient_regex: str | None = None
+    """Expression that found the patients in the case ids, if one was given; used again when the cases change."""

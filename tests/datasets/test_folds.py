@@ -81,7 +81,8 @@ def test_patient_regex():
     assert folds.source == "grouped kfold"
     for fold in folds.folds:
         assert not {c[:4] for c in fold.train} & {c[:4] for c in fold.validation}
-    assert make_folds(dataset_of(dict.fromkeys(ids)), patient_regex=r"^pat\d+") == folds
+    assert make_folds(dataset_of(dict.fromkeys(ids)), patient_regex=r"^pat\d+").folds == folds.folds
+    assert (folds.patient_regex, folds.num_folds) == (r"(pat\d+)_", 5)
     with pytest.raises(DataError, match="matches nothing in 12"):
         make_folds(dataset_of(dict.fromkeys(ids)), patient_regex="subject")
     with pytest.raises(DataError, match="no regular expression"):
@@ -93,7 +94,7 @@ def test_a_case_without_patient_is_not_the_patient_of_its_name():
     assert len(folds.folds) == 3
 
 
-def test_splits_file_in_the_folder_or_given_is_honoured(tmp_path, capsys):
+def test_splits_file_in_the_folder_is_honoured(tmp_path, capsys):
     splits = [{"train": ["c1", "c0"], "val": ["c2"]}, {"train": ["c2"], "val": ["c0", "c1"]}]
     (tmp_path / "splits_final.json").write_text(json.dumps(splits))
     dataset = dataset_of({f"c{i}": None for i in range(3)}, tmp_path)
@@ -102,8 +103,8 @@ def test_splits_file_in_the_folder_or_given_is_honoured(tmp_path, capsys):
     assert folds.folds[1].validation == ("c0", "c1")
     assert folds.source == str(tmp_path / "splits_final.json")
     assert not capsys.readouterr().err
-    (tmp_path / "mine.json").write_text(json.dumps(splits[:1]))
-    assert len(make_folds(dataset, tmp_path / "mine.json").folds) == 1
+    (tmp_path / "splits_final.json").write_text(json.dumps(splits[:1]))
+    assert len(make_folds(dataset).folds) == 1
     assert "held out by no fold: c0, c1" in capsys.readouterr().err
 
 
@@ -123,6 +124,6 @@ def test_splits_file_in_the_folder_or_given_is_honoured(tmp_path, capsys):
     ],
 )
 def test_splits_that_do_not_fit(tmp_path, content, words):
-    (tmp_path / "s.json").write_text(content)
+    (tmp_path / "splits_final.json").write_text(content)
     with pytest.raises(DataError, match=words):
-        make_folds(dataset_of({"c0": None, "c1": None}), tmp_path / "s.json")
+        make_folds(dataset_of({"c0": None, "c1": None}, tmp_path))

@@ -44,8 +44,25 @@ def test_again_changes_nothing_not_even_edited_folds(source, work):
     assert [path.stat().st_mtime_ns for path in (paths.dataset, paths.folds)] == times
     ingest("Task01_X", work, patient_regex=r"c(\d)")
     assert read_record(paths.folds, Folds).source == "too few cases"
-    ingest(str(source), work, num_folds=2, patient_regex=r"c\d+")
+
+
+@pytest.mark.parametrize("by", ["folder", "name"])
+def test_the_rule_and_the_number_of_folds_are_kept_when_cases_change(source, work, capsys, by):
+    """Without this a later command would divide patients between training and validation."""
+    paths = ingest(str(source), work, num_folds=2, patient_regex=r"c(\d)")  # one patient
+    ingest(str(source), work, patient_regex=r"c0([0-2]|[3-9])")
     assert len(read_record(paths.folds, Folds).folds) == 2
+    assert "--patient-regex 'c0([0-2]|[3-9])' is new" in capsys.readouterr().err
+    ingest(str(source) if by == "folder" else "Task01_X", work, num_folds=4)
+    assert len(read_record(paths.folds, Folds).folds) == 2
+    assert "--folds 4 changes nothing" in capsys.readouterr().err
+    decathlon(source, num_cases=8)
+    ingest(str(source), work)
+    folds = read_record(paths.folds, Folds)
+    assert (len(folds.folds), folds.num_folds, folds.patient_regex) == (2, 2, r"c0([0-2]|[3-9])")
+    assert "the training cases changed" in capsys.readouterr().err
+    ingest(str(source), work, num_folds=2, patient_regex=r"c0([0-2]|[3-9])")
+    assert not capsys.readouterr().err
 
 
 def test_another_case_makes_new_folds(source, work):
