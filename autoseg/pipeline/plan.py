@@ -42,8 +42,8 @@ def plan(
         overwrite: whether an existing plan is replaced.
 
     Raises:
-        UsageError: unknown preset or field, or an invalid value.
-        DataError: fingerprint or dataset are missing or faulty.
+        UsageError: unknown preset or field, or an invalid value; fingerprint or dataset are missing.
+        DataError: fingerprint or dataset are faulty.
     """
     dataset = read_record(paths.dataset, Dataset, remedy="Name the dataset's folder once, it is remembered then.")
     fingerprint = read_record(paths.fingerprint, Fingerprint, remedy="Run `autoseg fingerprint` first.")

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from autoseg.errors import AutosegError, DataError
+from autoseg.errors import AutosegError, DataError, UsageError
 from autoseg.storage.atomic import write_text
 
 SCHEMA_VERSION = 1
@@ -45,15 +45,20 @@ def read_record(
         path: JSON file written by `write_record` or edited by hand.
         kind: record class.
         fault: error class to raise (ModelError for files of a model).
-        remedy: sentence that says what to do when the file is missing.
+        remedy: sentence that says what to do when the file is missing, usually which command makes it.
 
     Raises:
         fault: the file is missing, no JSON, of a newer schema, or a field is wrong (each is named).
+        UsageError: a file of the dataset that another command makes (`remedy`) is not there yet.
     """
     try:
         text = path.read_text("utf-8-sig")
+    except FileNotFoundError as error:
+        is_too_early = remedy and fault is DataError
+        raise (UsageError if is_too_early else fault)(f"{path} does not exist. {remedy}".strip()) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise fault(f"{path} cannot be read ({error}). {remedy}".strip()) from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise fault(f"{path} cannot be read: {reason}.") from error
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:

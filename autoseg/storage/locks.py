@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from autoseg.errors import DataError, ResourceError
+from autoseg.errors import ResourceError, UsageError
 
 LOCK_FILE = ".lock"
 
@@ -25,7 +25,7 @@ def locked(folder: Path, what: str) -> Iterator[None]:
         what: what the holder does there, for the message, for example `training fold 0`.
 
     Raises:
-        DataError: another process holds the lock; its process id is named.
+        UsageError: another process holds the lock; its process id is named.
         ResourceError: the folder cannot be written to.
     """
     try:
@@ -38,7 +38,7 @@ def locked(folder: Path, what: str) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             holder = os.read(handle, 32).decode("ascii", "replace").strip() or "unknown"
-            raise DataError(
+            raise UsageError(
                 f"{folder} is in use: process {holder} is {what}. Wait for it, or stop it and call again."
             ) from error
         os.ftruncate(handle, 0)

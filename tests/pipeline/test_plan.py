@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from autoseg import console
-from autoseg.errors import DataError, UsageError
+from autoseg.errors import UsageError
 from autoseg.pipeline.plan import choose_plan, plan, plan_from_files
 from autoseg.records.base import read_record, write_record
 from autoseg.records.plan import Plan
@@ -95,7 +95,7 @@ def test_a_copied_plan_must_be_renamed_inside(paths: Paths) -> None:
 
 def test_missing_fingerprint_says_what_to_do(paths: Paths) -> None:
     paths.fingerprint.unlink()
-    with pytest.raises(DataError, match="autoseg fingerprint"):
+    with pytest.raises(UsageError, match=r"does not exist\. Run `autoseg fingerprint`"):
         plan(paths, "small")
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from autoseg import console
-from autoseg.errors import DataError, ModelError, Preempted, UsageError
+from autoseg.errors import ModelError, Preempted, UsageError
 from autoseg.inference.model import load_model
 from autoseg.inference.store import read_probabilities
 from autoseg.pipeline.fingerprint import verify_and_fingerprint
@@ -206,14 +206,14 @@ def test_other_options_than_begun_with_are_refused(prepared: Paths) -> None:
 
 def test_not_preprocessed_says_what_to_do(prepared: Paths) -> None:
     plan = _make_plan(prepared, name="other", spacing_mm=(3.0, 3.0, 3.0))
-    with pytest.raises(DataError, match="autoseg preprocess"):
+    with pytest.raises(UsageError, match=r"does not exist\. Preprocess the dataset: `autoseg preprocess"):
         train(prepared, plan, "3d_fullres", "0", SHORT)
 
 
 def test_a_fold_in_use_is_refused(prepared: Paths) -> None:
     plan = _make_plan(prepared, name="locked")
     folder = prepared.fold("locked", "3d_fullres", "0")
-    with locked(folder, "training"), pytest.raises(DataError, match=f"process {os.getpid()}"):
+    with locked(folder, "training"), pytest.raises(UsageError, match=f"process {os.getpid()}"):
         train(prepared, plan, "3d_fullres", "0", SHORT)
 
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from autoseg.errors import DataError, ModelError
+from autoseg.errors import DataError, ModelError, UsageError
 from autoseg.records.base import read_record, record_to_json, write_record
 from autoseg.records.dataset import Fold, Folds
 from autoseg.records.recipe import Recipe
@@ -41,3 +41,10 @@ def test_every_fault_is_named(tmp_path: Path, content: str, message: str) -> Non
 def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="Run autoseg train"):
         read_record(tmp_path / "no.json", Folds, fault=ModelError, remedy="Run autoseg train.")
+    with pytest.raises(UsageError, match=r"no\.json does not exist\. Run autoseg plan\.$"):
+        read_record(tmp_path / "no.json", Folds, remedy="Run autoseg plan.")
+    with pytest.raises(DataError, match=r"no\.json does not exist\.$"):
+        read_record(tmp_path / "no.json", Folds)
+    (tmp_path / "folder.json").mkdir()
+    with pytest.raises(DataError, match=r"cannot be read: Is a directory\.$"):
+        read_record(tmp_path / "folder.json", Folds, remedy="Run autoseg plan.")

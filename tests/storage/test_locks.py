@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from autoseg.errors import DataError
+from autoseg.errors import UsageError
 from autoseg.storage.locks import locked
 
 _HOLD = """
@@ -22,7 +22,7 @@ with locked(Path(sys.argv[1]), "testing"):
 
 
 def test_second_holder_is_refused_with_the_first_one_named(tmp_path: Path) -> None:
-    refused = pytest.raises(DataError, match=str(os.getpid()))
+    refused = pytest.raises(UsageError, match=str(os.getpid()))
     with locked(tmp_path / "fold_0", "training"), refused, locked(tmp_path / "fold_0", "training"):
         pass
 
@@ -38,7 +38,7 @@ def test_killed_holder_leaves_no_stale_lock(tmp_path: Path) -> None:
     holder = subprocess.Popen([sys.executable, "-c", _HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
-    with pytest.raises(DataError, match=str(holder.pid)), locked(tmp_path, "training"):
+    with pytest.raises(UsageError, match=str(holder.pid)), locked(tmp_path, "training"):
         pass
     holder.send_signal(signal.SIGKILL)
     holder.wait()
