@@ -22,6 +22,7 @@ from autoseg.storage.atomic import write_atomically
 
 # Segmentations shrink 100 times at any level; beyond 4 the time grows and the size does not.
 _GZIP_LEVEL = 4
+_LARGEST_PIXEL = np.iinfo(np.uint16).max
 _COPIED = ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
 
 
@@ -163,6 +164,8 @@ def _write_tiff(temporary: Path, path: Path, array: npt.NDArray[Any], geometry: 
 def _write_png(temporary: Path, path: Path, array: npt.NDArray[Any], geometry: Geometry) -> None:
     from PIL import Image
 
+    if array.dtype.kind in "iu" and array.dtype != np.uint8 and array.min() >= 0 and array.max() <= _LARGEST_PIXEL:
+        array = array.astype(np.uint16)  # label values come in the smallest type of any format, which may be int16
     is_grey = len(array) == 1 and array.dtype in (np.uint8, np.uint16)
     is_colour = len(array) == 3 and array.dtype == np.uint8
     if geometry.shape[0] != 1 or not (is_grey or is_colour):

@@ -88,7 +88,7 @@ def test_tiff_and_png(tmp_path, shape, dtype):
     np.testing.assert_array_equal(volume.array[0], labels(shape))
     if dtype != np.int16:
         assert volume.geometry.spacing_mm == pytest.approx(geometry.spacing_mm)
-    if shape[0] == 1 and dtype != np.int16:
+    if shape[0] == 1:
         write_label(tmp_path / "a.png", labels(shape, dtype), geometry)
         np.testing.assert_array_equal(read_label(tmp_path / "a.png").array[0], labels(shape))
     else:
@@ -101,6 +101,17 @@ def test_images_with_channels(tmp_path, ending):
     array = ramp((3, 4, 5, 6), np.float32)
     write_image(tmp_path / f"a{ending}", array, flat_geometry((4, 5, 6), planar=False))
     np.testing.assert_array_equal(read_image([tmp_path / f"a{ending}"]).array, array)
+
+
+def test_png_of_large_label_values_in_a_signed_type(tmp_path):
+    """What `to_file` gives for values 256 to 32767 is int16, which no PNG holds."""
+    values = np.array([[[0, 256, 32767]]], np.int16)
+    geometry = flat_geometry((1, 1, 3), planar=True)
+    write_label(tmp_path / "a.png", values, geometry)
+    np.testing.assert_array_equal(read_label(tmp_path / "a.png").array[0], values)
+    for wrong in (values - 1, values.astype(np.int32) * 3):
+        with pytest.raises(DataError, match="PNG holds"):
+            write_label(tmp_path / "b.png", wrong, geometry)
 
 
 def test_colour_png(tmp_path):
