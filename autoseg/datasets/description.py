@@ -39,7 +39,8 @@ def parse_dataset_json(path: Path) -> tuple[Dataset, int]:
         DataError: the file cannot be used; all faults are named.
     """
     described = read_description(path)
-    count = described.content.get("numTraining", len(described.content.get("training", [])))
+    listed = described.content.get("training")
+    count: Any = described.content.get("numTraining", len(listed) if isinstance(listed, list) else None)
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         described.findings.append(fault("num_training", f"numTraining is {count!r}; expected the number of cases."))
     raise_faults(described.findings, str(path))

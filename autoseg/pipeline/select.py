@@ -38,6 +38,11 @@ def select(paths: Paths, plan: Plan) -> Selection:
         if earlier.decided_by == decided_by:
             console.say(f"selection: done already ({' + '.join(earlier.configurations)})")
             return earlier
+        if earlier.plan != plan.name:
+            console.warn(
+                f"selection: {' + '.join(earlier.configurations)} of plan {earlier.plan} was selected before; what is "
+                f"chosen from plan {plan.name} takes its place. `autoseg select --plan {earlier.plan}` brings it back."
+            )
     dataset = read_record(paths.dataset, Dataset)
     counts: dict[str, dict[Members, Matrix]] = {}
     volumes: dict[str, float] = {}

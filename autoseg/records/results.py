@@ -1,7 +1,5 @@
 """What later stages leave behind: preprocessed cases, trained folds, choices and scores."""
 
-from typing import Literal
-
 from pydantic import Field
 
 from autoseg.records.base import Record
@@ -160,7 +158,6 @@ class Selection(Record):
     """Configuration -> folds that are averaged."""
     candidates: tuple[Candidate, ...]
     """All that were compared, best first."""
-    device_note: str = ""
     decided_by: str = ""
     """Digest of the folds, plan and cases that were compared."""
 
@@ -172,4 +169,3 @@ class ReferenceScores(Record):
     """Where they were published."""
     cases: dict[str, dict[str, float]] = Field(default={})
     """Case id -> target name -> Dice."""
-    kind: Literal["per_case", "summary"] = "per_case"

@@ -43,7 +43,7 @@ def selection_section(dataset: str, selection: Selection | None, rule: Postproce
         return Section("selection", "Chosen model", (hint,))
     rows = {_name(candidate): candidate.dice for candidate in selection.candidates}
     chosen = " + ".join(selection.configurations)
-    blocks: list[Block] = [Paragraph(f"{chosen} predicts from now on (plan {selection.plan}). {selection.device_note}")]
+    blocks: list[Block] = [Paragraph(f"{chosen} predicts from now on (plan {selection.plan}).")]
     if rows:
         caption = "Mean foreground Dice over held-out cases with 95 % interval; the chosen one is coloured."
         blocks.append(Drawing(draw_means(rows, "Dice", chosen), caption))

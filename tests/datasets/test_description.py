@@ -146,6 +146,13 @@ def test_dataset_json_alone_names_all_its_faults(tmp_path):
         assert word in str(caught.value)
 
 
+def test_training_of_null_is_a_fault_not_a_crash(tmp_path):
+    path = tmp_path / "dataset.json"
+    path.write_text(json.dumps({"modality": {"0": "CT"}, "labels": {"background": 0, "liver": 1}, "training": None}))
+    with pytest.raises(DataError, match="numTraining is None"):
+        parse_dataset_json(path)
+
+
 def test_reference_descriptions(shared_reference):
     found = {}
     for path in sorted((shared_reference / "decathlon_fingerprints").glob("*.dataset.json")):

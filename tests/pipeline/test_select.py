@@ -1,5 +1,6 @@
 """Select and postprocess on stored held-out probabilities: the right candidate, the right rule, the right scores."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +132,20 @@ def test_done_already_is_skipped_until_a_fold_changes(paths: Paths, plan: Plan, 
     monkeypatch.undo()
     write_fold(paths.fold("plan", "3d_fullres", "0"), plan, offset=1.0, validation=IDS[:2])
     assert select(paths, plan).decided_by != first.decided_by
+
+
+def test_replacing_the_selection_of_another_plan_is_told(paths: Paths, plan: Plan, capsys) -> None:
+    write_folds(paths, plan, {"3d_fullres": 0})
+    select(paths, plan)
+    other = plan.model_copy(update={"name": "other"})
+    for fold in (0, 1):
+        folder = paths.fold("other", "3d_fullres", str(fold))
+        shutil.copytree(paths.fold("plan", "3d_fullres", str(fold)), folder)
+    assert not capsys.readouterr().err
+    assert select(paths, other).plan == "other"
+    told = capsys.readouterr().err
+    assert "3d_fullres of plan plan was selected before" in told
+    assert "autoseg select --plan plan" in told
 
 
 def test_different_folds_are_compared_on_common_cases(paths: Paths, plan: Plan, capsys) -> None:
