@@ -76,7 +76,8 @@ def train_step(learner: Learner, batch: Batch, rate: float, step: int) -> Tensor
     """One optimiser step; global step `step` (from 0).
 
     Returns:
-        The loss, a scalar on the device; not a number when the step was skipped.
+        The loss, a scalar on the device; not a number when the step was skipped. A float16 step that is skipped
+        because its scaled gradient overflows is none of these: the scale falls until it fits, at first always.
     """
     network, optimizer, scaler, recipe = learner.network, learner.optimizer, learner.scaler, learner.recipe
     set_learning_rate(optimizer, rate)
@@ -84,6 +85,7 @@ def train_step(learner: Learner, batch: Batch, rate: float, step: int) -> Tensor
     with autocast(learner.device, learner.precision):
         logits = network(batch.images)
     loss = learner.loss(logits, batch.labels)
+    factor = scaler.scale(torch.ones_like(loss))
     scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
     scaler.unscale_(optimizer)
     norm = nn.utils.clip_grad_norm_(network.parameters(), recipe.gradient_clip)
@@ -91,7 +93,9 @@ def train_step(learner: Learner, batch: Batch, rate: float, step: int) -> Tensor
     scaler.update(None if learner.precision == "float16" else 1.0)
     if recipe.ema_decay is not None:
         update_average(learner.average, network, recipe.ema_decay, step)
-    return torch.where(torch.isfinite(norm), loss.detach(), torch.nan)
+    # With a factor above 1 an overflow says nothing of the batch.
+    is_sound = torch.isfinite(norm) | (torch.isfinite(loss.detach()) & (factor > 1))
+    return torch.where(is_sound, loss.detach(), torch.nan)
 
 
 def train_network(

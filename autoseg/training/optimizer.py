@@ -17,15 +17,21 @@ from autoseg.records.recipe import Optimizer
 
 
 def _sgd(parameters: Iterable[nn.Parameter], recipe: Optimizer) -> torch.optim.Optimizer:
+    kept = list(parameters)
     nesterov = recipe.momentum > 0  # torch refuses Nesterov without momentum
-    return SGD(
-        parameters,
+    optimizer = SGD(
+        kept,
         lr=recipe.learning_rate,
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,
         nesterov=nesterov,
         fused=True,
     )
+    if nesterov:
+        # torch would make the buffers in the first step, unfilled, and a skipped first step leaves them so.
+        for parameter in kept:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def _adamw(parameters: Iterable[nn.Parameter], recipe: Optimizer) -> torch.optim.Optimizer:

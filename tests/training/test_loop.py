@@ -127,6 +127,28 @@ def test_a_step_that_is_not_finite_changes_no_weight() -> None:
     assert not all(torch.equal(before[name], value) for name, value in learner.network.state_dict().items())
 
 
+def test_float16_overflows_until_its_scale_fits_are_no_bad_steps() -> None:
+    learner = make_learner(precision="float16")
+    (batch,) = batches(_sampler(), [(0, 0)])
+    before = {name: value.clone() for name, value in learner.network.state_dict().items()}
+    loud = replace(learner, loss=lambda outputs, target: learner.loss(outputs, target) * 1e4)
+    losses = [train_step(loud, batch, 1e-6, 0).item()]
+    assert all(torch.equal(before[name], value) for name, value in learner.network.state_dict().items())
+    losses += [train_step(loud, batch, 1e-6, step).item() for step in range(1, 20)]
+    assert all(math.isfinite(loss) for loss in losses)
+    assert any(not torch.equal(before[name], value) for name, value in learner.network.state_dict().items())
+
+
+def test_float16_steps_that_no_scale_helps_are_bad_ones() -> None:
+    learner = make_learner(precision="float16")
+    (batch,) = batches(_sampler(), [(0, 0)])
+    # The square root's slope at 0 is infinite, its value is not.
+    steep = replace(learner, loss=lambda outputs, target: (outputs[0].float() * 0).sqrt().sum())
+    losses = [train_step(steep, batch, 0.01, step).item() for step in range(20)]
+    assert all(math.isfinite(loss) for loss in losses[:16])  # 2^16 halved to 1
+    assert all(math.isnan(loss) for loss in losses[16:])
+
+
 def _broken_sampler(every: int) -> Sampler:
     """Batches of one sample; every so many reads give an image that is not finite."""
     good, reads = scaled(make_source([(8, 8, 8)]), 1e-3), iter(range(10**6))

@@ -1,5 +1,7 @@
 """Optimisers against their definitions, their state through tensors, the average of weights."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -59,6 +61,23 @@ def test_state_put_back_continues_exactly(recipe: Optimizer) -> None:
         _step(network, optimizer, value)
         _step(twin, twin_optimizer, value)
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), twin.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
+def test_a_skipped_first_step_leaves_no_trace(recipe: Optimizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dirty(like: torch.Tensor, **options: object) -> torch.Tensor:
+        return torch.full_like(like, 1e6)
+
+    monkeypatch.setattr(torch, "empty_like", dirty)  # memory that nothing has filled holds anything
+    networks = [_network(), _network()]
+    for network, values in zip(networks, [(math.inf, 1.0, 0.3), (1.0, 0.3)], strict=True):
+        optimizer, scaler = build_optimizer(network, recipe), torch.amp.GradScaler("cpu", init_scale=1.0)
+        for value in values:
+            optimizer.zero_grad()
+            scaler.scale(network(torch.full((1, 3), value)).square().sum()).backward()
+            scaler.step(optimizer)
+            scaler.update(1.0)
+    assert all(torch.equal(a, b) for a, b in zip(networks[0].parameters(), networks[1].parameters(), strict=True))
 
 
 def test_state_of_another_network_is_refused() -> None:
