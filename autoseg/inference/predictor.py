@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from autoseg.errors import ModelError
 from autoseg.inference.export import (
     Labels,
     labels_from_probabilities,
@@ -15,7 +16,10 @@ from autoseg.inference.export import (
 )
 from autoseg.inference.model import Model, previous_channels
 from autoseg.inference.sliding_window import predict_logits
+from autoseg.records.plan import Plan
 from autoseg.records.results import PreprocessedCase
+
+_REMEDY = "The plan was changed between their trainings: train both with one plan, or predict with one of them alone."
 
 
 @dataclass(frozen=True)
@@ -28,15 +32,48 @@ class OnGrid:
     """How it came onto this grid."""
 
 
-def needed_configurations(models: Sequence[Model]) -> tuple[str, ...]:
-    """Configurations for which a case must be prepared: those of the models and of the stages before them."""
-    names: list[str] = []
+def needed_configurations(models: Sequence[Model]) -> tuple[tuple[str, Plan], ...]:
+    """Configurations for which a case must be prepared: those of the models and of the stages before them.
+
+    Returns:
+        Each configuration once, with the plan of the model that needs it: plans are edited between trainings, so
+        the models of an ensemble and the stages of a cascade may each have their own.
+
+    Raises:
+        ModelError: the models' plans differ in labels, channels, orientation or transpose, so that their answers
+            cannot be joined; or two models need one configuration prepared in different ways.
+    """
+    stages: list[Model] = []
     for model in models:
         stage: Model | None = model
         while stage is not None:
-            names.append(stage.configuration)
+            stages.append(stage)
             stage = stage.previous
-    return tuple(dict.fromkeys(names))
+    needed: dict[str, Model] = {}
+    for stage in stages:
+        other = _difference(stages[0].plan, stage.plan)
+        if other is not None:
+            raise ModelError(f"{stages[0].folders[0]} and {stage.folders[0]} differ in {other}. {_REMEDY}")
+        known = needed.setdefault(stage.configuration, stage)
+        if _preparation(known) != _preparation(stage):
+            raise ModelError(
+                f"{known.folders[0]} and {stage.folders[0]} want images prepared in different ways for "
+                f"{stage.configuration}. {_REMEDY}"
+            )
+    return tuple((name, stage.plan) for name, stage in needed.items())
+
+
+def _difference(first: Plan, second: Plan) -> str | None:
+    """Name of a field that two plans must share to be used on one case, and do not."""
+    names = ("labels", "channel_names", "orientation", "transpose")
+    return next((name for name in names if getattr(first, name) != getattr(second, name)), None)
+
+
+def _preparation(model: Model) -> object:
+    """All of a plan that decides how an image is brought onto the grid of the model's configuration."""
+    settings = model.settings
+    intensities = model.plan.intensities if "ct" in settings.normalization else {}
+    return settings.spacing_mm, settings.normalization, settings.use_mask_for_norm, intensities
 
 
 def case_logits(model: Model, grids: Mapping[str, OnGrid], device: torch.device) -> Tensor:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 import torch
 
 from autoseg import console
@@ -24,7 +23,7 @@ from autoseg.images.writing import write_label
 from autoseg.inference.model import Model, fold_folders, load_model, read_fold
 from autoseg.inference.predictor import OnGrid, needed_configurations, segment
 from autoseg.postprocessing.rules import apply_rule
-from autoseg.preprocessing.prepare import prepare_case
+from autoseg.preprocessing.prepare import crop_case, onto_grid
 from autoseg.records.base import Record, read_record, write_record
 from autoseg.records.dataset import Case
 from autoseg.records.results import PostprocessingRule, Selection
@@ -147,14 +146,14 @@ def prepare(predictor: Predictor, root: Path, case: Case) -> Grids:
 
     Raises:
         DataError: a file is damaged, a channel is missing, or a value is not finite.
+        ModelError: the models are of plans that do not go together.
     """
-    plan = predictor.models[0].plan
-    image = read_case_image(root, case, len(plan.channel_names))
-    if not np.isfinite(image.array).all():
-        raise DataError(f"{', '.join(case.images)}: some values are NaN or infinite; replace them by a number.")
+    needed = needed_configurations(predictor.models)
+    shared = predictor.models[0].plan  # turning and cropping are the same for all
+    cropped = crop_case(case.id, read_case_image(root, case, len(shared.channel_names)), None, shared)
     grids = {}
-    for name in needed_configurations(predictor.models):
-        ready = prepare_case(case.id, image, None, plan, name)
+    for name, plan in needed:
+        ready = onto_grid(cropped, plan, name)
         grids[name] = OnGrid(torch.from_numpy(ready.image), ready.meta)
     return grids
 

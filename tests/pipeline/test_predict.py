@@ -5,18 +5,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from autoseg.errors import ModelError, PartialError, ResourceError, UsageError
 from autoseg.images.reading import read_geometry, read_label
 from autoseg.images.writing import write_image
+from autoseg.inference.model import load_model
+from autoseg.inference.predictor import needed_configurations
 from autoseg.pipeline import predict as stage_module
-from autoseg.pipeline.predict import predict
+from autoseg.pipeline.predict import Predictor, predict, prepare
 from autoseg.records.base import write_record
+from autoseg.records.dataset import Case
 from autoseg.records.geometry import Geometry
 from autoseg.records.results import Aggregate, Candidate, PostprocessingRule, Selection
 from autoseg.spatial.orientation import Turn, turn
 from tests.pipeline.fakes import LABELS, blobs, image_of, make_plan, make_workspace, oblique_grid, stored_as, write_fold
 
+CPU = torch.device("cpu")
 CLASSES = blobs()
 GRID = oblique_grid(CLASSES.shape)
 IDENTITY = Turn((0, 1, 2), (False, False, False))
@@ -85,6 +90,40 @@ def test_cascade_predicts_its_first_stage(tmp_path: Path, images: Path) -> None:
     write_fold(tmp_path / "plan" / "3d_lowres" / "fold_0", plan, "3d_lowres")
     (path,) = predict(second, images, tmp_path / "out", device="cpu")
     np.testing.assert_array_equal(read_label(path).array[0], LABELS.to_file(CLASSES))
+
+
+def test_each_stage_is_prepared_as_its_own_plan_says(tmp_path: Path, images: Path) -> None:
+    """A plan edited after the first stage was trained: its new spacing and its normalisation are not the old ones."""
+    names = ("3d_fullres", "3d_lowres", "3d_cascade_fullres")
+    old = make_plan(names=names)
+    edited = make_plan(spacing_mm=(1.7, 1.3, 0.9), names=names)
+    coarse = edited.configurations["3d_lowres"].model_copy(update={"normalization": ("zscore",)})
+    edited = edited.model_copy(update={"configurations": {**edited.configurations, "3d_lowres": coarse}})
+    write_fold(tmp_path / "plan" / "3d_lowres" / "fold_0", old, "3d_lowres")
+    cascade = write_fold(tmp_path / "plan" / "3d_cascade_fullres" / "fold_0", edited, "3d_cascade_fullres")
+    fullres = write_fold(tmp_path / "plan" / "3d_fullres" / "fold_0", edited)
+    put(images, "case.nii.gz")
+    models = tuple(load_model([fold], CPU) for fold in (fullres, cascade))
+    grids = prepare(Predictor(models, PostprocessingRule(), CPU), images, Case(id="case", images=("case.nii.gz",)))
+    assert grids["3d_fullres"].meta.spacing_mm == grids["3d_cascade_fullres"].meta.spacing_mm == (1.7, 1.3, 0.9)
+    assert grids["3d_lowres"].meta.spacing_mm == (4.0, 3.0, 2.0)
+    assert grids["3d_lowres"].image.max() > 100  # "none": as in the file
+
+
+def test_models_of_plans_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
+    names = ("3d_fullres", "3d_lowres", "3d_cascade_fullres")
+    plan = make_plan(names=names)
+    relabelled = plan.model_copy(update={"labels": LABELS.model_copy(update={"class_names": ("background", "a", "c")})})
+    coarser = make_plan(spacing_mm=(3.0, 1.5, 1.0), names=names)
+    write_fold(tmp_path / "plan" / "3d_lowres" / "fold_0", plan, "3d_lowres")
+    cascade = load_model([write_fold(tmp_path / "plan" / "3d_cascade_fullres" / "fold_0", plan, names[2])], CPU)
+    with pytest.raises(ModelError, match="differ in labels"):
+        needed_configurations([cascade, load_model([write_fold(tmp_path / "a" / "fold_0", relabelled)], CPU)])
+    lowres = load_model([write_fold(tmp_path / "b" / "fold_0", coarser, "3d_lowres")], CPU)
+    with pytest.raises(ModelError, match="prepared in different ways for 3d_lowres"):
+        needed_configurations([cascade, lowres])
+    same = load_model([write_fold(tmp_path / "c" / "fold_0", plan, "3d_lowres")], CPU)
+    assert [name for name, _ in needed_configurations([cascade, same])] == ["3d_cascade_fullres", "3d_lowres"]
 
 
 def test_faulty_cases_are_named_and_the_others_done(tmp_path: Path, images: Path) -> None:
