@@ -44,11 +44,6 @@ class Model:
         """The plan's values for this configuration."""
         return self.plan.configurations[self.configuration]  # type: ignore[index]
 
-    @property
-    def num_previous(self) -> int:
-        """Channels of the previous stage's one-hot foreground classes."""
-        return num_previous_channels(self.settings, self.plan.labels)
-
 
 def num_previous_channels(configuration: Configuration, labels: LabelScheme) -> int:
     """Input channels that a configuration gets from its previous stage: one a foreground class."""

@@ -14,8 +14,8 @@ from autoseg.inference.export import (
     to_native_labels,
     to_native_probabilities,
 )
-from autoseg.inference.model import Model, previous_channels
-from autoseg.inference.sliding_window import predict_logits
+from autoseg.inference.model import Model
+from autoseg.inference.sliding_window import predict_logits, prediction_precision
 from autoseg.records.plan import Plan
 from autoseg.records.results import PreprocessedCase
 
@@ -87,16 +87,13 @@ def case_logits(model: Model, grids: Mapping[str, OnGrid], device: torch.device)
     Raises:
         ModelError: the networks' values are not finite.
     """
-    wanted = model.settings.recipe.precision
-    # Training may round for speed; what is predicted must not depend on the device, so `auto` is exact here.
-    precision = "float32" if wanted == "auto" else wanted
     here, labels, settings = grids[model.configuration], model.plan.labels, model.settings
     image = here.image
     if model.previous is not None:
         earlier = grids[model.previous.configuration]
         probabilities = to_native_probabilities(case_logits(model.previous, grids, device), earlier.meta, labels)
         classes = previous_stage_labels(probabilities, earlier.meta, here.meta, labels)
-        image = torch.cat([image, previous_channels(torch.from_numpy(classes), labels)])
+        image = torch.cat([image, torch.from_numpy(classes)[None].float()])
     return predict_logits(
         model.networks,
         image,
@@ -105,8 +102,8 @@ def case_logits(model: Model, grids: Mapping[str, OnGrid], device: torch.device)
         settings.recipe.mirroring,
         labels,
         device,
-        precision=precision,
-        num_previous=model.num_previous,
+        precision=prediction_precision(settings.recipe, device),
+        has_previous=model.previous is not None,
     )
 
 

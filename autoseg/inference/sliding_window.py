@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from autoseg.errors import ModelError
+from autoseg.inference.model import previous_channels
 from autoseg.records.geometry import IntTriple
 from autoseg.records.labels import LabelScheme
-from autoseg.records.recipe import Mirroring
+from autoseg.records.recipe import Mirroring, Recipe
 from autoseg.spatial.tiles import gaussian_weights, tile_starts
 
 Flip = tuple[int, ...]
@@ -42,13 +43,13 @@ def predict_logits(
     step: float = 0.5,
     tile_batch: int | None = None,
     precision: str = "float32",
-    num_previous: int = 0,
+    has_previous: bool = False,
 ) -> Tensor:
     """Logits of a whole image, averaged over tiles, mirrorings and networks.
 
     Args:
         networks: in eval mode, on `device`; each returns a tuple whose first entry is `N H Z Y X`.
-        image: `C Z Y X` float32 on the network's grid, on any device.
+        image: `C Z Y X` float32 on the network's grid, on any device; see `has_previous`.
         patch_zyx: tile; `(1, y, x)` for 2-D networks.
         num_heads: channels of the networks' output.
         mirroring: axes to mirror, and the classes a flip exchanges.
@@ -58,7 +59,8 @@ def predict_logits(
         tile_batch: jobs a forward pass; None: by the patch's size.
         precision: arithmetic inside the networks: `float32` (labels then agree between devices but for ties),
             `bfloat16` or `float16`.
-        num_previous: how many of the image's last channels are the previous stage's one-hot foreground classes.
+        has_previous: whether the image's last channel holds the previous stage's class numbers; networks get one
+            channel a foreground class instead, made tile by tile.
 
     Returns:
         `H Z Y X` float32 on `device`, or on the CPU where it would not fit.
@@ -71,19 +73,22 @@ def predict_logits(
     starts, flips = tile_starts(shape, patch_zyx, step), mirror_flips(mirroring, patch_zyx)
     jobs: list[Job] = list(itertools.product(starts, flips))
     heads = head_permutation(labels, mirroring.swap_pairs)
-    channels = _channel_permutation(len(image), num_previous, labels, mirroring)
+    channels = _channel_permutation(len(image) - has_previous, has_previous, labels, mirroring)
     weights = gaussian_weights(patch_zyx).to(device)
-    keep_on = _accumulator_device(num_heads, shape, device)
+    keep_on = _accumulator_device(num_heads + len(padded), shape, device)
     total, source = torch.zeros((num_heads, *shape), device=keep_on), padded.to(keep_on)
     with torch.inference_mode(), _arithmetic(precision), autocast(device, precision):
         for batch in _batches(jobs, tile_batch or _default_tile_batch(patch_zyx, device)):
-            tiles = torch.stack([_mirrored_tile(source, job, patch_zyx, mirroring, channels) for job in batch])
+            pieces = [_tile(source, start, patch_zyx, labels if has_previous else None) for start, _ in batch]
+            flipped = zip(pieces, batch, strict=True)
+            tiles = torch.stack([_mirrored(piece, flip, mirroring, channels) for piece, (_, flip) in flipped])
             logits = _sum_of_networks(networks, tiles.to(device))
             for (start, flip), values in zip(batch, logits, strict=True):
                 weighted = _mirrored(values, flip, mirroring, heads) * weights
                 total[(slice(None), *_box(start, patch_zyx))] += weighted.to(keep_on)
         total /= _weight_sum(starts, weights.to(keep_on), shape) * (len(networks) * len(flips))
-    if not torch.isfinite(total).all():
+    # Head by head: the check of all at once would need another accumulator.
+    if not torch.stack([torch.isfinite(head).all() for head in total]).all():
         raise ModelError("The network gives values that are not finite: its weights or the image are damaged.")
     return total[(slice(None), *inner)]
 
@@ -124,11 +129,13 @@ def class_permutation(labels: LabelScheme, swap_pairs: Sequence[tuple[int, int]]
     return partner
 
 
-def choose_precision(wanted: str, device: torch.device) -> str:
-    """Fast arithmetic where a recipe says `wanted`; `auto`: bfloat16 on a GPU that has it, else float32."""
-    if wanted != "auto":
-        return wanted
-    return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+def prediction_precision(recipe: Recipe, device: torch.device) -> str:
+    """Arithmetic in which a model predicts held-out and new cases alike: what is selected is what will be used.
+
+    Training may round for speed, but `auto` is exact here, so that segmentations do not depend on the device. On a
+    CPU all is float32: half precision saves no time there.
+    """
+    return "float32" if recipe.precision == "auto" or device.type == "cpu" else recipe.precision
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
@@ -161,13 +168,14 @@ def _default_tile_batch(patch_zyx: IntTriple, device: torch.device) -> int:
     return min(max(1, limit // voxels), _MAX_TILES_PER_BATCH)
 
 
-def _accumulator_device(num_heads: int, shape: Sequence[int], device: torch.device) -> torch.device:
-    """`device` if the accumulator fits well into its free memory, else the CPU."""
+def _accumulator_device(num_volumes: int, shape: Sequence[int], device: torch.device) -> torch.device:
+    """`device` if accumulator and image (and the sum of weights) fit well into its free memory, else the CPU."""
     if device.type != "cuda":
         return device
-    needed = 4 * (num_heads + 1) * shape[0] * shape[1] * shape[2]
+    needed = 4 * (num_volumes + 1) * shape[0] * shape[1] * shape[2]
     free, _ = torch.cuda.mem_get_info(device)
-    return device if needed < _MAX_ACCUMULATOR_SHARE * free else torch.device("cpu")
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch's own, to be used again
+    return device if needed < _MAX_ACCUMULATOR_SHARE * (free + kept) else torch.device("cpu")
 
 
 def _batches(jobs: Sequence[Job], size: int) -> Iterator[Sequence[Job]]:
@@ -175,23 +183,20 @@ def _batches(jobs: Sequence[Job], size: int) -> Iterator[Sequence[Job]]:
         yield jobs[start : start + size]
 
 
-def _channel_permutation(num_channels: int, num_previous: int, labels: LabelScheme, mirroring: Mirroring) -> list[int]:
+def _channel_permutation(num_image: int, has_previous: bool, labels: LabelScheme, mirroring: Mirroring) -> list[int]:
     """Input channel that answers for each one after a left-right flip: one-hot channels follow their classes."""
-    num_image = num_channels - num_previous
-    partner = class_permutation(labels, mirroring.swap_pairs)
-    return [*range(num_image), *(num_image + partner[1 + k] - 1 for k in range(num_previous))]
+    partner = class_permutation(labels, mirroring.swap_pairs)[1:] if has_previous else []
+    return [*range(num_image), *(num_image + other - 1 for other in partner)]
 
 
 def _box(start: IntTriple, patch_zyx: IntTriple) -> tuple[slice, ...]:
     return tuple(slice(a, a + p) for a, p in zip(start, patch_zyx, strict=True))
 
 
-def _mirrored_tile(
-    image: Tensor, job: Job, patch_zyx: IntTriple, mirroring: Mirroring, channels: Sequence[int]
-) -> Tensor:
-    """One tile `C Z Y X`, mirrored as the job says."""
-    start, flip = job
-    return _mirrored(image[(slice(None), *_box(start, patch_zyx))], flip, mirroring, channels)
+def _tile(image: Tensor, start: IntTriple, patch_zyx: IntTriple, labels: LabelScheme | None) -> Tensor:
+    """One tile `C Z Y X`; with `labels` its last channel holds class numbers, which become one channel a class."""
+    tile = image[(slice(None), *_box(start, patch_zyx))]
+    return tile if labels is None else torch.cat([tile[:-1], previous_channels(tile[-1], labels)])
 
 
 def _mirrored(values: Tensor, flip: Flip, mirroring: Mirroring, exchange: Sequence[int]) -> Tensor:
@@ -200,7 +205,8 @@ def _mirrored(values: Tensor, flip: Flip, mirroring: Mirroring, exchange: Sequen
         return values
     flipped = values.flip([axis + 1 for axis in flip])
     swaps = mirroring.swap_axis in flip and list(exchange) != list(range(len(exchange)))
-    return flipped[list(exchange)] if swaps else flipped
+    # Stacked, since a list as index would be copied to a GPU, and the copy waited for.
+    return torch.stack([flipped[other] for other in exchange]) if swaps else flipped
 
 
 def _sum_of_networks(networks: Sequence[nn.Module], tiles: Tensor) -> Tensor:

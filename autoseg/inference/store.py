@@ -24,12 +24,17 @@ def probabilities_path(folder: Path, case: str) -> Path:
     return folder / f"{case}.probabilities.b2nd"
 
 
+def meta_path(folder: Path, case: str) -> Path:
+    """The record beside the probabilities of a case, written when they are complete."""
+    return folder / f"{case}.json"
+
+
 def write_probabilities(folder: Path, meta: PreprocessedCase, probabilities: Probabilities) -> None:
     """Write `H z y x` float16 and how to bring it to the file's grid; raises ResourceError when the disk is full."""
     depth = next(slabs(probabilities.shape)).stop
     chunks = (len(probabilities), min(depth, 16), *probabilities.shape[2:])
     write_array(probabilities_path(folder, meta.id), probabilities, chunks)
-    write_record(folder / f"{meta.id}.json", meta)
+    write_record(meta_path(folder, meta.id), meta)
 
 
 def read_probabilities(folder: Path, case: str, rows: slice | None = None) -> Probabilities:
@@ -44,4 +49,4 @@ def read_probabilities(folder: Path, case: str, rows: slice | None = None) -> Pr
 def read_meta(folder: Path, case: str) -> PreprocessedCase:
     """How the case came onto the network's grid; raises ModelError when validation did not finish."""
     remedy = "Train this fold again to repeat its validation."
-    return read_record(folder / f"{case}.json", PreprocessedCase, ModelError, remedy)
+    return read_record(meta_path(folder, case), PreprocessedCase, ModelError, remedy)

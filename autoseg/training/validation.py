@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from autoseg import console
 from autoseg.errors import ModelError
 from autoseg.inference.export import to_native_labels, to_native_probabilities
-from autoseg.inference.model import num_previous_channels, previous_channels
-from autoseg.inference.sliding_window import choose_precision, predict_logits
-from autoseg.inference.store import write_probabilities
+from autoseg.inference.sliding_window import predict_logits, prediction_precision
+from autoseg.inference.store import meta_path, write_probabilities
 from autoseg.metrics.build import score_case, summarize
 from autoseg.preprocessing import store
 from autoseg.records.base import Record, read_record, write_record
@@ -74,7 +73,7 @@ def validate(network: nn.Module, validator: Validator, cases: Sequence[str], sto
     scores: dict[str, dict[str, Score]] = {}
     for case in console.track(cases, len(cases), "validation"):
         stop.raise_if_asked("validation")
-        done = scores_path(validator, case)
+        done = scores_path(validator, case) if can_score else meta_path(validator.folder, case)
         if not done.is_file():
             logits = predict_image(network, validator, network_input(validator, case))
             write_case(validator, case, logits)
@@ -89,7 +88,7 @@ def has_image_libraries() -> bool:
 
 
 def predict_image(network: nn.Module, validator: Validator, image: Tensor) -> Tensor:
-    """Logits `H Z Y X` of an image `C Z Y X` that has all input channels."""
+    """Logits `H Z Y X` of an image as `network_input` gives it."""
     configuration, labels = validator.configuration, validator.labels
     return predict_logits(
         [network],
@@ -99,18 +98,18 @@ def predict_image(network: nn.Module, validator: Validator, image: Tensor) -> Te
         configuration.recipe.mirroring,
         labels,
         validator.device,
-        precision=choose_precision(configuration.recipe.precision, validator.device),
-        num_previous=num_previous_channels(configuration, labels),
+        precision=prediction_precision(configuration.recipe, validator.device),
+        has_previous=validator.previous is not None,
     )
 
 
 def network_input(validator: Validator, case: str) -> Tensor:
-    """Image channels, and for a cascade the previous stage's one-hot classes after them, `C Z Y X` float32."""
+    """Image channels, and for a cascade the previous stage's class numbers after them, `C Z Y X` float32."""
     image = torch.from_numpy(store.read_image(validator.store_folder, case))
     if validator.previous is None:
         return image
-    labels = torch.from_numpy(read_array(validator.previous[case]))
-    return torch.cat([image, previous_channels(labels, validator.labels)])
+    classes = torch.from_numpy(read_array(validator.previous[case]))
+    return torch.cat([image, classes[None].float()])
 
 
 def write_case(validator: Validator, case: str, logits: Tensor) -> None:

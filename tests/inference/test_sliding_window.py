@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 from autoseg.errors import ModelError
 from autoseg.inference import sliding_window
-from autoseg.inference.sliding_window import head_permutation, mirror_flips, predict_logits
+from autoseg.inference.sliding_window import head_permutation, mirror_flips, predict_logits, prediction_precision
 from autoseg.records.labels import LabelScheme, Target
-from autoseg.records.recipe import Mirroring
+from autoseg.records.recipe import Mirroring, Recipe
 
 CPU = torch.device("cpu")
 LABELS = LabelScheme(class_names=("background", "left", "right"), class_values=(0, 1, 2), num_entries=3)
@@ -95,10 +95,14 @@ def test_a_flip_across_the_swap_axis_exchanges_left_and_right() -> None:
 
 def test_previous_stage_channels_follow_their_classes() -> None:
     mirroring = Mirroring(axes=(2,), swap_axis=2, swap_pairs=((1, 2),))
-    image, network = volume(3, 4, 6, 4), Smoothing(5, channels=3)
-    found = predict_logits([network], image, (4, 6, 4), 3, mirroring, LABELS, CPU, num_previous=2)
-    mirrored = image.flip(3)[[0, 2, 1]]
-    wanted = (network(image[None])[0][0] + network(mirrored[None])[0][0].flip(3)[[0, 2, 1]]) / 2
+    classes = torch.randint(0, 3, (1, 4, 6, 4), generator=torch.Generator().manual_seed(1)).float()
+    image, network = volume(1, 4, 6, 4), Smoothing(5, channels=3)
+    found = predict_logits(
+        [network], torch.cat([image, classes]), (4, 6, 4), 3, mirroring, LABELS, CPU, has_previous=True
+    )
+    whole = torch.cat([image, classes == 1, classes == 2])
+    mirrored = whole.flip(3)[[0, 2, 1]]
+    wanted = (network(whole[None])[0][0] + network(mirrored[None])[0][0].flip(3)[[0, 2, 1]]) / 2
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
 
 
@@ -127,6 +131,20 @@ def test_mixed_precision_accumulates_in_float32() -> None:
     torch.testing.assert_close(found, exact, rtol=0.05, atol=0.2)
 
 
+@pytest.mark.parametrize(
+    ("wanted", "cpu", "cuda"),
+    [("auto", "float32", "float32"), ("bfloat16", "float32", "bfloat16"), ("float16", "float32", "float16")],
+)
+def test_held_out_and_new_cases_are_predicted_in_one_arithmetic(wanted: str, cpu: str, cuda: str) -> None:
+    recipe = Recipe(precision=wanted)
+    assert prediction_precision(recipe, CPU) == cpu
+    assert prediction_precision(recipe, torch.device("cuda")) == cuda
+
+
 def test_values_that_are_not_finite_are_refused() -> None:
+    image = volume(1, 4, 4, 4)
+    image[0, 3, 3, 3] = torch.inf
+    with pytest.raises(ModelError, match="not finite"):
+        predict_logits([Pointwise()], image, (4, 4, 4), 3, NO_MIRRORING, LABELS, CPU)
     with pytest.raises(ModelError, match="not finite"):
         predict_logits([Pointwise(float("nan"))], volume(1, 4, 4, 4), (4, 4, 4), 3, NO_MIRRORING, LABELS, CPU)

@@ -246,17 +246,21 @@ def test_half_a_minute_holds_everything(prepared: Paths) -> None:
     assert 20 <= time.monotonic() - started <= 33
 
 
-def test_a_validation_that_was_interrupted_goes_on(prepared: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan, folder = _make_plan(prepared, name="stopped"), prepared.fold("stopped", "3d_fullres", "0")
-    monkeypatch.setattr(console, "track", _signalled_after_one_case)
-    with pytest.raises(Preempted):
-        train(prepared, plan, "3d_fullres", "0", SHORT)
-    monkeypatch.undo()
-    (done,) = folder.glob("validation/*.scores.json")
+@pytest.mark.parametrize(("name", "last"), [("stopped", "scores.json"), ("headless_stopped", "probabilities.b2nd")])
+def test_a_validation_that_was_interrupted_goes_on(
+    prepared: Paths, monkeypatch: pytest.MonkeyPatch, name: str, last: str
+) -> None:
+    plan, folder = _make_plan(prepared, name=name), prepared.fold(name, "3d_fullres", "0")
+    monkeypatch.setattr("autoseg.training.validation.has_image_libraries", lambda: name == "stopped")
+    with monkeypatch.context() as patch:
+        patch.setattr(console, "track", _signalled_after_one_case)
+        with pytest.raises(Preempted):
+            train(prepared, plan, "3d_fullres", "0", SHORT)
+    (done,) = folder.glob(f"validation/*.{last}")
     before = done.stat().st_mtime_ns
     assert not is_trained(prepared, plan, "3d_fullres", "0")
     record = train(prepared, plan, "3d_fullres", "0", SHORT)
-    assert len(list(folder.glob("validation/*.scores.json"))) == len(record.validation_cases) == 2
+    assert len(list(folder.glob(f"validation/*.{last}"))) == len(record.validation_cases) == 2
     assert done.stat().st_mtime_ns == before
 
 
