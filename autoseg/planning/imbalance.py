@@ -45,7 +45,8 @@ def answer_imbalance(recipe: Recipe, labels: LabelScheme, fingerprint: Fingerpri
     share = _median_foreground_share(fingerprint)
     for below, fraction in FOREGROUND_FRACTIONS:
         if share is not None and share < below:
-            sampling = sampling.model_copy(update={"foreground_fraction": fraction})
+            # nnU-Net's rounding makes one of two samples out of 0.33, 0.5 and 0.67 alike.
+            sampling = sampling.model_copy(update={"foreground_fraction": fraction, "rounding": "probabilistic"})
             reasons["sampling.foreground_fraction"] = (
                 f"{fraction} instead of 0.33: the median image has {share:.2g} foreground, less than {below:g}"
             )

@@ -1,7 +1,9 @@
+import numpy as np
 import pytest
 
 from autoseg.planning.imbalance import answer_imbalance
 from autoseg.records.recipe import LossTerm, Recipe
+from autoseg.training.batches import wants_foreground
 from tests.planning.examples import fingerprint, scheme
 
 
@@ -18,6 +20,10 @@ def test_little_foreground_is_visited_more_often(share: float, fraction: float) 
     recipe, reasons = answer_imbalance(Recipe(), scheme(), fingerprint(foreground_share=share, fractions=(0.5, 0.5)))
     assert recipe.sampling.foreground_fraction == fraction
     assert ("sampling.foreground_fraction" in reasons) == (fraction != 0.33)
+    rng = np.random.default_rng(0)
+    drawn = [wants_foreground(recipe.sampling, 2, number, rng) for _ in range(2000) for number in range(2)]
+    # Unchanged, nnU-Net's rounding takes one of two.
+    assert np.mean(drawn) == pytest.approx(fraction if reasons else 0.5, abs=0.03)
 
 
 def test_rare_classes_are_drawn_more_often_and_cost_more() -> None:
