@@ -1,7 +1,8 @@
 """A case in, its image and its label on one grid out; and how two grids differ.
 
 A label may be stored with other axis order or directions than its image and still lie at the same place
-in the patient; it is then turned to the image's voxel order here, wherever a pair is read.
+in the patient; it is then turned to the image's voxel order here, wherever a pair is read. A label in a format that
+knows no patient (TIFF, PNG) has the grid of its image if it has its shape: only one of the two may tell a spacing.
 """
 
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from autoseg.errors import DataError
+from autoseg.images.formats import PICTURES, TIFF, known_ending
 from autoseg.images.reading import read_image, read_label
 from autoseg.images.volume import ImageError, Volume
 from autoseg.records.dataset import Case, Dataset
@@ -68,13 +70,19 @@ def read_pair(dataset: Dataset, case: Case) -> tuple[Volume, Volume]:
 
 def on_grid_of(geometry: Geometry, label: Volume, case: Case) -> Volume:
     """The label in the voxel order of `geometry`; raises DataError where the two are different grids."""
-    difference = compare_grids(geometry, label.geometry)
+    difference = compare_grids(geometry, grid_of_label(geometry, label, str(case.label)))
     if difference.turn is None:
         raise DataError(f"case {case.id}: {case.label} does not lie on its image's grid: {difference.detail}")
     if difference.kind != "flipped_orientation":
         return label
     array = np.ascontiguousarray(turn(label.array, difference.turn))
     return Volume(array, geometry, label.sha256, label.notes)
+
+
+def grid_of_label(image: Geometry, label: Volume, file: Path | str) -> Geometry:
+    """The label's own grid, or its image's where the format of `file` knows no patient and the shapes agree."""
+    has_no_grid = known_ending(file) in (*TIFF, *PICTURES)
+    return image if has_no_grid and label.geometry.shape == image.shape else label.geometry
 
 
 def compare_grids(image: Geometry, label: Geometry) -> GridDifference:

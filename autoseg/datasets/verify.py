@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from autoseg.datasets.findings import Finding, fault, warning
-from autoseg.datasets.pairs import compare_grids, read_case_image
+from autoseg.datasets.pairs import compare_grids, grid_of_label, read_case_image
 from autoseg.errors import DataError, ResourceError
 from autoseg.images.reading import read_label
 from autoseg.images.volume import ImageError, Volume
@@ -45,7 +45,7 @@ def read_and_check(dataset: Dataset, case: Case) -> tuple[Volume | None, Volume 
 def check_case(dataset: Dataset, case: Case, image: Volume, label: Volume) -> list[Finding]:
     """Check a pair that could be read: grids, label values, intensities."""
     findings = check_image(case, image) + check_label(dataset.labels, case, label)
-    difference = compare_grids(image.geometry, label.geometry)
+    difference = compare_grids(image.geometry, grid_of_label(image.geometry, label, str(case.label)))
     if difference.turn is None:
         message = f"{case.label}: {difference.detail}. {_GRID_REMEDY}"
         findings.append(fault(difference.kind, message, case.id, case.label))

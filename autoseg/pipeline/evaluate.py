@@ -15,7 +15,7 @@ import numpy as np
 from autoseg import console
 from autoseg.datasets.description import FILE_NAME, read_description
 from autoseg.datasets.findings import raise_faults
-from autoseg.datasets.pairs import compare_grids
+from autoseg.datasets.pairs import compare_grids, grid_of_label
 from autoseg.errors import DataError, UsageError
 from autoseg.images.formats import known_ending, stem
 from autoseg.images.reading import read_label
@@ -129,7 +129,7 @@ def _score_files(
 ) -> dict[str, Score]:
     """Scores of one pair; raises DataError when they do not lie on one grid or hold values outside the labels."""
     wanted, found = read_label(reference), read_label(prediction)
-    difference = compare_grids(wanted.geometry, found.geometry)
+    difference = compare_grids(wanted.geometry, grid_of_label(wanted.geometry, found, prediction))
     if difference.turn is None:
         text = difference.detail.replace("image", "reference").replace("label", "prediction")
         raise DataError(f"{prediction} does not lie on the grid of {reference}: {text}.")

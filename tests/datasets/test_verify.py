@@ -5,12 +5,16 @@ import shutil
 
 import numpy as np
 import pytest
+import tifffile
 
 from autoseg.datasets.findings import describe, raise_faults
 from autoseg.datasets.guessing import guess_dataset
 from autoseg.datasets.opening import inspect_dataset, open_dataset
+from autoseg.datasets.pairs import read_pair
 from autoseg.datasets.verify import check_overall, verify_dataset
 from autoseg.errors import DataError
+from autoseg.images.pictures import flat_geometry
+from autoseg.images.writing import write_image
 from tests.datasets.folders_on_disk import LABELS, decathlon, image_of, label_of
 from tests.images.making import write_nifti
 
@@ -132,6 +136,22 @@ def test_what_only_all_cases_show(tmp_path):
     assert [f.kind for f in check_overall(labels, {"organ": 2, "lesion": 1}, 3)] == []
     assert [(f.kind, f.is_fault) for f in check_overall(labels, {"organ": 2}, 3)] == [("absent_class", False)]
     assert [(f.kind, f.is_fault) for f in check_overall(labels, {}, 3)] == [("no_foreground", True)]
+
+
+def test_a_tiff_label_without_spacing_takes_its_images(tmp_path):
+    """Label tools write no unit; the image has ImageJ's or nnU-Net's sidecar."""
+    root = decathlon(tmp_path, num_cases=0, training=[{"image": "imagesTr/a.tif", "label": "labelsTr/a.tif"}])
+    grid = flat_geometry((4, 5, 6), planar=False, spacing_mm=(3.0, 0.5, 0.5))
+    write_image(root / "imagesTr" / "a.tif", image_of(0).astype(np.uint16)[None], grid)
+    (root / "imagesTr" / "a.json").write_text('{"spacing": [3.0, 0.5, 0.5]}')
+    tifffile.imwrite(root / "labelsTr" / "a.tif", label_of(0), photometric="minisblack")
+    assert findings_of(root) == []
+    dataset = open_dataset(root)
+    image, label = read_pair(dataset, dataset.training[0])
+    assert image.geometry.spacing_mm == (3.0, 0.5, 0.5)
+    np.testing.assert_array_equal(label.array[0], label_of(0))
+    tifffile.imwrite(root / "labelsTr" / "a.tif", label_of(0)[:3], photometric="minisblack")
+    assert findings_of(root) == [("shape_mismatch", True)]
 
 
 def test_text_puts_faults_first(tmp_path):

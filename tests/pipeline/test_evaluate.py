@@ -85,6 +85,17 @@ def test_other_voxel_order_of_the_same_place(folders: tuple[Path, Path]) -> None
     assert evaluation.foreground_mean["dice"].mean == 1
 
 
+def test_tiff_predictions_without_spacing_are_scored(folders: tuple[Path, Path]) -> None:
+    """A 16-bit signed TIFF holds no spacing; its reference does."""
+    found, wanted = folders
+    values = np.arange(24).reshape(GRID.shape) % 3 * 10
+    write_label(wanted / "case.tif", values.astype(np.uint16), GRID)
+    write_label(found / "case.tif", values.astype(np.int16), GRID)
+    evaluation = evaluate(found, wanted, LABELS)
+    assert evaluation.failed == {}
+    assert evaluation.cases["case"]["a"].volume_mm3 == pytest.approx(8 * 2.0)
+
+
 def test_without_labels_each_value_is_a_target(folders: tuple[Path, Path]) -> None:
     found, wanted = folders
     put(wanted, "one", 7)
