@@ -14,12 +14,12 @@ from typing import Any
 from autoseg import console
 from autoseg.errors import DataError, UsageError
 from autoseg.images.formats import output_ending
-from autoseg.images.reading import read_label
+from autoseg.images.reading import read_geometry
 from autoseg.metrics.build import score_case, summarize
 from autoseg.metrics.statistics import aggregate
 from autoseg.records.base import read_record, write_record
 from autoseg.records.benchmark import Benchmark, BenchmarkRow, PairedRow, TrainingCost
-from autoseg.records.dataset import Dataset
+from autoseg.records.dataset import Case, Dataset
 from autoseg.records.plan import Plan
 from autoseg.records.results import Evaluation, ReferenceScores, Score, TrainedFold
 from autoseg.records.workspace import Paths
@@ -27,8 +27,11 @@ from autoseg.reporting.advice import installed_versions
 from autoseg.reporting.published import SOURCE, published_dice, tolerance_mm
 from autoseg.reporting.tables import benchmark_markdown, benchmark_text
 from autoseg.selection.comparison import MEAN, compare_with_reference, parse_reference
+from autoseg.selection.held_out import reference_of, stored_segmentation, training_case
 from autoseg.storage.atomic import write_text
 
+_SHARE_RANGE = (0.5, 1.25)
+"""A fold's budget over an equal share of the dataset's: preparation lowers it, a fold that ended early raises it."""
 _PACKAGES = ("autoseg-medical", "torch", "numpy")
 
 
@@ -55,6 +58,7 @@ def tabulate(
     budget_seconds: float,
     reference: Path | None = None,
     output: Path | None = None,
+    folds: Sequence[str] | None = None,
 ) -> BenchmarkTable:
     """Score and tabulate what was trained.
 
@@ -63,6 +67,7 @@ def tabulate(
         budget_seconds: what each dataset was given.
         reference: JSON file of published per-case Dice; compared with the datasets that have such cases.
         output: folder to write to; default: `benchmark` in the workspace.
+        folds: only these folds of each configuration; None: all that are trained, whatever they were trained for.
 
     Raises:
         UsageError: nothing was trained; or no case of any dataset is in `reference`.
@@ -72,20 +77,17 @@ def tabulate(
     paired: list[PairedRow] = []
     costs: list[TrainingCost] = []
     sources: set[str] = set()
+    remarks: list[str] = []
     for paths, plan, configurations in done:
         dataset = read_record(paths.dataset, Dataset)
-        published = published_dice(dataset.name, len(dataset.labels.targets))
         methods = _read_reference(reference, dataset)
-        sources |= {SOURCE} if published else set()
-        for configuration in configurations:
-            trained = _trained_folds(paths, plan, configuration)
+        of_configuration = {name: _trained_folds(paths, plan, name, folds) for name in configurations}
+        remarks += other_budgets(dataset.name, of_configuration, budget_seconds)
+        for configuration, trained in of_configuration.items():
             if not trained:
                 continue
             evaluation = score_held_out(paths, dataset, trained, tolerance_mm(dataset.name))
-            if not evaluation.cases:
-                first = next(iter(evaluation.failed.values()))
-                raise DataError(f"No held-out case of {dataset.name} {configuration} can be scored: {first}")
-            rows += _rows(dataset, plan, trained, evaluation, published)
+            rows += _rows(dataset, plan, trained, evaluation)
             costs.append(_cost(dataset, configuration, trained))
             for method, scores in methods.items():
                 found = compare_with_reference(evaluation, scores, dataset.name, configuration, method)
@@ -95,6 +97,7 @@ def tabulate(
         raise UsageError("No fold has been trained, so there is nothing to tabulate. Next: autoseg train DATASET")
     if reference is not None and not paired:
         raise UsageError(f"{reference} has no case in common with these datasets.")
+    sources |= {SOURCE} if any(row.published_dice for row in rows) else set()
     record = Benchmark(
         made=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         budget_seconds=budget_seconds,
@@ -103,11 +106,31 @@ def tabulate(
         paired=tuple(paired),
         costs=tuple(costs),
         sources=tuple(sorted(sources)),
+        remarks=tuple(remarks),
     )
     folder = done[0][0].folder.parent / "benchmark" if output is None else output
     write_record(folder / "benchmark.json", record)
     write_text(folder / "benchmark.md", benchmark_markdown(record))
     return BenchmarkTable(record, folder)
+
+
+def other_budgets(
+    dataset: str, of_configuration: Mapping[str, Sequence[TrainedFold]], budget_seconds: float
+) -> list[str]:
+    """Name, and warn of, folds that were not trained within about an equal share of the dataset's budget."""
+    share = budget_seconds / max(sum(len(folds) for folds in of_configuration.values()), 1)
+    remarks = []
+    for configuration, folds in of_configuration.items():
+        odd = [
+            f"fold {fold.fold} " + ("none" if given is None else console.duration(given))
+            for fold in folds
+            if (given := fold.budget_seconds) is None or not _SHARE_RANGE[0] <= given / share <= _SHARE_RANGE[1]
+        ]
+        if odd:
+            what = f"{dataset} {configuration}: budgets other than a share of {console.duration(share)}"
+            remarks.append(f"{what}: {', '.join(odd)}.")
+            console.warn(remarks[-1])
+    return remarks
 
 
 def score_held_out(paths: Paths, dataset: Dataset, trained: Sequence[TrainedFold], tolerance: float) -> Evaluation:
@@ -121,42 +144,37 @@ def score_held_out(paths: Paths, dataset: Dataset, trained: Sequence[TrainedFold
 
     Returns:
         The evaluation; cases whose files cannot be read are in `failed`.
+
+    Raises:
+        DataError: not a single case can be scored.
     """
-    by_id = {case.id: case for case in dataset.training}
     jobs = [(fold, case) for fold in trained for case in fold.validation_cases]
     scores: dict[str, dict[str, Score]] = {}
     failed: dict[str, str] = {}
     title = f"{dataset.name} {trained[0].configuration}"
     for fold, case in console.track(jobs, len(jobs), f"scoring {title}"):
         folder = paths.fold(fold.plan, fold.configuration, fold.fold) / "validation"
-        file = folder / (case + output_ending("image" + dataset.file_ending))
-        reference = Path(dataset.root) / (by_id[case].label or "")
         try:
-            scores[case] = _score_files(file, reference, dataset, tolerance)
+            scores[case] = _score_case(folder, training_case(dataset, case), dataset, tolerance)
         except DataError as error:
             console.warn(f"{case} is not scored: {error}")
             failed[case] = str(error)
+    if not scores:
+        raise DataError(f"No held-out case of {title} can be scored: {next(iter(failed.values()))}")
     return summarize(title, scores, failed)
 
 
-def _score_files(prediction: Path, reference: Path, dataset: Dataset, tolerance: float) -> dict[str, Score]:
-    wanted, found = read_label(reference), read_label(prediction)
-    if wanted.array.shape != found.array.shape:
-        raise DataError(f"{prediction} has shape {found.array.shape}, its reference {wanted.array.shape}.")
-    labels = dataset.labels
-    return score_case(
-        labels.to_internal(found.array[0], str(prediction)),
-        labels.to_internal(wanted.array[0], str(reference)),
-        labels,
-        wanted.geometry,
-        tolerance,
-    )
+def _score_case(validation: Path, case: Case, dataset: Dataset, tolerance: float) -> dict[str, Score]:
+    geometry = read_geometry(Path(dataset.root) / case.images[0])
+    found = stored_segmentation(validation / (case.id + output_ending(case.images[0])), geometry, dataset.labels)
+    return score_case(found, reference_of(dataset, case.id, geometry), dataset.labels, geometry, tolerance)
 
 
-def _trained_folds(paths: Paths, plan: Plan, configuration: str) -> list[TrainedFold]:
-    """Finished cross-validation folds; `all` has no held-out case."""
+def _trained_folds(paths: Paths, plan: Plan, configuration: str, names: Sequence[str] | None) -> list[TrainedFold]:
+    """Finished cross-validation folds, only `names` if given; `all` has no held-out case."""
     files = sorted(paths.configuration(plan.name, configuration).glob("fold_*/fold.json"))
-    return [fold for file in files if (fold := read_record(file, TrainedFold)).validation_cases]
+    folds = [read_record(file, TrainedFold) for file in files]
+    return [fold for fold in folds if fold.validation_cases and (names is None or fold.fold in names)]
 
 
 def _rows(
@@ -164,8 +182,8 @@ def _rows(
     plan: Plan,
     trained: Sequence[TrainedFold],
     evaluation: Evaluation,
-    published: Mapping[str, Sequence[float]],
 ) -> list[BenchmarkRow]:
+    published = published_dice(dataset.name, len(dataset.labels.targets))
     names = [target.name for target in dataset.labels.targets]
     means = {method: sum(values) / len(values) for method, values in published.items()}
     columns = [(MEAN, evaluation.foreground_mean, means)]

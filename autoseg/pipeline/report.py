@@ -11,8 +11,8 @@ from typing import TypeVar
 
 from autoseg import console
 from autoseg.errors import DataError, UsageError
-from autoseg.images.formats import output_ending
-from autoseg.images.reading import read_image, read_label
+from autoseg.images.formats import known_ending, output_ending
+from autoseg.images.reading import read_image
 from autoseg.metrics.build import summarize
 from autoseg.records.base import Record, read_record
 from autoseg.records.dataset import Dataset, Folds
@@ -33,6 +33,7 @@ from autoseg.reporting.outcomes import (
     scores_section,
     selection_section,
 )
+from autoseg.selection.held_out import reference_of, stored_segmentation
 from autoseg.storage.atomic import write_text
 from autoseg.training.history import read_history
 
@@ -74,7 +75,7 @@ def report(paths: Paths) -> Path:
     if main is not None:
         examples = _examples(paths, dataset, main, evaluations[main], colours)
         sections.append(examples_section(examples, colours, titles[main]))
-    predictions = sorted(path.name for path in paths.predictions.glob(f"*{_ending(dataset)}"))
+    predictions = sorted(path.name for path in paths.predictions.glob("[!.]*") if known_ending(path))
     sections.append(predictions_section(dataset.name, predictions, len(dataset.test)))
     commands = commands_of_making(dataset, shown, runs, selection, 0 if folds is None else len(folds.folds))
     sections.append(provenance_section(commands, facts_of_making(shown, runs)))
@@ -131,19 +132,20 @@ def _examples(
     examples = []
     for name, rank in pick_cases(evaluation):
         case = by_id.get(name)
-        found = sorted(paths.configuration(*main).glob(f"fold_*/validation/{name}{_ending(dataset)}"))
-        if case is None or case.label is None or not found:
+        if case is None:
+            continue
+        ending = output_ending(case.images[0])
+        found = sorted(paths.configuration(*main).glob(f"fold_*/validation/{name}{ending}"))
+        if not found:
             continue
         try:
             image = read_image([root / file for file in case.images])
-            maps = [labels.to_internal(read_label(file).array[0], str(file)) for file in (root / case.label, found[0])]
+            reference = reference_of(dataset, name, image.geometry)
+            predicted = stored_segmentation(found[0], image.geometry, labels)
         except DataError as error:
             console.warn(f"{name} is not drawn: {error}")
             continue
-        examples.append(draw_example((name, rank), image, maps[0], maps[1], labels, evaluation.cases[name], colours))
+        examples.append(
+            draw_example((name, rank), image, reference, predicted, labels, evaluation.cases[name], colours)
+        )
     return examples
-
-
-def _ending(dataset: Dataset) -> str:
-    """File ending of segmentations of the dataset's images."""
-    return output_ending("image" + dataset.file_ending)

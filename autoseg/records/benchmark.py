@@ -65,3 +65,5 @@ class Benchmark(Record):
     costs: tuple[TrainingCost, ...] = ()
     sources: tuple[str, ...] = ()
     """Where the published values come from."""
+    remarks: tuple[str, ...] = ()
+    """What a reader must know to compare: folds that were trained for another time than stated."""

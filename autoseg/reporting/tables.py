@@ -111,7 +111,7 @@ def _remarks(benchmark: Benchmark) -> list[str]:
     ]
     if any(row.published_dice for row in benchmark.rows):
         remarks.append("Published means are over all cases of the full dataset, not only over those scored here.")
-    return [*remarks, *(f"Source: {source}." for source in benchmark.sources)]
+    return [*remarks, *benchmark.remarks, *(f"Source: {source}." for source in benchmark.sources)]
 
 
 def _interval(aggregate: Aggregate, signed: bool = False) -> str:

@@ -8,14 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 from autoseg.datasets.pairs import on_grid_of
-from autoseg.errors import ModelError
+from autoseg.errors import DataError, ModelError
 from autoseg.images.reading import read_label
 from autoseg.inference.export import labels_from_probabilities
 from autoseg.inference.model import WEIGHTS
 from autoseg.inference.store import probabilities_path, read_meta, read_probabilities
 from autoseg.metrics.overlap import Matrix
 from autoseg.records.base import read_record
-from autoseg.records.dataset import Dataset
+from autoseg.records.dataset import Case, Dataset
 from autoseg.records.geometry import Geometry
 from autoseg.records.labels import LabelScheme
 from autoseg.records.plan import Plan
@@ -62,12 +62,40 @@ def common_cases(held_out: Mapping[str, HeldOut]) -> list[str]:
     return sorted(set.intersection(*(set(held.folders) for held in held_out.values()))) if held_out else []
 
 
+def training_case(dataset: Dataset, case_id: str) -> Case:
+    """The case with this id; raises DataError when it was removed from the dataset since it was held out."""
+    for case in dataset.training:
+        if case.id == case_id:
+            return case
+    raise DataError(
+        f"case {case_id} was held out by a trained fold, but is no training case of {dataset.name} any more. "
+        "Train this fold again on the cases of now."
+    )
+
+
 def reference_of(dataset: Dataset, case_id: str, geometry: Geometry) -> Classes:
     """Reference `Z Y X` in internal class numbers, in the voxel order of the image's grid; raises DataError."""
-    case = next(case for case in dataset.training if case.id == case_id)
+    case = training_case(dataset, case_id)
     path = Path(dataset.root) / str(case.label)
     label = on_grid_of(geometry, read_label(path), case)
     return dataset.labels.to_internal(label.array[0], str(path))
+
+
+def stored_segmentation(file: Path, geometry: Geometry, labels: LabelScheme) -> Classes:
+    """A held-out segmentation `Z Y X` in internal class numbers from the file that validation wrote.
+
+    Args:
+        file: in the folder `validation` of a fold.
+        geometry: grid of its image.
+        labels: scheme of its values.
+
+    Raises:
+        DataError: the file is missing or damaged, or has another shape than its image.
+    """
+    array = read_label(file).array[0]
+    if array.shape != geometry.shape:
+        raise DataError(f"{file} has shape {array.shape}, its image {geometry.shape}.")
+    return labels.to_internal(array, str(file))
 
 
 def count_case(

@@ -5,14 +5,16 @@ from pathlib import Path
 
 import pytest
 
+from autoseg.console import duration
 from autoseg.errors import UsageError
 from autoseg.pipeline.benchmark import BenchmarkTable, tabulate
-from autoseg.records.base import read_record
+from autoseg.records.base import read_record, write_record
 from autoseg.records.benchmark import Benchmark
+from autoseg.records.dataset import Dataset
 from autoseg.records.plan import Plan
-from autoseg.records.results import Evaluation
+from autoseg.records.results import Evaluation, TrainedFold
 from autoseg.records.workspace import Paths
-from tests.reporting.workspace import CONFIGURATIONS, make_workspace
+from tests.reporting.workspace import CONFIGURATIONS, change_format, flip_label, make_workspace
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +79,49 @@ def test_a_lost_prediction_is_named_and_left_out(tmp_path: Path) -> None:
     rows = {(row.configuration, row.target): row for row in run(paths).record.rows}
     assert rows["2d", "liver"].dice.num_cases == 2
     assert rows["3d_fullres", "liver"].dice.num_cases == 3
+
+
+def test_a_label_stored_in_another_voxel_order_scores_the_same(tmp_path: Path) -> None:
+    paths = make_workspace(tmp_path, num_cases=2)
+    before = run(paths).record.rows
+    flip_label(tmp_path, "phantom_001")
+    assert run(paths).record.rows == before
+
+
+def test_images_of_several_formats_are_all_scored(tmp_path: Path) -> None:
+    paths = make_workspace(tmp_path, num_cases=2)
+    before = run(paths).record.rows
+    change_format(tmp_path, paths, "phantom_001", ".mha")
+    assert run(paths).record.rows == before
+
+
+def test_a_case_that_was_removed_from_the_dataset_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = make_workspace(tmp_path, num_cases=3)
+    dataset = read_record(paths.dataset, Dataset)
+    write_record(paths.dataset, dataset.model_copy(update={"training": dataset.training[1:]}))
+    assert run(paths).record.rows[0].dice.num_cases == 2
+    assert "phantom_000 was held out" in capsys.readouterr().err
+
+
+def test_only_the_wanted_folds_are_tabulated(paths: Paths) -> None:
+    record = run(paths, folds=["1"]).record
+    assert {row.folds for row in record.rows} == {("1",)}
+    assert {row.dice.num_cases for row in record.rows if row.target == "liver"} == {2}
+    assert {cost.seconds for cost in record.costs} == {50.0}
+
+
+def test_folds_of_another_budget_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = make_workspace(tmp_path, num_cases=2)
+    given = {("2d", "0"): 150.0, ("2d", "1"): 100.0, ("3d_fullres", "0"): 3600.0, ("3d_fullres", "1"): None}
+    for (configuration, fold), seconds in given.items():
+        file = paths.fold("small", configuration, fold) / "fold.json"
+        write_record(file, read_record(file, TrainedFold).model_copy(update={"budget_seconds": seconds}))
+    table = run(paths)  # 600 s, four folds
+    (remark,) = table.record.remarks
+    assert "3d_fullres" in remark
+    assert remark.endswith(f"fold 0 {duration(3600)}, fold 1 none.")
+    assert remark in table.as_text().replace("\n", " ")
+    assert remark in capsys.readouterr().err
 
 
 def test_nothing_trained_is_a_usage_error(paths: Paths) -> None:

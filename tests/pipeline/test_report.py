@@ -11,7 +11,7 @@ from autoseg.pipeline.report import report
 from autoseg.records.base import read_record, write_record
 from autoseg.records.dataset import Dataset
 from autoseg.records.workspace import Paths
-from tests.reporting.workspace import make_dataset, make_workspace
+from tests.reporting.workspace import change_format, flip_label, make_dataset, make_workspace
 
 VOID = {"meta", "img", "link", "br", "hr", "input"}
 
@@ -112,6 +112,30 @@ def test_an_unreadable_image_is_left_out_of_the_pictures(tmp_path: Path) -> None
     text = report(paths).read_text("utf-8")
     assert "Slice of phantom_001" in text
     assert "Slice of phantom_000" not in text
+
+
+def test_a_label_stored_in_another_voxel_order_is_drawn_the_same(tmp_path: Path) -> None:
+    paths = make_workspace(tmp_path, num_cases=2)
+    before = pictures(report(paths).read_text("utf-8"))
+    assert len(before) == 2
+    flip_label(tmp_path, "phantom_001")
+    assert pictures(report(paths).read_text("utf-8")) == before
+
+
+def test_segmentations_of_several_formats_are_found(tmp_path: Path) -> None:
+    paths = make_workspace(tmp_path, num_cases=2)
+    before = pictures(report(paths).read_text("utf-8"))
+    change_format(tmp_path, paths, "phantom_001", ".mha")
+    paths.predictions.mkdir()
+    for name in ("a.nii.gz", "b.mha", "predicted.json"):
+        (paths.predictions / name).touch()
+    text = report(paths).read_text("utf-8")
+    assert pictures(text) == before
+    assert "2 segmentations lie" in text
+
+
+def pictures(page: str) -> list[str]:
+    return re.findall(r"data:image/png;base64,[^\"']+", page)
 
 
 def test_unknown_dataset_is_a_usage_error(tmp_path: Path) -> None:

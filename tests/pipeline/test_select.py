@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autoseg.errors import ModelError, UsageError
+from autoseg.errors import DataError, ModelError, UsageError
 from autoseg.images.writing import write_label
 from autoseg.inference.store import write_probabilities
 from autoseg.pipeline.evaluate import evaluate
 from autoseg.pipeline.postprocess import choose_postprocessing
 from autoseg.pipeline.select import select
 from autoseg.postprocessing.rules import apply_rule
-from autoseg.records.base import read_record
-from autoseg.records.dataset import Case
+from autoseg.records.base import read_record, write_record
+from autoseg.records.dataset import Case, Dataset
 from autoseg.records.plan import Plan
 from autoseg.records.results import Evaluation, PreprocessedCase
 from autoseg.records.workspace import Paths
@@ -148,6 +148,14 @@ def test_replacing_the_selection_of_another_plan_is_told(paths: Paths, plan: Pla
     assert "autoseg select --plan plan" in told
 
 
+def test_a_held_out_case_that_was_removed_is_named(paths: Paths, plan: Plan) -> None:
+    write_folds(paths, plan, {"3d_fullres": 0})
+    dataset = read_record(paths.dataset, Dataset)
+    write_record(paths.dataset, dataset.model_copy(update={"training": dataset.training[1:]}))
+    with pytest.raises(DataError, match=r"case_0 was held out .* Train this fold again"):
+        select(paths, plan)
+
+
 def test_different_folds_are_compared_on_common_cases(paths: Paths, plan: Plan, capsys) -> None:
     write_folds(paths, plan, {"3d_fullres": 0})
     write_folds(paths, plan, {"3d_lowres": 0}, folds=(1,))
@@ -182,8 +190,6 @@ def test_reference_outside_the_crop_counts_as_missed(paths: Paths, plan: Plan) -
 
 
 def read_dataset_root(paths: Paths) -> str:
-    from autoseg.records.dataset import Dataset
-
     return read_record(paths.dataset, Dataset).root
 
 

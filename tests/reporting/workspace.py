@@ -3,15 +3,17 @@
 import json
 from pathlib import Path
 
+import nibabel
 import numpy as np
 from scipy import ndimage
 
 from autoseg.datasets.phantom_shapes import CLASSES
 from autoseg.datasets.phantoms import make_phantom
+from autoseg.images.reading import read_image, read_label
 from autoseg.images.writing import write_image, write_label
 from autoseg.metrics.build import score_case, summarize
 from autoseg.metrics.statistics import aggregate
-from autoseg.records.base import write_record
+from autoseg.records.base import read_record, write_record
 from autoseg.records.dataset import Case, Dataset, Fold, Folds
 from autoseg.records.fingerprint import CaseFingerprint, ClassStatistics, Fingerprint, IntensityStatistics
 from autoseg.records.geometry import Geometry
@@ -49,6 +51,27 @@ def make_dataset(root: Path, num_cases: int, name: str = "Task90_Phantoms") -> D
         training=tuple(cases),
         test=(Case(id="phantom_900", images=("imagesTs/phantom_900.nii.gz",)),),
     )
+
+
+def flip_label(folder: Path, case: str) -> None:
+    """Store a label in another voxel order at the same place, as some tools do."""
+    label = nibabel.load(folder / "data" / "labelsTr" / f"{case}.nii.gz")
+    path = folder / "data" / "labelsTr" / f"{case}.nii.gz"
+    nibabel.save(label.as_reoriented(np.array([[1, -1], [0, 1], [2, -1]])), path)
+
+
+def change_format(folder: Path, paths: Paths, case: str, ending: str) -> None:
+    """Give one image, and so its segmentations, another format than the others have."""
+    image = read_image([folder / "data" / "imagesTr" / f"{case}.nii.gz"])
+    write_image(folder / "data" / "imagesTr" / f"{case}{ending}", image.array, image.geometry)
+    for old in paths.folder.glob(f"models/*/*/fold_*/validation/{case}.nii.gz"):
+        write_label(old.with_name(case + ending), read_label(old).array[0], image.geometry)
+        old.unlink()
+    dataset = read_record(paths.dataset, Dataset)
+    changed = [
+        c.model_copy(update={"images": (f"imagesTr/{case}{ending}",)}) if c.id == case else c for c in dataset.training
+    ]
+    write_record(paths.dataset, dataset.model_copy(update={"training": tuple(changed)}))
 
 
 def make_fingerprint(dataset: Dataset) -> Fingerprint:
