@@ -105,8 +105,8 @@ def test_colour_pictures_in_nnunets_layout(tmp_path: Path) -> None:
     done = tmp_path / "work" / "Pictures"
     predictions = sorted((done / "predictions").glob("*.png"))
     assert [path.name for path in predictions] == ["p4.png"]
-    held_out = sorted(done.glob("models/small/2d/fold_*/validation/*.png"))
-    assert [path.name for path in held_out] == [f"p{number}.png" for number in range(4)]
+    held_out = list(done.glob("models/small/2d/fold_*/validation/*.png"))
+    assert sorted(path.name for path in held_out) == [f"p{number}.png" for number in range(4)]
     found: set[int] = set()
     for path in (*predictions, *held_out):
         segmentation = np.asarray(Image.open(path))
