@@ -15,7 +15,7 @@ def verify(dataset: o.DatasetArgument, work: o.Work = None, as_json: o.Json = Fa
 
     findings = verify_only(Path(dataset), workspace=o.start(work, quiet))
     faults = [finding for finding in findings if finding.is_fault]
-    rows = [f"{'FAULT  ' if f.is_fault else 'warning'} {f.case}: {f.message}" for f in findings]
+    rows = [f"{'FAULT  ' if f.is_fault else 'warning'} {f.case or 'dataset'}: {f.message}" for f in findings]
     summary = f"{len(faults)} faults, {len(findings) - len(faults)} warnings"
     content = {
         "faults": len(faults),
@@ -33,7 +33,7 @@ def verify(dataset: o.DatasetArgument, work: o.Work = None, as_json: o.Json = Fa
 def fingerprint(
     dataset: o.DatasetArgument,
     patient_regex: o.PatientRegex = None,
-    folds: o.NumFolds = 5,
+    folds: o.NumFolds = None,
     workers: o.Workers = None,
     work: o.Work = None,
     as_json: o.Json = False,
@@ -133,7 +133,7 @@ def plan_and_preprocess(
     gpu_memory: o.GpuMemory = None,
     configurations: Annotated[list[str] | None, typer.Option("-c", "--configuration", help="Only these.")] = None,
     patient_regex: o.PatientRegex = None,
-    folds: o.NumFolds = 5,
+    folds: o.NumFolds = None,
     overwrite: Annotated[bool, typer.Option(help="Replace a plan of this name that was edited.")] = False,
     workers: o.Workers = None,
     device: o.Device = "auto",
@@ -164,7 +164,7 @@ def plan_and_preprocess(
 def phantoms(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make; must not exist or be empty.")],
     cases: Annotated[int, typer.Option(min=1, help="Training cases.")] = 20,
-    seed: Annotated[int, typer.Option(help="Same seed, same images.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same images.")] = 0,
     two_d: Annotated[bool, typer.Option("--two-d", help="Single slices instead of volumes.")] = False,
     quiet: o.Quiet = False,
 ) -> None:

@@ -4,27 +4,28 @@ import importlib.metadata
 import os
 import platform
 import shutil
-from pathlib import Path
+from collections.abc import Mapping
 
 import typer
 
 from autoseg.cli import options as o
 from autoseg.errors import UsageError
+from autoseg.records.base import read_record
+from autoseg.records.plan import Plan
+from autoseg.records.workspace import Paths
 
 _PACKAGES = ("torch", "numpy", "scipy", "SimpleITK", "nibabel", "blosc2", "pydantic", "safetensors", "scikit-learn")
 
 
 def status(dataset: o.DatasetArgument, work: o.Work = None, as_json: o.Json = False, quiet: o.Quiet = False) -> None:
     """What is done for a dataset, and what comes next."""
-    from autoseg.records.workspace import Paths
+    from autoseg.pipeline.ingest import locate
 
-    folder = o.start(work, quiet) / Path(dataset).name
-    if not folder.is_dir():
-        raise UsageError(f"{folder} does not exist yet. Next: autoseg run {dataset}")
-    paths = Paths(folder=folder)
-    name = paths.folder.name
+    paths = locate(dataset, o.start(work, quiet))
+    if not paths.dataset.is_file():
+        raise UsageError(f"Nothing is done for {dataset} in {paths.folder} yet. Next: autoseg run {dataset}")
     trained = sorted(p.parent for p in (paths.folder / "models").glob("*/*/fold_*/fold.json"))
-    steps = {
+    steps: dict[str, bool | list[str]] = {
         "fingerprint": paths.fingerprint.is_file(),
         "plans": sorted(p.stem for p in paths.plans.glob("*.json")),
         "preprocessed": sorted(p.parent.name for p in (paths.folder / "preprocessed").glob("*/manifest.json")),
@@ -33,14 +34,21 @@ def status(dataset: o.DatasetArgument, work: o.Work = None, as_json: o.Json = Fa
         "report": paths.report.is_file(),
     }
     rows = [f"{key:13s} {', '.join(value) if isinstance(value, list) else value}" for key, value in steps.items()]
-    following = (
-        (steps["preprocessed"], f"autoseg plan_and_preprocess {name}"),
-        (steps["trained"], f"autoseg train {name} 3d_fullres"),
-        (steps["selection"], f"autoseg select {name}"),
-        (steps["report"], f"autoseg report {name}"),
-    )
-    after = next((command for done, command in following if not done), f"autoseg predict -i IMAGES -o OUT {name}")
+    after = _next_command(paths, steps, held_out=any(folder.name != "fold_all" for folder in trained))
     o.show({**steps, "next": after}, as_json, "\n".join([*rows, f"Next: {after}"]))
+
+
+def _next_command(paths: Paths, steps: Mapping[str, object], held_out: bool) -> str:
+    """The first step that is not done; `held_out` tells whether there is something to choose by."""
+    name = paths.folder.name
+    plans = sorted(paths.plans.glob("*.json"))
+    if not plans or not steps["preprocessed"]:
+        return f"autoseg plan_and_preprocess {name}"
+    if not steps["trained"]:
+        return o.first_training(paths, read_record(plans[0], Plan))
+    if held_out and not steps["selection"]:
+        return f"autoseg select {name}"
+    return f"autoseg predict -i IMAGES -o OUT {name}" if steps["report"] else f"autoseg report {name}"
 
 
 def doctor(work: o.Work = None, as_json: o.Json = False, quiet: o.Quiet = False) -> None:
@@ -64,7 +72,8 @@ def doctor(work: o.Work = None, as_json: o.Json = False, quiet: o.Quiet = False)
         "workspace": str(workspace),
         "free disk GiB": round(shutil.disk_usage(workspace).free / 2**30, 1),
     }
-    o.show(found, as_json, "\n".join(f"{key:16s} {value}" for key, value in found.items()))
+    rows = [f"{key:16s} {value}" for key, value in found.items()]
+    o.show(found, as_json, "\n".join([*rows, "Next: autoseg demo, or autoseg run DATASET"]))
     if torch.__version__.startswith("2.9."):
         typer.echo("warning: torch 2.9 computes 3-D convolutions several times slower; use another version", err=True)
 

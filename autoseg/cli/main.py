@@ -11,6 +11,9 @@ import typer
 from autoseg.cli import data, info, models, whole
 from autoseg.errors import AutosegError
 
+_INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
+_CALL_AGAIN = "interrupted; call the same command again to go on"
+
 app = typer.Typer(
     name="autoseg",
     help="A dataset in, the best segmentation model that the data and the time allow out.",
@@ -32,8 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
         typer.echo(f"error: {error}", err=True)
         return error.exit_code
     except (typer.Abort, KeyboardInterrupt):
-        typer.echo("interrupted; call the same command again to go on", err=True)
-        return 130
+        typer.echo(_CALL_AGAIN, err=True)
+        return _INTERRUPTED
     except typer.Exit as stop:
         return stop.exit_code
     except Exception as error:
@@ -43,6 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
         traceback.print_exc()
         typer.echo("error: this is a bug in autoseg; please report the lines above", err=True)
         return 1
+    if code == _INTERRUPTED:
+        typer.echo(_CALL_AGAIN, err=True)
     return code if isinstance(code, int) else 0
 
 

@@ -1,5 +1,6 @@
 """Commands that make and use models: train, select, postprocess, predict, evaluate, report."""
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +25,7 @@ def train(
     quiet: o.Quiet = False,
 ) -> None:
     """Train one fold, all folds in turn, or one model on all cases; called again, it goes on where it stopped."""
+    started = time.monotonic()
     from autoseg.pipeline.flow import TrainRequest, train_folds
 
     workspace = o.start(work, quiet)
@@ -36,6 +38,7 @@ def train(
         seed=seed,
         plan_name=plan,
         device=device,
+        started_seconds=started,
     )
     trained = train_folds(dataset, workspace, request)
     rows = [
@@ -43,7 +46,10 @@ def train(
         + ("trained on all cases" if t.mean_dice is None else f"mean Dice {t.mean_dice:.4f} on whole held-out volumes")
         for t in trained
     ]
-    rows.append(f"Next: autoseg select {dataset}   (or train the next configuration first)")
+    if any(t.validation_cases for t in trained):
+        rows.append(f"Next: autoseg select {dataset}   (or train the next configuration first)")
+    else:
+        rows.append(f"Next: autoseg predict -i IMAGES -o OUT {dataset}")
     o.show([t.model_dump(mode="json") for t in trained], as_json, "\n".join(rows))
 
 
@@ -73,8 +79,8 @@ def select(
 
 def predict(
     dataset: Annotated[str | None, typer.Argument(metavar="DATASET", help="Whose selected model predicts.")] = None,
-    input_: Annotated[Path, typer.Option("-i", "--input", help="Folder of images, or one image.")] = Path(),
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the segmentations.")] = Path(),
+    input_: Annotated[Path | None, typer.Option("-i", "--input", help="Folder of images, or one image.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for the segmentations.")] = None,
     model: Annotated[Path | None, typer.Option("--model", help="A model folder instead of DATASET.")] = None,
     plan: o.PlanName = None,
     continue_: Annotated[bool, typer.Option("--continue", help="Keep segmentations that are already there.")] = False,
@@ -86,11 +92,13 @@ def predict(
     """Segment images with what `select` chose; faulty cases are named, the others done, exit code 5."""
     from autoseg.pipeline.flow import predict_folder
 
-    if Path() in (input_, output):
+    if input_ is None or output is None:
         raise UsageError("predict needs -i IMAGES and -o OUT.")
     which: str | Path | None = model if dataset is None else dataset
     if which is None or (dataset is not None and model is not None):
         raise UsageError("predict needs either DATASET or --model FOLDER.")
+    if model is not None and plan is not None:
+        raise UsageError("--plan chooses among the plans of a DATASET; the folder given by --model has its own.")
     workspace = o.start(work, quiet)
     written = predict_folder(
         which,
@@ -120,7 +128,9 @@ def evaluate(
 
     o.start(None, quiet)
     record = stage(predictions, references, dataset_json=dataset_json, output=output)
-    o.show(record.model_dump(mode="json"), as_json, o.score_table(record))
+    table = (predictions if output is None else output) / "evaluation.csv"
+    text = f"{o.score_table(record)}\nNext: look at the worst cases in {table}"
+    o.show(record.model_dump(mode="json"), as_json, text)
     if record.failed:
         typer.echo("\n".join(f"failed {case}: {why}" for case, why in record.failed.items()), err=True)
         raise typer.Exit(5)
@@ -131,8 +141,9 @@ def report(dataset: o.DatasetArgument, work: o.Work = None, as_json: o.Json = Fa
     from autoseg.pipeline.ingest import ingest
     from autoseg.pipeline.report import report as stage
 
-    page = stage(ingest(dataset, o.start(work, quiet)))
-    o.show({"report": str(page)}, as_json, f"Open {page} in a browser.")
+    paths = ingest(dataset, o.start(work, quiet))
+    page = stage(paths)
+    o.show({"report": str(page)}, as_json, f"Open {page} in a browser. Next: autoseg status {paths.folder.name}")
 
 
 COMMANDS = (train, select, predict, evaluate, report)

@@ -34,7 +34,7 @@ Settings = Annotated[
     typer.Option("--set", metavar="FIELD=VALUE", help="Set any field of the plan, e.g. 3d_fullres.batch_size=4."),
 ]
 GpuMemory = Annotated[float | None, typer.Option("--gpu-memory", metavar="GIB", help="Plan for a card of this size.")]
-Workers = Annotated[int | None, typer.Option(help="Cases handled at a time; default: one a core.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Cases handled at a time; default: one a core.")]
 Budget = Annotated[
     str | None, typer.Option(help="Time for the whole command, e.g. 90s, 15m, 2h; training is fitted into it.")
 ]
@@ -43,9 +43,10 @@ PatientRegex = Annotated[
     typer.Option(help="Pattern whose first group is the patient in a case id; patients are never split over folds."),
 ]
 NumFolds = Annotated[
-    int, typer.Option("--folds", min=2, help="Cross-validation folds, fixed when a dataset is first seen.")
+    int | None,
+    typer.Option("--folds", min=2, help="Cross-validation folds, fixed when a dataset is first seen; default: 5."),
 ]
-Seed = Annotated[int | None, typer.Option(help="Seed of weights, sampling and augmentation.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Seed of weights, sampling and augmentation.")]
 
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
 
@@ -99,10 +100,16 @@ def describe_plan(plan: Plan) -> str:
     return "\n".join(rows)
 
 
+def first_training(paths: Paths, plan: Plan) -> str:
+    """The command that trains what a plan should be tried with first; it names the plan where there are several."""
+    first = "3d_fullres" if "3d_fullres" in plan.configurations else next(iter(plan.configurations))
+    command = f"autoseg train {paths.folder.name} {first}"
+    return command if len(list(paths.plans.glob("*.json"))) < 2 else f"{command} --plan {plan.name}"
+
+
 def next_training(paths: Paths, plan: Plan) -> str:
-    """The command that follows preprocessing."""
-    best = "3d_fullres" if "3d_fullres" in plan.configurations else next(iter(plan.configurations))
-    return f"Next: autoseg train {paths.folder.name} {best}   (add --budget 15m to fit it into a time)"
+    """The line that names the command after preprocessing."""
+    return f"Next: {first_training(paths, plan)}   (add --budget 15m to fit it into a time)"
 
 
 def interval(aggregate: Aggregate) -> str:

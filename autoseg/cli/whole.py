@@ -1,5 +1,6 @@
 """Commands that do everything: run, demo, benchmark."""
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ from autoseg.cli import options as o
 
 
 def demo(
-    seed: Annotated[int, typer.Option(help="Same seed, same images.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the images and of the training.")] = 0,
     device: o.Device = "auto",
     work: o.Work = None,
     as_json: o.Json = False,
@@ -25,14 +26,21 @@ def demo(
 def run(
     dataset: o.DatasetArgument,
     preset: o.Preset = "auto",
-    budget: o.Budget = None,
+    plan_name: Annotated[str | None, typer.Option(help="Name of the plan; default: the preset's.")] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="Time for the whole command, e.g. 15m, 2h. Training is fitted into it; a tenth, at most 5 minutes, is "
+            "kept for model choice, test cases and report."
+        ),
+    ] = None,
     configurations: Annotated[list[str] | None, typer.Option("-c", "--configuration", help="Only these.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the plan's.")] = None,
     iterations: Annotated[int | None, typer.Option(min=1, help="Steps an epoch, instead of the plan's.")] = None,
     set_: o.Settings = None,
     gpu_memory: o.GpuMemory = None,
     patient_regex: o.PatientRegex = None,
-    folds: o.NumFolds = 5,
+    folds: o.NumFolds = None,
     seed: o.Seed = None,
     workers: o.Workers = None,
     device: o.Device = "auto",
@@ -41,11 +49,13 @@ def run(
     quiet: o.Quiet = False,
 ) -> None:
     """Everything on your own data: verify to report; called again, it goes on where it stopped."""
+    started = time.monotonic()
     from autoseg.pipeline.flow import PrepareOptions, RunOptions, run_dataset
 
     request = RunOptions(
         prepare=PrepareOptions(
             preset=preset,
+            plan_name=plan_name,
             settings=tuple(set_ or ()),
             gpu_memory_gib=gpu_memory,
             configurations=tuple(configurations or ()) or None,
@@ -59,6 +69,7 @@ def run(
         iterations=iterations,
         seed=seed,
         device=device,
+        started_seconds=started,
     )
     result = run_dataset(dataset, o.start(work, quiet), request)
     o.show(result.as_json(), as_json, result.as_text())
@@ -68,7 +79,7 @@ def benchmark(
     folders: Annotated[list[str], typer.Argument(metavar="FOLDER...", help="Decathlon-format folders.")],
     budget: Annotated[str, typer.Option(help="Time for each dataset, e.g. 1h.")] = "1h",
     configurations: Annotated[list[str] | None, typer.Option("-c", "--configuration", help="Only these.")] = None,
-    fold: Annotated[list[int] | None, typer.Option("--fold", help="Only these folds.")] = None,
+    fold: Annotated[list[int] | None, typer.Option("--fold", min=0, help="Only these folds.")] = None,
     preset: o.Preset = "auto",
     gpu_memory: o.GpuMemory = None,
     reference: Annotated[Path | None, typer.Option(help="JSON of published per-case Dice to pair with.")] = None,
@@ -99,7 +110,7 @@ def benchmark(
         device_kind=o.device_kind(device),
     )
     table = run_benchmark(folders, o.start(work, quiet), request)
-    o.show(table.as_json(), as_json, table.as_text())
+    o.show(table.as_json(), as_json, f"{table.as_text()}\nNext: autoseg report {folders[0]}")
 
 
 COMMANDS = (demo, run, benchmark)

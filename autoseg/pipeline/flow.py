@@ -9,23 +9,26 @@ here can be stopped at any time and called again.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from autoseg import console
-from autoseg.errors import UsageError
+from autoseg.datasets.folders import list_images
+from autoseg.errors import AutosegError, UsageError
 from autoseg.pipeline import plan as planning
 from autoseg.pipeline.fingerprint import verify_and_fingerprint
 from autoseg.pipeline.ingest import ingest
 from autoseg.records.base import read_record
 from autoseg.records.dataset import Dataset, Folds
 from autoseg.records.plan import Plan
-from autoseg.records.results import Evaluation, PostprocessingRule, Selection, TrainedFold
+from autoseg.records.results import PostprocessingRule, Selection, TrainedFold
 from autoseg.records.workspace import Paths
 
 # A cascade is trained on its previous stage's held-out predictions, so that stage comes first.
 _TRAINING_ORDER = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
+# Of the budget of `run`, kept back from training for model choice, test predictions and report.
+_RESERVED_SHARE, _RESERVED_SECONDS = 0.1, 300.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +41,8 @@ class PrepareOptions:
     gpu_memory_gib: float | None = None
     configurations: tuple[str, ...] | None = None
     patient_regex: str | None = None
-    num_folds: int = 5
+    num_folds: int | None = None
+    """None: as many as the dataset is divided into, at first 5."""
     overwrite_plan: bool = False
     num_workers: int | None = None
     device_kind: str = "cpu"
@@ -56,6 +60,8 @@ class TrainRequest:
     seed: int | None = None
     plan_name: str | None = None
     device: str = "auto"
+    started_seconds: float = field(default_factory=time.monotonic)
+    """Value of `time.monotonic()` from which the budget counts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,14 +74,17 @@ class RunOptions:
     iterations: int | None = None
     seed: int | None = None
     device: str = "auto"
+    started_seconds: float = field(default_factory=time.monotonic)
+    """Value of `time.monotonic()` from which the budget counts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
     """Where `run` left its results."""
 
-    selection: Selection
-    rule: PostprocessingRule
+    dataset: str
+    selection: Selection | None
+    """None: there are too few cases to hold some out, so nothing could be compared."""
     report: Path
     predictions: tuple[Path, ...]
     seconds: float
@@ -83,8 +92,8 @@ class RunResult:
     def as_json(self) -> dict[str, Any]:
         """For programs."""
         return {
-            "chosen": list(self.selection.configurations),
-            "mean_dice": self.selection.candidates[0].dice.mean,
+            "chosen": list(self.selection.configurations) if self.selection else [],
+            "mean_dice": self.selection.candidates[0].dice.mean if self.selection else None,
             "report": str(self.report),
             "predictions": [str(path) for path in self.predictions],
             "seconds": round(self.seconds, 1),
@@ -92,12 +101,15 @@ class RunResult:
 
     def as_text(self) -> str:
         """For people."""
-        best = self.selection.candidates[0].dice
-        chosen = " + ".join(self.selection.configurations)
-        mean = "not defined" if best.mean is None else f"{best.mean:.4f}"
+        if self.selection is None:
+            outcome = "Trained on all cases; there are too few to hold some out, so nothing was compared"
+        else:
+            best = self.selection.candidates[0].dice
+            mean = "not defined" if best.mean is None else f"{best.mean:.4f}"
+            outcome = f"Chosen: {' + '.join(self.selection.configurations)}, mean Dice {mean} on held-out cases"
         return (
-            f"Chosen: {chosen}, mean Dice {mean} on held-out cases; {len(self.predictions)} test cases segmented; "
-            f"{console.duration(self.seconds)}.\nOpen {self.report} in a browser."
+            f"{outcome}; {len(self.predictions)} test cases segmented; {console.duration(self.seconds)}.\n"
+            f"Open {self.report} in a browser. Next: autoseg predict -i IMAGES -o OUT {self.dataset}"
         )
 
 
@@ -123,6 +135,8 @@ def prepare(source: str, workspace: Path, options: PrepareOptions) -> tuple[Path
 def wanted_configurations(plan: Plan, names: Sequence[str] | None) -> list[str]:
     """The named configurations (default: all of the plan) in the order in which they must be trained.
 
+    A cascade brings its previous stage with it.
+
     Raises:
         UsageError: a name is not in the plan.
     """
@@ -130,31 +144,32 @@ def wanted_configurations(plan: Plan, names: Sequence[str] | None) -> list[str]:
     if unknown:
         known = ", ".join(plan.configurations)
         raise UsageError(f"Plan {plan.name} has no configuration {', '.join(unknown)}; it has {known}.")
-    return [name for name in _TRAINING_ORDER if name in (names or plan.configurations) and name in plan.configurations]
+    wanted = {name: plan.configurations[name] for name in names or plan.configurations}  # type: ignore[index]
+    needed = {*wanted, *(settings.previous_stage for settings in wanted.values())}
+    return [name for name in _TRAINING_ORDER if name in needed]
 
 
 def train_folds(source: str, workspace: Path, request: TrainRequest) -> list[TrainedFold]:
     """Train the requested fold, or all folds in turn with the time that is left shared equally."""
     from autoseg.devices import choose_device
 
-    started = time.monotonic()
     paths = ingest(source, workspace)
     plan = planning.choose_plan(paths, request.plan_name, choose_device(request.device).type)
     wanted_configurations(plan, [request.configuration])
     folds = [request.fold] if request.fold is not None else fold_names(paths)
     jobs = [(request.configuration, fold) for fold in folds]
-    return _train_jobs(paths, plan, jobs, request, started)
+    return train_jobs(paths, plan, jobs, request)
 
 
 def fold_names(paths: Paths) -> list[str]:
-    """The cross-validation folds of a dataset, as the commands name them."""
+    """The cross-validation folds of a dataset, as the commands name them; `all` alone where no case can be held out."""
     return [str(number) for number in range(len(read_record(paths.folds, Folds).folds))] or ["all"]
 
 
-def _train_jobs(
-    paths: Paths, plan: Plan, jobs: Sequence[tuple[str, str]], request: TrainRequest | RunOptions, started: float
+def train_jobs(
+    paths: Paths, plan: Plan, jobs: Sequence[tuple[str, str]], request: TrainRequest | RunOptions
 ) -> list[TrainedFold]:
-    """Train every (configuration, fold); `started` is when the budget began."""
+    """Train every (configuration, fold); each gets an equal share of what is left of the budget when it begins."""
     from autoseg.pipeline.train import TrainOptions, is_trained, train
 
     trained = []
@@ -163,7 +178,7 @@ def _train_jobs(
         now = time.monotonic()
         share = None
         if request.budget_seconds is not None:
-            share = max(request.budget_seconds - (now - started), 1.0) / max(num_waiting, 1)
+            share = max(request.budget_seconds - (now - request.started_seconds), 1.0) / max(num_waiting, 1)
         options = TrainOptions(
             epochs=request.epochs,
             iterations=request.iterations,
@@ -204,38 +219,69 @@ def predict_folder(
 
 
 def run_dataset(source: str, workspace: Path, options: RunOptions) -> RunResult:
-    """Every stage in order; what is done already is skipped."""
+    """Every stage in order; what is done already is skipped.
+
+    Raises:
+        PartialError: some test cases could not be segmented; all else is done, the report too.
+    """
+    from autoseg.devices import choose_device
     from autoseg.pipeline.report import report
 
-    started = time.monotonic()
+    choose_device(options.device)  # one that is not there is named now, not after the preprocessing
     paths, plan = prepare(source, workspace, options.prepare)
-    configurations = wanted_configurations(plan, options.prepare.configurations)
-    jobs = [(configuration, fold) for configuration in configurations for fold in fold_names(paths)]
-    _train_jobs(paths, plan, jobs, options, started)
-    selection, rule = choose(paths, plan.name, options.prepare.device_kind)
-    predictions = _predict_test_cases(paths, plan, options.device)
+    configurations, folds = wanted_configurations(plan, options.prepare.configurations), fold_names(paths)
+    jobs = [(configuration, fold) for configuration in configurations for fold in folds]
+    train_jobs(paths, plan, jobs, replace(options, budget_seconds=training_seconds(options.budget_seconds)))
+    selection = None if folds == ["all"] else choose(paths, plan.name, options.prepare.device_kind)[0]
+    predictions: list[Path] = []
+    failure: AutosegError | None = None
+    try:
+        predictions = _predict_test_cases(paths, plan, options.device)
+    except AutosegError as error:
+        failure = error
+    _score_test_cases(paths)
     page = report(paths)
+    if failure is not None:
+        raise type(failure)(f"{failure}\nAll else is done: open {page} in a browser.") from failure
     return RunResult(
+        dataset=paths.folder.name,
         selection=selection,
-        rule=rule,
         report=page,
         predictions=tuple(predictions),
-        seconds=time.monotonic() - started,
+        seconds=time.monotonic() - options.started_seconds,
     )
 
 
+def training_seconds(budget_seconds: float | None) -> float | None:
+    """What of the budget of `run` the stages up to the last training may use."""
+    if budget_seconds is None:
+        return None
+    return budget_seconds - min(_RESERVED_SHARE * budget_seconds, _RESERVED_SECONDS)
+
+
 def _predict_test_cases(paths: Paths, plan: Plan, device: str) -> list[Path]:
-    """Segment the dataset's own test cases, and score them where references lie beside them (`labelsTs`)."""
-    from autoseg.pipeline.evaluate import evaluate
-    from autoseg.pipeline.predict import predict
+    """Segment the dataset's own test cases; raises PartialError naming those that cannot be."""
+    from autoseg.devices import choose_device
+    from autoseg.pipeline.predict import load_predictor, predict_cases
 
     dataset = read_record(paths.dataset, Dataset)
-    images, references = Path(dataset.root) / "imagesTs", Path(dataset.root) / "labelsTs"
     if not dataset.test:
         return []
-    written = predict(paths, images, paths.predictions, plan_name=plan.name, device=device, keep_finished=True)
-    if references.is_dir():
-        scores: Evaluation = evaluate(paths.predictions, references, labels=dataset.labels)
-        mean = scores.foreground_mean["dice"].mean
-        console.say(f"test cases: mean Dice {mean:.4f}" if mean is not None else "test cases: Dice is not defined")
-    return written
+    predictor = load_predictor(paths, plan.name, choose_device(device))
+    return predict_cases(predictor, Path(dataset.root), dataset.test, paths.predictions, keep_finished=True)
+
+
+def _score_test_cases(paths: Paths) -> None:
+    """Score the segmented test cases where references lie beside their images (`labelsTs`)."""
+    from autoseg.pipeline.evaluate import evaluate
+
+    dataset = read_record(paths.dataset, Dataset)
+    references = Path(dataset.root) / "labelsTs"
+    if not list_images(references) or not list_images(paths.predictions):
+        return
+    scores = evaluate(paths.predictions, references, labels=dataset.labels)
+    for case, reason in scores.failed.items():
+        console.warn(f"test case {case} is not scored: {reason}")
+    mean = scores.foreground_mean["dice"].mean
+    about = f"mean Dice {mean:.4f}" if mean is not None else "Dice is not defined"
+    console.say(f"test cases: {about} ({len(scores.cases)} scored)")
