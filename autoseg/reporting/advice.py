@@ -88,7 +88,14 @@ def next_steps(
     ]
     if len(waiting) == sum(len(plan.configurations) for plan in plans):
         return steps
-    if selection is None:
+    held_out = any(
+        run.validation_cases
+        for run_of in runs.values()
+        for folds in run_of.values()
+        for run, _ in folds.values()
+        if run
+    )
+    if selection is None and held_out:
         return [(f"autoseg select {name}", "Compare what is trained and choose:"), *steps]
     if dataset.test and not num_predictions:
         steps.insert(0, (f"autoseg predict -i IMAGES -o OUT {name}", "Segment the test cases:"))

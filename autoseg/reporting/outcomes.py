@@ -15,7 +15,8 @@ _METRICS = {"dice": "Dice", "iou": "IoU", "nsd": "NSD", "sensitivity": "Sensitiv
 def scores_section(dataset: str, evaluations: Mapping[str, Evaluation], colours: Mapping[str, str]) -> Section:
     """Out-of-fold scores of each trained configuration (name -> evaluation merged over its folds)."""
     if not evaluations:
-        hint = Command(f"autoseg train {dataset} 3d_fullres", "No fold has been trained and validated yet:")
+        why = "No fold has been trained and validated yet; the plan above lists the configurations:"
+        hint = Command(f"autoseg train {dataset} CONFIGURATION", why)
         return Section("scores", "Scores on held-out cases", (hint,))
     blocks: list[Block] = [
         Paragraph(
@@ -39,7 +40,7 @@ def scores_section(dataset: str, evaluations: Mapping[str, Evaluation], colours:
 def selection_section(dataset: str, selection: Selection | None, rule: PostprocessingRule | None) -> Section:
     """What was compared, what predicts from now on, and how its output is cleaned."""
     if selection is None:
-        hint = Command(f"autoseg select {dataset}", "Candidates have not been compared yet:")
+        hint = Command(f"autoseg select {dataset}", "Trained folds with held-out cases have not been compared yet:")
         return Section("selection", "Chosen model", (hint,))
     rows = {_name(candidate): candidate.dice for candidate in selection.candidates}
     chosen = " + ".join(selection.configurations)
