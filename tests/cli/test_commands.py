@@ -141,3 +141,13 @@ def test_run_says_what_its_budget_is_and_names_its_plan(capsys: Captured, monkey
     text = " ".join(capsys.readouterr().out.split())
     assert "Time for the whole command" in text
     assert "--plan-name" in text
+
+
+def test_commands_after_which_nothing_must_follow_say_what_can(
+    finished: Paths, tmp_path: Path, capsys: Captured
+) -> None:
+    assert main(["doctor", "--work", str(tmp_path)]) == 0
+    assert "Next: autoseg demo" in capsys.readouterr().out
+    references = finished.folder.parent.parent / "data" / "labelsTr"
+    assert main(["evaluate", str(references), str(references), "-o", str(tmp_path)]) == 0
+    assert f"Next: look at the worst cases in {tmp_path / 'evaluation.csv'}" in capsys.readouterr().out
