@@ -24,7 +24,7 @@ from autoseg.preprocessing import store
 from autoseg.preprocessing.prepare import crop_case, onto_grid, target_spacing
 from autoseg.records.base import read_record
 from autoseg.records.dataset import Case, Dataset
-from autoseg.records.fingerprint import CaseFingerprint, Fingerprint
+from autoseg.records.fingerprint import CaseFingerprint, Fingerprint, check_same_cases
 from autoseg.records.plan import Plan
 from autoseg.records.workspace import Paths
 from autoseg.spatial.orientation import canonical_axes, turned
@@ -60,8 +60,8 @@ def preprocess(
         Configuration -> folder; configurations that agree share one.
 
     Raises:
-        UsageError: a configuration is not in the plan.
-        DataError: no case could be done.
+        UsageError: a configuration is not in the plan, or there is no fingerprint yet.
+        DataError: the fingerprint is of other cases, or no case could be done.
         PartialError: some cases failed; they are named, the others are done.
         ResourceError: the disk is full.
     """
@@ -71,6 +71,7 @@ def preprocess(
         raise UsageError(f"Plan {plan.name} has no configuration {', '.join(unknown)}; it has {known}.")
     dataset = read_record(paths.dataset, Dataset, remedy=_INPUTS)
     fingerprint = read_record(paths.fingerprint, Fingerprint, remedy=_INPUTS)
+    check_same_cases(fingerprint, (case.id for case in dataset.training), dataset.name)
     folders = {name: paths.preprocessed(store.digest(plan, name, fingerprint)) for name in names}
     distinct = {folder: name for name, folder in reversed(folders.items())}
     missing = {name: folder for folder, name in distinct.items() if not _is_complete(folder, dataset)}
@@ -87,7 +88,7 @@ def preprocess(
 
 
 def preprocessed_folder(paths: Paths, plan: Plan, configuration: str) -> Path:
-    """Where the preprocessed cases of a configuration lie, or will lie; raises DataError without a fingerprint."""
+    """Where the preprocessed cases of a configuration lie, or will lie; raises UsageError without a fingerprint."""
     fingerprint = read_record(paths.fingerprint, Fingerprint, remedy=_INPUTS)
     return paths.preprocessed(store.digest(plan, configuration, fingerprint))
 

@@ -12,13 +12,13 @@ from typing import Any
 
 from autoseg import console
 from autoseg.devices import choose_device, describe_device
-from autoseg.errors import ModelError, UsageError
+from autoseg.errors import DataError, ModelError, UsageError
 from autoseg.inference.model import WEIGHTS
 from autoseg.networks.cost import count_parameters
 from autoseg.preprocessing import store
 from autoseg.records.base import read_record, write_record
 from autoseg.records.dataset import Dataset, Fold, Folds
-from autoseg.records.fingerprint import Fingerprint
+from autoseg.records.fingerprint import Fingerprint, check_same_cases
 from autoseg.records.plan import Plan
 from autoseg.records.results import TrainedFold
 from autoseg.records.workspace import Paths
@@ -34,13 +34,15 @@ from autoseg.training.validation import validate
 
 __all__ = ["TrainOptions", "is_trained", "train"]
 
+_REMEDY = "Prepare the dataset first: `autoseg plan_and_preprocess DATASET`."
+_SAME_BUDGET = 0.05  # relative
 ALL = "all"
 """Name of the fold that trains on every case and holds none out."""
 
 
 def is_trained(paths: Paths, plan: Plan, configuration: str, fold: str) -> bool:
     """Whether the fold is trained and validated."""
-    return (paths.fold(plan.name, configuration, fold) / "fold.json").is_file()
+    return (paths.fold(plan.name, configuration, _fold_name(fold)) / "fold.json").is_file()
 
 
 def train(
@@ -56,13 +58,16 @@ def train(
         options: length, seed, budget and device, where they are not to be the plan's.
 
     Raises:
-        UsageError: no such configuration or fold, or other options than the fold was begun with.
-        DataError: another process trains this fold, or a preprocessed file is missing or damaged.
-        ModelError: no checkpoint is whole, the fold was begun with another plan, or the loss is not finite.
+        UsageError: no such configuration or fold, other options than the fold was begun with, another process
+            trains this fold, or the dataset is not preprocessed.
+        DataError: the dataset's cases changed since it was preprocessed, or a preprocessed file is damaged.
+        ModelError: no checkpoint is whole, the fold was begun with another plan or other cases, or the loss is not
+            finite.
         ResourceError: memory or disk are full.
         Preempted, KeyboardInterrupt: a signal asked to stop; the same call goes on.
     """
     started = time.monotonic() if options.started_seconds is None else options.started_seconds
+    fold = _fold_name(fold)
     title, folder = f"{configuration} fold {fold}", paths.fold(plan.name, configuration, fold)
     if configuration not in plan.configurations:
         known = ", ".join(plan.configurations)
@@ -71,13 +76,12 @@ def train(
     with locked(folder, f"training {title}"), listening_for_stop() as stop, memory_errors(title):
         _check_same_plan(folder, plan, configuration)
         if is_trained(paths, plan, configuration, fold):
-            console.say(f"{title} is trained already; delete {folder} to train it anew.")
-            return read_record(folder / "fold.json", TrainedFold, ModelError)
-        schedule = _read_schedule(folder, options)
+            return _trained_already(folder, title, cases, options)
+        schedule = _read_schedule(folder, cases, options)
         task = _open(paths, plan, configuration, title, folder, cases, options)
         stop.raise_if_asked(title)
         if schedule is None:
-            schedule = decide_schedule(task, options, started)
+            schedule = decide_schedule(task, options, started).model_copy(update={"cases": cases})
             write_record(folder / "plan.json", plan)
             write_record(folder / SCHEDULE, schedule)
         record = _train_and_validate(task, schedule, configuration, fold, stop)
@@ -123,7 +127,10 @@ def _open(
     paths: Paths, plan: Plan, configuration: str, title: str, folder: Path, cases: Fold, options: TrainOptions
 ) -> Task:
     settings = plan.configurations[configuration]  # type: ignore[index]
-    digest = store.digest(plan, configuration, read_record(paths.fingerprint, Fingerprint))
+    dataset = read_record(paths.dataset, Dataset, remedy=_REMEDY)
+    fingerprint = read_record(paths.fingerprint, Fingerprint, remedy=_REMEDY)
+    check_same_cases(fingerprint, (case.id for case in dataset.training), dataset.name)
+    digest = store.digest(plan, configuration, fingerprint)
     previous_folds: list[Path] = []
     if settings.previous_stage is not None:
         numbers = range(len(read_record(paths.folds, Folds).folds))
@@ -134,7 +141,7 @@ def _open(
         plan,
         configuration,
         cases,
-        read_record(paths.dataset, Dataset),
+        dataset,
         paths.preprocessed(digest),
         previous_folds,
         settings.recipe.seed if options.seed is None else options.seed,
@@ -142,14 +149,27 @@ def _open(
     )
 
 
+def _fold_name(fold: str) -> str:
+    """The one way in which a fold is written: `00` and `0` are the same fold and have one folder."""
+    return str(int(fold)) if fold.isdecimal() else fold
+
+
 def _cases_of(paths: Paths, fold: str) -> Fold:
     """Cases to train on and to hold out; raises UsageError for a fold that does not exist."""
+    known = tuple(case.id for case in read_record(paths.dataset, Dataset, remedy=_REMEDY).training)
     if fold == ALL:
-        return Fold(train=tuple(case.id for case in read_record(paths.dataset, Dataset).training), validation=())
-    folds = read_record(paths.folds, Folds).folds
+        return Fold(train=known, validation=())
+    folds = read_record(paths.folds, Folds, remedy=_REMEDY).folds
     if not fold.isdecimal() or int(fold) >= len(folds):
-        raise UsageError(f"There is no fold {fold!r}; there are 0 to {len(folds) - 1}, and {ALL!r} for all cases.")
-    return folds[int(fold)]
+        numbers = f"there are 0 to {len(folds) - 1}, and" if folds else "the cases are too few for folds, there is"
+        raise UsageError(f"There is no fold {fold!r}; {numbers} {ALL!r} for all cases.")
+    cases = folds[int(fold)]
+    if unknown := sorted({*cases.train, *cases.validation} - set(known)):
+        raise DataError(
+            f"{paths.folds}, fold {fold}: no such training cases: {', '.join(unknown[:10])}. Delete the file to have "
+            "the cases divided anew."
+        )
+    return cases
 
 
 def _check_same_plan(folder: Path, plan: Plan, configuration: str) -> None:
@@ -171,21 +191,62 @@ def _deciding(plan: Plan, configuration: str) -> dict[str, Any]:
     return {**content, "configuration": None if settings is None else settings.model_dump(mode="json")}
 
 
-def _read_schedule(folder: Path, options: TrainOptions) -> TrainingSchedule | None:
-    """The schedule that an earlier call fixed; raises UsageError when other values are asked for now."""
+def _check_same_cases(folder: Path, before: Fold, now: Fold) -> None:
+    """Refuse to go on, or to call finished, what was begun with other cases: its score would be of other cases too."""
+    if (set(before.train), set(before.validation)) == (set(now.train), set(now.validation)):
+        return
+    changed = sorted(({*before.train} ^ {*now.train}) | ({*before.validation} ^ {*now.validation}))
+    raise ModelError(
+        f"{folder} was begun with other cases: {', '.join(changed[:10])}{' and others' if len(changed) > 10 else ''} "
+        "came, went or changed sides since. Delete it to train it anew, or use another plan name to keep both."
+    )
+
+
+def _trained_already(folder: Path, title: str, cases: Fold, options: TrainOptions) -> TrainedFold:
+    """The record of a finished fold; warns where other values are asked for now than it was trained with."""
+    done = read_record(folder / "fold.json", TrainedFold, ModelError)
+    _check_same_cases(folder, Fold(train=done.train_cases, validation=done.validation_cases), cases)
+    budget = "" if done.budget_seconds is None else f", budget {console.duration(done.budget_seconds)}"
+    course = f"{done.epochs} epochs of {done.iterations_per_epoch} steps{budget}"
+    console.say(f"{title} is trained already ({course}); delete {folder} to train it anew.")
+    if (folder / SCHEDULE).is_file():
+        for option, wanted, value in _other_values(
+            options, read_record(folder / SCHEDULE, TrainingSchedule, ModelError)
+        ):
+            console.warn(f"{option} {wanted} changes nothing: {title} was trained with {value}.")
+    return done
+
+
+def _other_values(options: TrainOptions, fixed: TrainingSchedule) -> list[tuple[str, int, int]]:
+    """(option, asked for, fixed) where they differ."""
+    asked = (
+        ("--epochs", options.epochs, fixed.epochs),
+        ("--iterations", options.iterations, fixed.iterations_per_epoch),
+        ("--seed", options.seed, fixed.seed),
+    )
+    return [(option, wanted, value) for option, wanted, value in asked if wanted is not None and wanted != value]
+
+
+def _read_schedule(folder: Path, cases: Fold, options: TrainOptions) -> TrainingSchedule | None:
+    """The schedule that an earlier call fixed; raises UsageError when other values are asked for now.
+
+    Another budget is only warned of: a command that shares one among its folds gives each another share when it is
+    called again.
+    """
     if not (folder / SCHEDULE).is_file():
         return None
     fixed = read_record(folder / SCHEDULE, TrainingSchedule, ModelError)
-    asked = {
-        "--epochs": (options.epochs, fixed.epochs),
-        "--iterations": (options.iterations, fixed.iterations_per_epoch),
-        "--seed": (options.seed, fixed.seed),
-    }
-    for option, (wanted, value) in asked.items():
-        if wanted is not None and wanted != value:
-            raise UsageError(
-                f"{option} {wanted}: this training was begun with {value}. Call it without {option} to go on, "
-                f"or delete {folder} to start anew."
-            )
-    console.say(f"going on with a training of {fixed.epochs} epochs of {fixed.iterations_per_epoch} steps")
+    if fixed.cases is not None:
+        _check_same_cases(folder, fixed.cases, cases)
+    for option, wanted, value in _other_values(options, fixed):
+        raise UsageError(
+            f"{option} {wanted}: this training was begun with {value}. Call it without {option} to go on, "
+            f"or delete {folder} to start anew."
+        )
+    course = f"{fixed.epochs} epochs of {fixed.iterations_per_epoch} steps"
+    console.say(f"going on with a training of {course}")
+    budget, before = options.budget_seconds, fixed.budget_seconds
+    if budget is not None and (before is None or abs(budget - before) > _SAME_BUDGET * before):
+        what = "no budget" if before is None else f"a budget of {console.duration(before)}"
+        console.warn(f"A budget of {console.duration(budget)} changes nothing: {course} were fixed with {what}.")
     return fixed

@@ -1,7 +1,10 @@
 """What was measured on a dataset before anything was decided."""
 
+from collections.abc import Iterable
+
 from pydantic import Field
 
+from autoseg.errors import DataError
 from autoseg.records.base import Record
 from autoseg.records.geometry import IntTriple, Triple
 
@@ -71,3 +74,19 @@ class Fingerprint(Record):
     """Case id -> its own measurements; empty for a fingerprint made by nnU-Net."""
     class_imbalance: tuple[ClassStatistics, ...] = ()
     """One entry a foreground class, in internal order; empty for a fingerprint made by nnU-Net."""
+
+
+def check_same_cases(fingerprint: Fingerprint, case_ids: Iterable[str], dataset: str) -> None:
+    """Raise a DataError when the fingerprint was taken of other cases than the dataset has now."""
+    now, then = set(case_ids), set(fingerprint.cases)
+    if now == then:
+        return
+    parts = [
+        f"{', '.join(sorted(ids)[:10])}{' and others' if len(ids) > 10 else ''} {what}"
+        for ids, what in ((now - then, "came since"), (then - now, "went since"))
+        if ids
+    ]
+    raise DataError(
+        f"{dataset}: its fingerprint was taken of other cases: {'; '.join(parts)}. Fingerprint and preprocess it "
+        "again: `autoseg plan_and_preprocess DATASET`."
+    )

@@ -22,9 +22,14 @@ from autoseg.storage.hashing import sha256_file, sha256_json
 
 
 def resample_previous_stage(
-    folds: Sequence[Path], fine: Manifest, labels: LabelScheme, patch_zyx: Sequence[int], folder: Path
+    folds: Sequence[Path],
+    fine: Manifest,
+    labels: LabelScheme,
+    patch_zyx: Sequence[int],
+    folder: Path,
+    cases: Sequence[str],
 ) -> dict[str, Path]:
-    """Bring the coarse stage's segmentation of every case onto the fine grid.
+    """Bring the coarse stage's segmentations onto the fine grid.
 
     Args:
         folds: folders of all cross-validation folds of the coarse stage.
@@ -32,12 +37,13 @@ def resample_previous_stage(
         labels: scheme of the coarse stage's heads.
         patch_zyx: training patch on the fine grid, for chunks.
         folder: where the label maps are kept.
+        cases: that the fine stage trains on or holds out.
 
     Returns:
         Case id -> `.b2nd` file with internal classes `Z Y X`, int16.
 
     Raises:
-        UsageError: a fold of the coarse stage is not trained.
+        UsageError: a fold of the coarse stage is not trained, or none of them holds out one of the cases.
     """
     missing = [fold.name for fold in folds if not (fold / "fold.json").is_file()]
     if missing or not folds:
@@ -49,7 +55,13 @@ def resample_previous_stage(
     decided_by = [sha256_file(fold / "fold.json") for fold in folds] + [sha256_json(fine.decided_by)]
     out = folder / sha256_json(decided_by)[:16]
     held_out = _validation_folders(folds)
-    paths = {case: out / f"{case}.b2nd" for case in fine.cases if case in held_out}
+    if never := [case for case in cases if case not in held_out]:
+        raise UsageError(
+            f"A cascade learns from held-out predictions, and no fold of {folds[0].parent.name} holds out "
+            f"{', '.join(never)}. Divide the cases so that each is held out once (no splits_final.json, or another "
+            "one), or train a configuration that is no cascade."
+        )
+    paths = {case: out / f"{case}.b2nd" for case in cases}
     waiting = [case for case, path in paths.items() if not path.is_file()]
     for case in console.track(waiting, len(waiting), "resampling the previous stage"):
         validation = held_out[case]

@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import Field
 
 from autoseg.records.base import Record
+from autoseg.records.dataset import Fold
 from autoseg.records.recipe import Schedule
 
 SCHEDULE = "schedule.json"
@@ -48,6 +49,8 @@ class TrainingSchedule(Record):
     """Estimated time of the validation."""
     device: str
     """Device it was decided for."""
+    cases: Fold | None = None
+    """Cases it was begun with."""
 
     @property
     def num_steps(self) -> int:

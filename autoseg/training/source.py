@@ -20,6 +20,7 @@ from torch import Tensor
 
 from autoseg import console
 from autoseg.devices import available_memory_bytes
+from autoseg.errors import DataError
 from autoseg.preprocessing import store
 from autoseg.records.geometry import IntTriple
 from autoseg.records.results import Manifest
@@ -55,7 +56,8 @@ class TrainingCase:
     id: str
     shape: IntTriple
     locations: tuple[npt.NDArray[np.int32], ...]
-    """For each target some of its voxels, as flat indices into `shape`; empty where it does not occur."""
+    """For each target some of its voxels, as flat indices into `shape`; empty where it does not occur. With an ignore
+    label the last entry has some of all annotated voxels."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ def open_source(
     device: torch.device,
     previous: Mapping[str, Path] | None = None,
     tier: Tier | None = None,
+    planned_bytes: int = 0,
 ) -> Source:
     """Make the cases of a preprocessed folder readable for a training.
 
@@ -88,13 +91,19 @@ def open_source(
         device: where the network is trained.
         previous: case id -> `.b2nd` label map `Z Y X` of the previous stage on the same grid, for a cascade.
         tier: None: the fastest that fits.
+        planned_bytes: memory of the GPU that the network was planned for; see `choose_tier`.
 
     Raises:
-        DataError: a file of the store is missing or is not the one that was written.
+        DataError: a case is not in the store, or a file is missing or is not the one that was written.
     """
+    if absent := [case for case in case_ids if case not in manifest.cases]:
+        raise DataError(
+            f"{folder} lacks the cases {', '.join(absent[:10])}: they are newer than it, or the folds name cases that "
+            "do not exist. Fingerprint and preprocess again: `autoseg plan_and_preprocess DATASET`."
+        )
     shapes = [manifest.cases[case].shape for case in case_ids]
     maps = 2 if previous else 1
-    chosen = tier or choose_tier(memory_bytes(shapes, num_channels, maps), device)
+    chosen = tier or choose_tier(memory_bytes(shapes, num_channels, maps), device, planned_bytes)
 
     def load(number: int, box: tuple[slice, slice, slice] | None = None) -> tuple[Tensor, Tensor]:
         return _load(folder, case_ids[number], box, previous)
@@ -121,11 +130,14 @@ def memory_bytes(shapes: Sequence[IntTriple], num_channels: int, num_maps: int =
     return sum(math.prod(shape) for shape in shapes) * (num_channels * _BYTES_PER_VALUE + num_maps * _BYTES_PER_LABEL)
 
 
-def choose_tier(num_bytes: int, device: torch.device) -> Tier:
-    """The fastest tier into which `num_bytes` of cases fit beside the training itself."""
+def choose_tier(num_bytes: int, device: torch.device, planned_bytes: int = 0) -> Tier:
+    """The fastest tier into which `num_bytes` of cases fit beside the training itself.
+
+    `planned_bytes` is what the plan gives the training of a GPU's memory; at least 10 GiB are left to it.
+    """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        if num_bytes <= min(_GPU_SHARE * free, free - _GPU_RESERVE_BYTES):
+        if num_bytes <= min(_GPU_SHARE * free, free - max(_GPU_RESERVE_BYTES, planned_bytes)):
             return "device"
     return "memory" if num_bytes <= _MEMORY_SHARE * available_memory_bytes() else "disk"
 
@@ -143,21 +155,21 @@ def read_crop(source: Source, number: int, start: IntTriple, stop: IntTriple) ->
     return Crop(image, labels, (z.start, y.start, x.start))
 
 
-def made_ahead(make: Callable[[Item], Made], items: Iterable[Item], tier: Tier, num_threads: int = 1) -> Iterator[Made]:
-    """`make(item)` for each of `items`, in order; ahead of time in threads when voxels come from disk.
+def made_ahead(make: Callable[[Item], Made], items: Iterable[Item], tier: Tier) -> Iterator[Made]:
+    """`make(item)` for each of `items`, in order; ahead of time in a thread when voxels come from disk.
 
-    One thread keeps up with two cores' training and does not take them away from it. An exception in a thread
+    One thread keeps up with two cores' training and does not take them away from it. An exception in the thread
     is raised here, where its item would have come; nothing waits for a thread that has ended.
     """
     if tier != "disk":
         yield from (make(item) for item in items)
         return
-    pool = ThreadPoolExecutor(num_threads, thread_name_prefix="read-ahead")
+    pool = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
     waiting: deque[Future[Made]] = deque()
     try:
         for item in items:
             waiting.append(pool.submit(make, item))
-            if len(waiting) > _READ_AHEAD * num_threads:
+            if len(waiting) > _READ_AHEAD:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

@@ -1,5 +1,6 @@
 """A fold's records and folders in, everything that is known before its first step out."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ import torch
 
 from autoseg.errors import UsageError
 from autoseg.inference.model import num_previous_channels
+from autoseg.inference.sliding_window import head_permutation
 from autoseg.losses.build import build_loss
 from autoseg.networks.build import build_network
 from autoseg.preprocessing import store
@@ -65,6 +67,7 @@ def open_task(
     Raises:
         DataError: a preprocessed file is missing or damaged.
         UsageError: the previous stage is not trained, a transform is not installed, or class weights do not fit.
+        ModelError: mirroring exchanges classes that are not there, or that a region holds one of.
     """
     configuration, labels = plan.configurations[name], plan.labels  # type: ignore[index]
     recipe, manifest = configuration.recipe, store.open_store(store_folder)
@@ -77,8 +80,18 @@ def open_task(
     previous: Mapping[str, Path] | None = None
     if configuration.previous_stage is not None:
         where = folder.parent / "previous_stage"
-        previous = resample_previous_stage(previous_folds, manifest, labels, configuration.patch_zyx, where)
-    source = open_source(store_folder, manifest, cases.train, len(plan.channel_names), device, previous)
+        ids = (*cases.train, *cases.validation)
+        previous = resample_previous_stage(previous_folds, manifest, labels, configuration.patch_zyx, where, ids)
+    head_permutation(labels, recipe.mirroring.swap_pairs)
+    source = open_source(
+        store_folder,
+        manifest,
+        cases.train,
+        len(plan.channel_names),
+        device,
+        previous,
+        planned_bytes=planned_gpu_bytes(plan.planned_for),
+    )
     transforms = find_transforms(recipe.augmentation.plugins)
     sampler = Sampler(
         source=source,
@@ -93,6 +106,12 @@ def open_task(
     )
     validator = Validator(folder / VALIDATION, store_folder, manifest, dataset, configuration, labels, device, previous)
     return Task(title, folder, plan, configuration, cases, sampler, validator, device)
+
+
+def planned_gpu_bytes(planned_for: str) -> int:
+    """Memory of the GPU in a plan's `planned_for`, for example `cuda 8 GiB`; 0 where it names none."""
+    found = re.fullmatch(r"cuda ([0-9.]+) GiB", planned_for)
+    return int(float(found.group(1)) * 2**30) if found else 0
 
 
 def new_learner(task: Task, precision: Precision) -> Learner:

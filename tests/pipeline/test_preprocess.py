@@ -4,13 +4,13 @@ import time
 import numpy as np
 import pytest
 
-from autoseg.errors import PartialError, UsageError
+from autoseg.errors import DataError, PartialError, UsageError
 from autoseg.images.writing import write_image, write_label
 from autoseg.pipeline import preprocess as stage
 from autoseg.pipeline.fingerprint import verify_and_fingerprint
 from autoseg.pipeline.preprocess import preprocess, preprocessed_folder
 from autoseg.preprocessing import store
-from autoseg.records.base import write_record
+from autoseg.records.base import read_record, write_record
 from autoseg.records.dataset import Case, Dataset
 from autoseg.records.workspace import Paths
 from tests.preprocessing.cases import LABELS, canonical_matrix, plan, volume
@@ -108,6 +108,17 @@ def test_faulty_cases_are_named_and_the_others_done(paths, tmp_path):
     folder = preprocessed_folder(paths, plan(), "3d_fullres")
     assert store.find_case(folder, "a") is not None
     assert not (folder / "manifest.json").exists()
+
+
+def test_cases_that_came_or_went_since_the_fingerprint_are_named(paths):
+    dataset = read_record(paths.dataset, Dataset)
+    write_record(paths.dataset, dataset.model_copy(update={"training": dataset.training[:2]}))
+    with pytest.raises(DataError, match=r"other cases: c went since\. .*autoseg plan_and_preprocess"):
+        preprocess(paths, plan(), ["3d_fullres"])
+    new = dataset.training[0].model_copy(update={"id": "d"})
+    write_record(paths.dataset, dataset.model_copy(update={"training": (*dataset.training, new)}))
+    with pytest.raises(DataError, match="other cases: d came since"):
+        preprocess(paths, plan(), ["3d_fullres"])
 
 
 def test_unknown_configuration(paths):

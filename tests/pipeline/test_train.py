@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from autoseg import console
-from autoseg.errors import ModelError, Preempted, UsageError
+from autoseg.errors import DataError, ModelError, Preempted, UsageError
 from autoseg.inference.model import load_model
 from autoseg.inference.store import read_probabilities
 from autoseg.pipeline.fingerprint import verify_and_fingerprint
@@ -24,7 +24,7 @@ from autoseg.pipeline.preprocess import preprocess
 from autoseg.pipeline.train import TrainOptions, is_trained, train
 from autoseg.preprocessing import store
 from autoseg.records.base import read_record, write_record
-from autoseg.records.dataset import Dataset
+from autoseg.records.dataset import Dataset, Folds
 from autoseg.records.fingerprint import Fingerprint
 from autoseg.records.plan import Configuration, Plan
 from autoseg.records.recipe import Sampling
@@ -33,6 +33,7 @@ from autoseg.records.workspace import Paths
 from autoseg.storage import tensors
 from autoseg.storage.locks import locked
 from autoseg.training.batches import Sampler, batches
+from autoseg.training.previous_stage import resample_previous_stage
 from autoseg.training.schedule import TrainingSchedule
 from autoseg.training.source import open_source
 from tests.training.tools import RECIPE, SPEC
@@ -147,6 +148,67 @@ def test_a_finished_fold_is_not_touched(prepared: Paths, trained: TrainedFold) -
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+def test_a_fold_has_one_name_however_it_is_written(prepared: Paths, trained: TrainedFold) -> None:
+    plan = _make_plan(prepared)
+    assert is_trained(prepared, plan, "3d_fullres", "00")
+    assert train(prepared, plan, "3d_fullres", "00", SHORT) == trained
+    assert not prepared.fold("tiny", "3d_fullres", "00").exists()
+
+
+def test_other_options_on_a_finished_fold_are_warned_of(
+    prepared: Paths, trained: TrainedFold, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = _make_plan(prepared)
+    train(prepared, plan, "3d_fullres", "0", SHORT.model_copy(update={"epochs": 9, "seed": 6}))
+    told = capsys.readouterr().err
+    assert "--epochs 9 changes nothing: 3d_fullres fold 0 was trained with 2" in told
+    assert "--seed 6 changes nothing" in told
+    assert "--iterations" not in told
+    train(prepared, plan, "3d_fullres", "0", SHORT)
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_other_cases_than_trained_on_are_refused(prepared: Paths, trained: TrainedFold) -> None:
+    plan, before = _make_plan(prepared), read_record(prepared.folds, Folds)
+    schedule = TrainingSchedule(
+        epochs=2, iterations_per_epoch=2, seed=5, precision="float32", device="cpu", cases=before.folds[1]
+    )
+    write_record(prepared.fold("half", "3d_fullres", "1") / "schedule.json", schedule)
+    write_record(prepared.folds, before.model_copy(update={"folds": before.folds[1:] + before.folds[:1]}))
+    try:
+        with pytest.raises(ModelError, match="begun with other cases: case_"):
+            train(prepared, plan, "3d_fullres", "0", SHORT)
+        with pytest.raises(ModelError, match="begun with other cases: case_"):
+            train(prepared, _make_plan(prepared, name="half"), "3d_fullres", "1", SHORT)
+    finally:
+        write_record(prepared.folds, before)
+
+
+def test_folds_of_cases_that_do_not_exist_are_refused(prepared: Paths) -> None:
+    before = read_record(prepared.folds, Folds)
+    foreign = before.folds[2].model_copy(update={"train": (*before.folds[2].train, "gone")})
+    write_record(prepared.folds, before.model_copy(update={"folds": (*before.folds[:2], foreign)}))
+    try:
+        with pytest.raises(DataError, match=r"fold 2: no such training cases: gone\."):
+            train(prepared, _make_plan(prepared, name="foreign"), "3d_fullres", "2", SHORT)
+        write_record(prepared.folds, Folds(folds=(), source="too few cases"))
+        with pytest.raises(UsageError, match="too few for folds, there is 'all'"):
+            train(prepared, _make_plan(prepared, name="foreign"), "3d_fullres", "0", SHORT)
+    finally:
+        write_record(prepared.folds, before)
+
+
+def test_a_case_newer_than_the_fingerprint_is_named(prepared: Paths) -> None:
+    before = read_record(prepared.dataset, Dataset)
+    new = before.training[0].model_copy(update={"id": "new"})
+    write_record(prepared.dataset, before.model_copy(update={"training": (*before.training[1:], new)}))
+    try:
+        with pytest.raises(DataError, match=r"new came since; case_0 went since"):
+            train(prepared, _make_plan(prepared, name="newer"), "3d_fullres", "all", SHORT)
+    finally:
+        write_record(prepared.dataset, before)
+
+
 def test_all_trains_on_every_case_without_validation(prepared: Paths) -> None:
     record = train(prepared, _make_plan(prepared), "3d_fullres", "all", SHORT)
     assert len(record.train_cases) == 6
@@ -171,13 +233,20 @@ def test_the_cascade_learns_from_the_held_out_first_stage(prepared: Paths) -> No
     train(prepared, plan, "3d_cascade_fullres", "0", SHORT)
     assert {path: path.stat().st_mtime_ns for path in kept} == before
     assert record.mean_dice is not None
+    lowres = [prepared.fold("tiny", "3d_lowres", fold) for fold in ("0", "1")]
+    never = sorted(read_record(prepared.folds, Folds).folds[2].validation)
+    manifest = store.open_store(
+        prepared.preprocessed(store.digest(plan, "3d_fullres", read_record(prepared.fingerprint, Fingerprint)))
+    )
+    with pytest.raises(UsageError, match=f"no fold of 3d_lowres holds out {', '.join(never)}"):
+        resample_previous_stage(lowres, manifest, plan.labels, (8, 8, 8), folder.parent / "x", sorted(manifest.cases))
 
 
 def test_unknown_configurations_and_folds_are_named(prepared: Paths) -> None:
     plan = _make_plan(prepared)
     with pytest.raises(UsageError, match="3d_lowres"):
         train(prepared, plan, "2d", "0", SHORT)
-    for fold in ("3", "-1", "zero"):
+    for fold in ("3", "03", "-1", "zero"):
         with pytest.raises(UsageError, match="0 to 2"):
             train(prepared, plan, "3d_fullres", fold, SHORT)
 
@@ -194,7 +263,7 @@ def test_another_content_of_the_plan_is_refused(prepared: Paths, trained: Traine
         train(prepared, _make_plan(prepared, batch_size=3), "3d_fullres", "0", SHORT)
 
 
-def test_other_options_than_begun_with_are_refused(prepared: Paths) -> None:
+def test_other_options_than_begun_with_are_refused(prepared: Paths, capsys: pytest.CaptureFixture[str]) -> None:
     plan = _make_plan(prepared, name="begun")
     schedule = TrainingSchedule(epochs=2, iterations_per_epoch=2, seed=5, precision="float32", device="cpu")
     write_record(prepared.fold("begun", "3d_fullres", "1") / "schedule.json", schedule)
@@ -202,6 +271,7 @@ def test_other_options_than_begun_with_are_refused(prepared: Paths) -> None:
         with pytest.raises(UsageError, match=f"--{next(iter(changed))} 3"):
             train(prepared, plan, "3d_fullres", "1", SHORT.model_copy(update=changed))
     assert train(prepared, plan, "3d_fullres", "1", TrainOptions(device="cpu", budget_seconds=99)).epochs == 2
+    assert "2 epochs of 2 steps were fixed with no budget" in capsys.readouterr().err
 
 
 def test_not_preprocessed_says_what_to_do(prepared: Paths) -> None:

@@ -3,12 +3,15 @@
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
+from autoseg.errors import DataError
+from autoseg.records.results import Manifest
 from autoseg.training import source as module
-from autoseg.training.source import choose_tier, made_ahead, memory_bytes, read_crop
+from autoseg.training.source import choose_tier, made_ahead, memory_bytes, open_source, read_crop
 from tests.training.tools import make_source
 
 
@@ -34,6 +37,20 @@ def test_memory_is_counted_and_decides_the_tier(monkeypatch: pytest.MonkeyPatch)
     assert choose_tier(needed + 1, torch.device("cpu")) == "disk"
 
 
+def test_a_case_that_is_not_in_the_store_is_named(tmp_path: Path) -> None:
+    manifest = Manifest(decided_by={}, cases={}, files_sha256={})
+    with pytest.raises(DataError, match=r"lacks the cases a, b: .*autoseg plan_and_preprocess"):
+        open_source(tmp_path, manifest, ["a", "b"], 1, torch.device("cpu"))
+
+
+def test_a_gpu_holds_cases_only_beside_what_was_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (48 * 2**30, 48 * 2**30))
+    cuda, cases = torch.device("cuda"), 20 * 2**30
+    assert choose_tier(cases, cuda) == "device"
+    assert choose_tier(cases, cuda, 28 * 2**30) == "device"
+    assert choose_tier(cases, cuda, 29 * 2**30) != "device"
+
+
 def test_threads_keep_the_order_and_a_bounded_lead() -> None:
     made, lead = 0, []
 
@@ -48,11 +65,11 @@ def test_threads_keep_the_order_and_a_bounded_lead() -> None:
         return number
 
     seen = []
-    for number in made_ahead(slow_for_some, items(), "disk", num_threads=2):
+    for number in made_ahead(slow_for_some, items(), "disk"):
         seen.append(number)
         lead.append(made - len(seen))
     assert seen == list(range(30))
-    assert max(lead) <= 8
+    assert max(lead) <= 4
 
 
 def test_an_error_in_a_thread_arrives_in_its_place() -> None:
