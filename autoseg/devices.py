@@ -25,10 +25,19 @@ def choose_device(name: str | None = None) -> torch.device:
     return device
 
 
+def num_cores() -> int:
+    """Processor cores that this process may use; all of the machine where the system does not tell (macOS)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def available_memory_bytes() -> int:
-    """Main memory that can still be used, within the limit of a container if there is one."""
-    page, pages = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_AVPHYS_PAGES")
-    free = page * pages
+    """Main memory that can still be used, within the limit of a container if there is one.
+
+    Half of all memory where the system does not tell what is free (macOS).
+    """
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     meminfo = Path("/proc/meminfo")
     if meminfo.is_file():
         for line in meminfo.read_text().splitlines():

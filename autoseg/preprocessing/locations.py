@@ -1,5 +1,8 @@
 """A label volume in, some voxels of each target out: where training centres its foreground patches.
 
+With an ignore label some of all annotated voxels are kept too, as in nnU-Net: a patch of nothing but voxels to
+ignore teaches nothing, so patches that need not show foreground are centred on those.
+
 nnU-Net keeps the larger of 10000 voxels and 1 % of each class. A fixed number is enough to draw patches from,
 takes the same memory for a liver as for a lesion, and is read once. The draw depends on case and target
 alone, not on workers or on the order of cases.
@@ -32,20 +35,23 @@ def draw_locations(
 
     Returns:
         For each target its flat indices into `labels` (C order), sorted: int32, or int64 for volumes of more
-        than 2^31 voxels; and the number of voxels of each target.
+        than 2^31 voxels, and under the next number, with an ignore label, those of the annotated voxels, background
+        included; and the number of voxels of each target.
     """
     by_class = _voxels_by_class(labels, scheme.num_classes)
+    found = [np.concatenate([by_class[member] for member in target.members]) for target in scheme.targets]
+    counts = tuple(len(voxels) for voxels in found)
+    if scheme.ignore_index is not None:
+        found.append(np.flatnonzero(labels < scheme.num_classes))
     kind = np.int32 if labels.size < 2**31 else np.int64
     locations: dict[int, FlatIndices] = {}
-    counts = []
-    for number, target in enumerate(scheme.targets):
-        voxels = np.concatenate([by_class[member] for member in target.members])
-        counts.append(len(voxels))
+    for number, voxels in enumerate(found):
+        kept = voxels
         if len(voxels) > MAX_LOCATIONS:
-            voxels = np.sort(voxels)  # the draw must not depend on how the members were gathered
-            voxels = _generator(case_id, number).choice(voxels, MAX_LOCATIONS, replace=False, shuffle=False)
-        locations[number] = np.sort(voxels).astype(kind)
-    return locations, tuple(counts)
+            in_order = np.sort(voxels)  # the draw must not depend on how the members were gathered
+            kept = _generator(case_id, number).choice(in_order, MAX_LOCATIONS, replace=False, shuffle=False)
+        locations[number] = np.sort(kept).astype(kind)
+    return locations, counts
 
 
 def _voxels_by_class(labels: npt.NDArray[np.integer], num_classes: int) -> list[npt.NDArray[np.int64]]:

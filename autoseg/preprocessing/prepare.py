@@ -56,7 +56,7 @@ class Prepared:
     labels: npt.NDArray[np.int16] | None
     """Internal classes, Z Y X; None for a case without label."""
     locations: dict[int, FlatIndices]
-    """Target number -> some of its voxels, flat indices into `labels`; empty for a case without label."""
+    """As from `draw_locations`: flat indices into `labels`; empty for a case without label."""
     meta: PreprocessedCase
 
 
@@ -85,7 +85,7 @@ def crop_case(case_id: str, image: Volume, label: Volume | None, plan: Plan) -> 
         )
     if label is not None and label.array.shape[1:] != image.array.shape[1:]:
         raise DataError(f"case {case_id}: label {label.array.shape[1:]} and image {image.array.shape[1:]} differ.")
-    how = turn_for(image.geometry.matrix, plan.orientation, plan.transpose)
+    how = turn_for(image.geometry.matrix, plan.orientation, plan.transpose, image.geometry.planar)
     values = turn(image.array, how)
     box = nonzero_box(values)
     labels = None

@@ -13,7 +13,6 @@ compared with its digest before it is used, so what a loss of power damages is f
 library: a machine that only trains needs none.
 """
 
-import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from autoseg.devices import num_cores
 from autoseg.errors import DataError
 from autoseg.preprocessing.locations import FlatIndices
 from autoseg.records.base import Record, read_record, write_record
@@ -35,7 +35,7 @@ from autoseg.storage.atomic import write_bytes
 from autoseg.storage.hashing import sha256_file, sha256_json
 
 MANIFEST = "manifest.json"
-VERSION = "1"
+VERSION = "2"
 """Changes whenever the same inputs would give other voxels; older folders are then not used."""
 
 Box = tuple[slice, slice, slice]
@@ -85,7 +85,7 @@ def write_case(
         folder: of the store.
         image: C Z Y X.
         labels: internal classes, Z Y X.
-        locations: target number -> flat indices.
+        locations: target number -> flat indices; as from `draw_locations`.
         meta: names the case.
         patch_zyx: chunk size, so that reading a patch unpacks little more than it.
 
@@ -138,7 +138,7 @@ def open_store(folder: Path) -> Manifest:
         return not path.is_file() or sha256_file(path) != manifest.files_sha256[name]
 
     names = sorted(manifest.files_sha256)
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(num_cores()) as pool:
         changed = [name for name, bad in zip(names, pool.map(is_changed, names), strict=True) if bad]
     if changed:
         raise DataError(
@@ -161,6 +161,8 @@ def read_labels(folder: Path, case_id: str, box: Box | None = None) -> npt.NDArr
 
 def read_locations(folder: Path, case_id: str) -> tuple[FlatIndices, ...]:
     """For each target some of its voxels as flat indices into the case's grid; empty where it does not occur.
+
+    With an ignore label the last entry has some of all annotated voxels.
 
     Raises:
         DataError: the file cannot be read.

@@ -39,7 +39,10 @@ class Turn(NamedTuple):
 
 
 def turn_for(
-    matrix: npt.NDArray[np.float64], orientation: Literal["canonical", "stored"], transpose: Axes = _IDENTITY
+    matrix: npt.NDArray[np.float64],
+    orientation: Literal["canonical", "stored"],
+    transpose: Axes = _IDENTITY,
+    planar: bool = False,
 ) -> Turn:
     """The turn from stored arrays to the network's arrays.
 
@@ -47,12 +50,19 @@ def turn_for(
         matrix: 4 x 4 from (z, y, x, 1) array indices to world (x, y, z, 1) in mm, RAS+ (`Geometry.matrix`).
         orientation: `canonical` turns to S, A, R first; `stored` keeps the file's axes.
         transpose: permutation of the (oriented) axes that comes last; entry i is the axis that becomes axis i.
+        planar: the file is a 2-D image: its one slice stays on axis 0, however it lies in the patient, since a 2-D
+            network would otherwise see lines of one voxel. Its other two axes come as close as they can.
 
     Returns:
         Both steps in one.
     """
-    first = _canonical_turn(matrix) if orientation == "canonical" else Turn(_IDENTITY, (False, False, False))
     a, b, c = transpose
+    if planar and orientation == "canonical":
+        return _canonical_turn(matrix, (_WORLD_OF_AXIS[a], _WORLD_OF_AXIS[b], _WORLD_OF_AXIS[c]), keeps_first=True)
+    if planar:
+        b, c = (axis for axis in transpose if axis != 0)
+        a = 0
+    first = _canonical_turn(matrix) if orientation == "canonical" else Turn(_IDENTITY, (False, False, False))
     return Turn(
         (first.axes[a], first.axes[b], first.axes[c]),
         (first.flips[a], first.flips[b], first.flips[c]),
@@ -79,11 +89,6 @@ def turned(values: Sequence[Item], axes: Axes) -> tuple[Item, Item, Item]:
     return values[axes[0]], values[axes[1]], values[axes[2]]
 
 
-def turned_back(values: Sequence[Item], axes: Axes) -> tuple[Item, Item, Item]:
-    """A shape or spacing of the turned grid in the stored order z, y, x: the inverse of `turned`."""
-    return values[axes.index(0)], values[axes.index(1)], values[axes.index(2)]
-
-
 def canonical_axes(orientation: str) -> Axes:
     """Stored array axis (z, y, x) of each canonical axis S, A, R, for the shapes and spacings of a fingerprint.
 
@@ -105,10 +110,15 @@ def _flipped_axes(how: Turn, leading: int) -> tuple[int, ...]:
     return tuple(leading + i for i in range(3) if how.flips[i])
 
 
-def _canonical_turn(matrix: npt.NDArray[np.float64]) -> Turn:
-    directions = _closest_orthogonal(matrix)[list(_WORLD_OF_AXIS)]  # rows S, A, R; columns z, y, x as stored
+def _canonical_turn(
+    matrix: npt.NDArray[np.float64], world_of_axis: Axes = _WORLD_OF_AXIS, keeps_first: bool = False
+) -> Turn:
+    """The turn to arrays along the given world axes, closest among all or among those that keep axis 0 first."""
+    directions = _closest_orthogonal(matrix)[list(world_of_axis)]  # rows e.g. S, A, R; columns z, y, x as stored
     candidates = []
     for axes in permutations(_IDENTITY):
+        if keeps_first and axes[0] != 0:
+            continue
         for signs in product((1.0, -1.0), repeat=3):
             candidate = np.round(directions[:, axes] * signs, _TIE_DECIMALS) + 0.0  # + 0.0 makes -0.0 equal 0.0
             rank = (round(float(np.trace(candidate)), _TIE_DECIMALS - 1), candidate.ravel().tolist())

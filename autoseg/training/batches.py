@@ -21,11 +21,12 @@ from autoseg.augmentation.draw import SpatialParameters, draw_spatial, source_bo
 from autoseg.augmentation.intensity import IntensityParameters, apply_intensity, draw_intensity
 from autoseg.augmentation.spatial import sample_patch
 from autoseg.inference.model import previous_channels
+from autoseg.preprocessing.locations import FlatIndices
 from autoseg.records.geometry import IntTriple
 from autoseg.records.labels import LabelScheme
 from autoseg.records.recipe import Recipe, Sampling
 from autoseg.training.rng import sample_rng
-from autoseg.training.source import Crop, Source, TrainingCase, made_ahead, read_crop
+from autoseg.training.source import Crop, Source, made_ahead, read_crop
 
 Place = tuple[int, int]
 """Epoch, and step within it."""
@@ -101,8 +102,8 @@ def assemble(sampler: Sampler, place: Place, samples: Sequence[tuple[Draw, Crop]
     images, maps = [], []
     for draw, crop in samples:
         image, labels = sample_patch(
-            crop.image.to(device, non_blocking=True),
-            crop.labels.to(device, non_blocking=True),
+            _moved(crop.image, device),
+            _moved(crop.labels, device),
             crop.start,
             draw.centre,
             sampler.patch_zyx,
@@ -127,13 +128,22 @@ def assemble(sampler: Sampler, place: Place, samples: Sequence[tuple[Draw, Crop]
     return Batch(patches, label_maps[:, 0], cases)
 
 
+def _moved(values: Tensor, device: torch.device) -> Tensor:
+    """`values` on `device`; on the way to a GPU through pinned memory, without which the host would wait."""
+    if device.type == "cuda" and values.device.type == "cpu":
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)
+
+
 def _draw_sample(sampler: Sampler, place: Place, number: int) -> Draw:
     rng, recipe = sample_rng(sampler.seed, *place, number), sampler.recipe
     index = int(rng.integers(len(sampler.source.cases)))
     case = sampler.source.cases[index]
-    voxel = None
+    num_targets, voxel = len(sampler.labels.targets), None
     if wants_foreground(recipe.sampling, sampler.batch_size, number, rng):
-        voxel = _foreground_voxel(case, recipe.sampling, rng)
+        voxel = _foreground_voxel(case.locations[:num_targets], case.shape, recipe.sampling, rng)
+    if voxel is None and sampler.labels.ignore_index is not None:  # nnU-Net: an annotated voxel
+        voxel = _one_of(case.locations[num_targets], case.shape, rng)
     centre = _centre(case.shape, sampler.patch_zyx, voxel, rng)
     spatial = draw_spatial(recipe.augmentation, recipe.mirroring, sampler.patch_zyx, rng)
     intensity = draw_intensity(recipe.augmentation, sampler.source.num_channels, rng)
@@ -150,15 +160,23 @@ def wants_foreground(sampling: Sampling, batch_size: int, number: int, rng: np.r
     return number >= round(batch_size * (1 - sampling.foreground_fraction))
 
 
-def _foreground_voxel(case: TrainingCase, sampling: Sampling, rng: np.random.Generator) -> IntTriple | None:
+def _foreground_voxel(
+    locations: Sequence[FlatIndices], shape: IntTriple, sampling: Sampling, rng: np.random.Generator
+) -> IntTriple | None:
     """A voxel of one of the targets that occur in the case; None when none does."""
-    weights = np.array(sampling.class_weights or [1.0] * len(case.locations), dtype=float)
-    weights *= [len(voxels) > 0 for voxels in case.locations]
+    weights = np.array(sampling.class_weights or [1.0] * len(locations), dtype=float)
+    weights *= [len(voxels) > 0 for voxels in locations]
     if weights.sum() <= 0:
         return None
     target = int(rng.choice(len(weights), p=weights / weights.sum()))
-    voxels = case.locations[target]
-    z, y, x = np.unravel_index(int(voxels[rng.integers(len(voxels))]), case.shape)
+    return _one_of(locations[target], shape, rng)
+
+
+def _one_of(voxels: FlatIndices, shape: IntTriple, rng: np.random.Generator) -> IntTriple | None:
+    """One of `voxels` (flat indices into `shape`); None when there are none."""
+    if len(voxels) == 0:
+        return None
+    z, y, x = np.unravel_index(int(voxels[rng.integers(len(voxels))]), shape)
     return (int(z), int(y), int(x))
 
 

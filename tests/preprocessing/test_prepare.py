@@ -5,6 +5,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from autoseg.errors import DataError
+from autoseg.images.volume import Volume
 from autoseg.preprocessing.prepare import prepare_case
 from autoseg.spatial.orientation import Turn, turn, turn_back
 from tests.preprocessing.cases import REGIONS, canonical_matrix, plan, stored_as, volume
@@ -116,6 +117,14 @@ def test_one_slice_and_empty_image():
     assert prepare_case("x", flat, None, plan(), "2d").image.shape == (1, 1, 5, 6)
     empty = volume(np.zeros((1, 4, 5, 6), dtype=np.int16), canonical_matrix((2.0, 1.0, 1.0)))
     assert not prepare_case("x", empty, None, plan(), "3d_fullres").image.any()
+
+
+def test_a_coronal_planar_image_is_one_whole_slice():
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.array([[0, 0, 1], [999, 0, 0], [0, 1, 0]])  # z, y, x as stored run along A, S, R
+    flat = volume(np.arange(30, dtype=np.uint8).reshape(1, 1, 5, 6), matrix)
+    flat = Volume(flat.array, flat.geometry.model_copy(update={"planar": True}))
+    assert prepare_case("x", flat, None, plan(), "2d").image.shape == (1, 1, 5, 6)
 
 
 def test_errors_name_the_case():

@@ -13,7 +13,6 @@ from autoseg.spatial.orientation import (
     turn_back,
     turn_for,
     turned,
-    turned_back,
 )
 
 AXES = list(permutations(range(3)))
@@ -56,7 +55,6 @@ def test_every_turn_is_undone(how):
     array = np.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
     there = turn(array, how)
     assert there.shape[1:] == turned((3, 4, 5), how.axes)
-    assert turned_back(there.shape[1:], how.axes) == (3, 4, 5)
     np.testing.assert_array_equal(turn_back(there, how), array)
     np.testing.assert_array_equal(turn_back(turn(array[0], how), how), array[0])
 
@@ -114,3 +112,30 @@ def test_transpose_comes_after_the_turn():
     array = np.arange(24).reshape(2, 3, 4)
     both = turn(turn(array, turn_for(matrix, "canonical")), Turn((2, 0, 1), (False, False, False)))
     np.testing.assert_array_equal(turn(array, turn_for(matrix, "canonical", (2, 0, 1))), both)
+
+
+@pytest.mark.parametrize("axes", AXES, ids=str)
+@pytest.mark.parametrize("transpose", [(0, 1, 2), (1, 0, 2), (2, 1, 0)])
+def test_a_planar_image_keeps_its_slice_first_however_it_is_stored(axes, transpose):
+    """Axial, coronal and sagittal slices, each in all eight orders of its own two axes."""
+    canonical = np.arange(3 * 4 * 5).reshape(3, 4, 5)
+    lying = Turn(axes, (False, False, False))
+    slice_, matrix = turn(canonical, lying)[:1], stored_as(canonical_matrix(np.eye(3)), canonical.shape, lying)
+    expected = turn(slice_, turn_for(matrix, "canonical", transpose, planar=True))
+    assert expected.shape[0] == 1
+    for how in TURNS:
+        if how.axes[0] == 0:
+            found = turn_for(stored_as(matrix, slice_.shape, how), "canonical", transpose, planar=True)
+            np.testing.assert_array_equal(turn(turn(slice_, how), found), expected)
+
+
+def test_planar_turns_by_hand():
+    axial = canonical_matrix(np.eye(3))
+    coronal = axial[:, [1, 0, 2, 3]]  # z, y, x as stored run along A, S, R
+    sagittal = axial[:, [2, 0, 1, 3]]  # R, S, A
+    unturned = (False, False, False)
+    assert turn_for(axial, "canonical", planar=True) == turn_for(axial, "canonical")
+    assert turn_for(coronal, "canonical", planar=True) == Turn((0, 1, 2), unturned)
+    assert turn_for(coronal, "canonical", (1, 0, 2), planar=True) == turn_for(coronal, "canonical", (1, 0, 2))
+    assert turn_for(sagittal, "canonical", planar=True) == Turn((0, 2, 1), unturned)  # R, A, S: A where it belongs
+    assert turn_for(coronal, "stored", (1, 0, 2), planar=True) == Turn((0, 1, 2), unturned)

@@ -1,6 +1,7 @@
 """What a batch holds is a function of its place; patches lie where the rules say."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -88,6 +89,22 @@ def test_class_weights_decide_which_target() -> None:
 def test_a_case_without_targets_gives_random_patches() -> None:
     starts = _starts(make_sampler(make_source([(10, 8, 8)], targets=[()]), always_foreground()), 60)
     assert {start for _, start in starts} == {(0, 0, 0), (1, 0, 0), (2, 0, 0)}
+
+
+def test_with_an_ignore_label_all_patches_show_annotated_voxels() -> None:
+    """One annotated slice at z = 17, foreground in a corner of it, in one case of two."""
+    source = make_source([(20, 16, 16)] * 2, targets=[(1,), ()])
+    plane = np.arange(17 * 256, 18 * 256, dtype=np.int32)
+    cases = tuple(replace(case, locations=(*case.locations, plane)) for case in source.cases)
+    labels = LABELS.model_copy(update={"ignore_value": 9})
+    for recipe, share in ((RECIPE, 0.5), (always_foreground(), 1.0)):
+        sampler = replace(make_sampler(replace(source, cases=cases), recipe, patch=(4, 2, 2)), labels=labels)
+        draws = [draw for step in range(200) for draw in draw_batch(sampler, (0, step))]
+        on_plane = [draw for draw in draws if draw.centre[0] == 17]
+        assert all(draw.centre[0] == 17 or draw.case == 0 for draw in draws)
+        # The foreground's own voxel lies at z = 10, in case 0 alone: half of its samples, or all.
+        assert 1 - len(on_plane) / len(draws) == pytest.approx(share / 2, abs=0.08)
+        assert len({draw.centre for draw in on_plane}) > 50
 
 
 def test_cases_are_drawn_uniformly() -> None:

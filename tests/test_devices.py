@@ -1,0 +1,20 @@
+import os
+
+import pytest
+
+from autoseg.devices import available_memory_bytes, num_cores
+
+
+def test_cores_are_those_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 3, 5}, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    assert num_cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert num_cores() == 8
+
+
+def test_memory_is_known_without_the_systems_count_of_free_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    known = {name: os.sysconf(name) for name in ("SC_PAGE_SIZE", "SC_PHYS_PAGES")}
+    monkeypatch.setattr(os, "sysconf", known.__getitem__)  # as on macOS
+    assert 0 < available_memory_bytes() < whole
