@@ -103,7 +103,8 @@ def head_permutation(labels: LabelScheme, swap_pairs: Sequence[tuple[int, int]])
     """Head that answers for each head after a flip across the left-right axis.
 
     Raises:
-        ModelError: regions are predicted and the mirror image of one is not among them.
+        ModelError: a class of the pairs is not in the scheme, or regions are predicted and the mirror image of one
+            is not among them.
     """
     partner = class_permutation(labels, swap_pairs)
     if not labels.has_regions:
@@ -122,8 +123,13 @@ def head_permutation(labels: LabelScheme, swap_pairs: Sequence[tuple[int, int]])
 
 
 def class_permutation(labels: LabelScheme, swap_pairs: Sequence[tuple[int, int]]) -> list[int]:
-    """Internal class that each class becomes across the left-right axis."""
+    """Internal class that each class becomes across the left-right axis; errors as `head_permutation`."""
     partner = list(range(labels.num_classes))
+    if any(number >= labels.num_classes for pair in swap_pairs for number in pair):
+        raise ModelError(
+            f"mirroring.swap_pairs {list(swap_pairs)} name classes beyond {labels.num_classes - 1}, the last one: "
+            "correct them in the plan."
+        )
     for left, right in swap_pairs:
         partner[left], partner[right] = right, left
     return partner

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from autoseg.records.base import Record
 
@@ -78,6 +78,19 @@ class Mirroring(Record):
     """Internal classes that are a left/right pair."""
     in_prediction: bool = True
     """Whether predictions are averaged over all combinations of the axes."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Mirroring":
+        if len(set(self.axes)) != len(self.axes) or not set(self.axes) <= {0, 1, 2}:
+            raise ValueError(f"axes {self.axes} must be some of 0 (z), 1 (y) and 2 (x), each once")
+        if self.swap_axis is not None and self.swap_axis not in self.axes:
+            raise ValueError(
+                f"swap_axis {self.swap_axis} must be one of the axes {self.axes} that are flipped, or null"
+            )
+        paired = [number for pair in self.swap_pairs for number in pair]
+        if len(set(paired)) != len(paired) or min(paired, default=1) < 1:
+            raise ValueError(f"swap_pairs {self.swap_pairs} must name foreground classes (from 1), each once")
+        return self
 
 
 class Optimizer(Record):

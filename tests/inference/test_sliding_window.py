@@ -115,6 +115,11 @@ def test_head_permutation_of_regions() -> None:
         head_permutation(incomplete, ((1, 2),))
 
 
+def test_pairs_of_classes_that_are_not_there_are_refused() -> None:
+    with pytest.raises(ModelError, match="beyond 2"):
+        head_permutation(LABELS, ((1, 3),))
+
+
 def test_slices_are_not_flipped_along_z() -> None:
     assert mirror_flips(Mirroring(), (1, 8, 8)) == [(), (1,), (2,), (1, 2)]
     image = volume(1, 5, 8, 8)
