@@ -109,7 +109,7 @@ def resample_linear_slabs(
         yield where, flat.view(logits.shape[0], -1, *flat.shape[1:])
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=16)  # of the largest axes 8 MB each
 def axis_operator(num_in: int, num_out: int, order: SplineOrder) -> Operator:
     """The matrix (num_out, num_in) that resamples one axis by a spline of `order` 0, 1 or 3; do not write to it.
 
