@@ -32,7 +32,7 @@ def nnunet_cases(
         root: dataset folder.
         images: its subfolder of images, named `<case>_<channel><ending>`.
         labels: its subfolder of labels, named `<case><ending>`; None for test images.
-        num_channels: number of channels in dataset.json.
+        num_channels: number of channels in dataset.json; 0: unknown, any number is complete.
         ending: `file_ending` of dataset.json.
         findings: faults are added here: missing or unknown channels, images without label, labels without image.
 
@@ -53,7 +53,7 @@ def nnunet_cases(
     )
     cases = []
     for case_id, files in channels.items():
-        expected = set(range(num_channels))
+        expected = set(range(num_channels or len(files)))
         if set(files) != expected:
             findings.append(_channel_fault(case_id, sorted(files), num_channels, images))
         elif labels is not None and case_id not in label_files:

@@ -2,12 +2,13 @@
 
 Nothing in the folder is changed and nothing outside it is read: absolute paths, `..` and links that lead
 out are faults. Hidden files (`._case.nii.gz` of macOS) are ignored. `inspect_dataset` goes on after a
-fault, so that one run of the checks names all of them; `open_dataset` raises.
+fault, so that one run of the checks names all of them; `open_dataset` raises. Test images that are not there are no
+fault, since nothing but their prediction needs them.
 """
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from autoseg.datasets.description import FILE_NAME, Description, read_description
 from autoseg.datasets.findings import Finding, fault, raise_faults, warning
@@ -15,8 +16,19 @@ from autoseg.datasets.folders import list_images, nnunet_cases
 from autoseg.images.formats import known_ending, stem
 from autoseg.records.dataset import Case, Dataset
 
+_INCOMPLETE = ("missing_file", "missing_channel", "unknown_channel", "file_name")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")  # names that Windows shares cannot hold
+
+
+class Listing(NamedTuple):
+    """What a dataset folder lists, whatever else of dataset.json is faulty."""
+
+    described: Description
+    training: list[Case]
+    """Those whose files are there."""
+    test: list[Case]
+    findings: list[Finding]
 
 
 def open_dataset(root: Path) -> Dataset:
@@ -42,22 +54,7 @@ def inspect_dataset(root: Path) -> tuple[Dataset | None, list[Finding]]:
         The dataset with those cases whose files are there, or None if labels or channels are unknown;
         and all that was found.
     """
-    described = read_description(root / FILE_NAME)
-    findings = described.findings
-    if not described.content:
-        return None, findings
-    read_cases = _decathlon_cases if described.layout == "decathlon" else _nnunet_cases
-    training, test = read_cases(root, described, findings)
-    _check_ids([*training, *test], findings)
-    training = _with_patients(training, described.content.get("patients"), findings)
-    if not training and not any(f.is_fault for f in findings):
-        findings.append(fault("no_cases", f"{root} has no training cases."))
-    count = described.content.get("numTraining")
-    listed = (
-        len(described.content["training"]) if isinstance(described.content.get("training"), list) else len(training)
-    )
-    if count is not None and count != listed:
-        findings.append(warning("num_training", f"numTraining is {count!r}, there are {listed} training cases."))
+    described, training, test, findings = list_cases(root)
     if described.labels is None or not described.channel_names:
         return None, findings
     dataset = Dataset(
@@ -71,6 +68,27 @@ def inspect_dataset(root: Path) -> tuple[Dataset | None, list[Finding]]:
         test=tuple(sorted(test, key=lambda case: case.id)),
     )
     return dataset, findings
+
+
+def list_cases(root: Path) -> Listing:
+    """The cases of a dataset folder with all that is wrong with dataset.json and the files it lists."""
+    described = read_description(root / FILE_NAME)
+    findings = described.findings
+    if not described.content:
+        return Listing(described, [], [], findings)
+    read_cases = _decathlon_cases if described.layout == "decathlon" else _nnunet_cases
+    training, test = read_cases(root, described, findings)
+    _check_ids([*training, *test], findings)
+    training = _with_patients(training, described.content.get("patients"), findings)
+    if not training and not any(f.is_fault for f in findings):
+        findings.append(fault("no_cases", f"{root} has no training cases."))
+    count = described.content.get("numTraining")
+    listed = (
+        len(described.content["training"]) if isinstance(described.content.get("training"), list) else len(training)
+    )
+    if count is not None and count != listed:
+        findings.append(warning("num_training", f"numTraining is {count!r}, there are {listed} training cases."))
+    return Listing(described, training, test, findings)
 
 
 def safe_name(name: str) -> str:
@@ -91,15 +109,13 @@ def _decathlon_cases(root: Path, described: Description, findings: list[Finding]
             training.append(case)
             seen.update((*case.images, case.label))
     test = []
-    entries = _entries(content, "test", findings)
-    if entries and not (root / "imagesTs").is_dir() and not any(_exists(root, entry) for entry in entries):
-        findings.append(warning("no_test_images", f"{len(entries)} test images are listed, none is there."))
-        entries = []
-    for entry in entries:
+    found: list[Finding] = []
+    for entry in _entries(content, "test", findings):
         image = entry.get("image") if isinstance(entry, dict) else entry
-        case = _listed_case(root, image, None, len(described.channel_names), findings)
+        case = _listed_case(root, image, None, len(described.channel_names), found)
         if case is not None:
             test.append(case)
+    findings += _of_test_cases(found)
     _report_unlisted(root, content, seen, findings)
     return training, test
 
@@ -117,9 +133,16 @@ def _is_hidden(entry: Any) -> bool:
     return isinstance(image, str) and Path(image).name.startswith(".")
 
 
-def _exists(root: Path, entry: Any) -> bool:
-    image = entry.get("image") if isinstance(entry, dict) else entry
-    return isinstance(image, str) and (root / image).exists()
+def _of_test_cases(found: list[Finding]) -> list[Finding]:
+    """What was found on test cases, those that are not there completely in one warning: training needs none of them."""
+    absent = [finding for finding in found if finding.kind in _INCOMPLETE]
+    rest = [finding for finding in found if finding.kind not in _INCOMPLETE]
+    if not absent:
+        return rest
+    shown = "".join(f"\n  {finding.message}" for finding in absent[:5])
+    more = f"\n  ... and {len(absent) - 5} more" if len(absent) > 5 else ""
+    message = f"test images are not there completely; these cases will not be predicted:{shown}{more}"
+    return [*rest, warning("no_test_images", message)]
 
 
 def _listed_case(root: Path, image: Any, label: Any, num_channels: int, findings: list[Finding]) -> Case | None:
@@ -201,7 +224,9 @@ def _nnunet_cases(root: Path, described: Description, findings: list[Finding]) -
                 training.append(case.model_copy(update={"id": case_id}))
     else:
         training = nnunet_cases(root, "imagesTr", "labelsTr", num_channels, ending, findings)
-    test = nnunet_cases(root, "imagesTs", None, num_channels, ending, findings)
+    found: list[Finding] = []
+    test = nnunet_cases(root, "imagesTs", None, num_channels, ending, found)
+    findings += _of_test_cases(found)
     return _contained(root, training, findings), _contained(root, test, findings)
 
 

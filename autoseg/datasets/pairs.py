@@ -37,8 +37,8 @@ class GridDifference(NamedTuple):
     """What brings the label to the image's voxel order; None where nothing does."""
 
 
-def read_case_image(root: Path, case: Case, num_channels: int) -> Volume:
-    """Read all channels of a case.
+def read_case_image(root: Path, case: Case, num_channels: int | None) -> Volume:
+    """Read all channels of a case; any number of them where `num_channels` is None.
 
     Raises:
         ImageError: a file is missing or faulty, or there are not `num_channels` channels.
@@ -46,7 +46,7 @@ def read_case_image(root: Path, case: Case, num_channels: int) -> Volume:
     """
     volume = read_image([root / name for name in case.images])
     found = len(volume.array)
-    if found != num_channels:
+    if num_channels is not None and found != num_channels:
         files = ", ".join(case.images)
         kind = "missing_channel" if found < num_channels else "unknown_channel"
         raise ImageError(kind, f"{files}: {found} channels, expected {num_channels} (the dataset's channel_names).")

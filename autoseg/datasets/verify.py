@@ -19,32 +19,39 @@ from autoseg.records.labels import LabelScheme
 _GRID_REMEDY = "Resample or re-export the label on the image's grid."
 
 
-def read_and_check(dataset: Dataset, case: Case) -> tuple[Volume | None, Volume | None, list[Finding]]:
+def read_and_check(
+    root: Path, case: Case, num_channels: int | None, labels: LabelScheme | None
+) -> tuple[Volume | None, Volume | None, list[Finding]]:
     """Read a case once and check it.
+
+    Args:
+        root: dataset folder.
+        case: its files.
+        num_channels: of the dataset; None: unknown, not checked.
+        labels: of the dataset; None: unknown, values are not checked.
 
     Returns:
         Image and label as stored (None: unreadable, or a case without label) and what was found.
     """
-    root = Path(dataset.root)
     findings: list[Finding] = []
     files = ", ".join(case.images)
-    image = _attempt(lambda: read_case_image(root, case, len(dataset.channel_names)), case.id, files, findings)
+    image = _attempt(lambda: read_case_image(root, case, num_channels), case.id, files, findings)
     label = None
     if case.label is not None:
         path = root / case.label
         label = _attempt(lambda: read_label(path), case.id, case.label, findings)
     if image is not None and label is not None:
-        findings += check_case(dataset, case, image, label)
+        findings += check_case(labels, case, image, label)
     elif image is not None:
         findings += check_image(case, image)
     elif label is not None:
-        findings += check_label(dataset.labels, case, label)
+        findings += check_label(labels, case, label)
     return image, label, findings
 
 
-def check_case(dataset: Dataset, case: Case, image: Volume, label: Volume) -> list[Finding]:
+def check_case(labels: LabelScheme | None, case: Case, image: Volume, label: Volume) -> list[Finding]:
     """Check a pair that could be read: grids, label values, intensities."""
-    findings = check_image(case, image) + check_label(dataset.labels, case, label)
+    findings = check_image(case, image) + check_label(labels, case, label)
     difference = compare_grids(image.geometry, grid_of_label(image.geometry, label, str(case.label)))
     if difference.turn is None:
         message = f"{case.label}: {difference.detail}. {_GRID_REMEDY}"
@@ -73,9 +80,11 @@ def check_image(case: Case, image: Volume) -> list[Finding]:
     return findings
 
 
-def check_label(labels: LabelScheme, case: Case, label: Volume) -> list[Finding]:
+def check_label(labels: LabelScheme | None, case: Case, label: Volume) -> list[Finding]:
     """Check label values: one that dataset.json does not name is a fault, a label without foreground a warning."""
     findings = [warning(note.kind, note.message, case.id, case.label) for note in label.notes]
+    if labels is None:
+        return findings
     try:
         classes = labels.to_internal(label.array, case.label or case.id)
     except DataError as error:
@@ -110,7 +119,7 @@ def verify_dataset(dataset: Dataset) -> list[Finding]:
     """Read and check every case, training and test, one after the other (`pipeline` does it in parallel)."""
     findings: list[Finding] = []
     for case in (*dataset.training, *dataset.test):
-        findings += read_and_check(dataset, case)[2]
+        findings += read_and_check(Path(dataset.root), case, len(dataset.channel_names), dataset.labels)[2]
     return findings
 
 

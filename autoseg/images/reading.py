@@ -4,6 +4,7 @@ What is wrong with a file ends in an `ImageError` (a DataError) that names it; w
 repaired is a note on the volume. Values that are not finite are kept: that is a matter of the dataset's checks.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,8 @@ from autoseg.records.geometry import Geometry
 
 # Labels that went through a resampling or a float format are off by rounding; anything further is a real fraction.
 _ROUNDING = 1e-3
+_FLOAT32_BYTES = 4  # of a voxel whose file scales its values
+_PACKED = 8
 
 
 def read_image(paths: Sequence[Path]) -> Volume:
@@ -82,6 +85,20 @@ def count_channels(path: Path) -> int:
     if file_ending(path) in NIFTI or _looks_like_nifti(path):
         return read_header(path).num_channels
     return len(_read(path).array)
+
+
+def expected_bytes(path: Path) -> int:
+    """About the bytes that the voxels of a file take once they are read, without reading them; 0 if it is damaged.
+
+    NIfTI headers tell it; other files are taken to be packed to an eighth, as pictures and label maps may be.
+    """
+    try:
+        if file_ending(path) in NIFTI or _looks_like_nifti(path):
+            header = read_header(path)
+            return math.prod(header.geometry.shape) * header.num_channels * max(header.dtype.itemsize, _FLOAT32_BYTES)
+        return _PACKED * path.stat().st_size
+    except (ImageError, OSError):
+        return 0
 
 
 def _read(path: Path, is_label: bool = False) -> Volume:

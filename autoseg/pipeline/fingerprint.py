@@ -3,11 +3,11 @@
 It is skipped when nothing changed since: files.json keeps size, modification time and digest of every file that
 was measured, with the digest of what dataset.json says of them. Equal size and time count as unchanged;
 a file whose time alone differs (a copy, a checkout) is hashed, which needs no unpacking, and counts as
-unchanged if the digest is the same.
+unchanged if the digest is the same. As many cases are in memory at a time as fit into what was free at the start.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -16,11 +16,13 @@ from autoseg.console import say, track, warn
 from autoseg.datasets.description import FILE_NAME
 from autoseg.datasets.findings import Finding, describe, faults_of, raise_faults
 from autoseg.datasets.guessing import guess_dataset
-from autoseg.datasets.opening import inspect_dataset
+from autoseg.datasets.opening import inspect_dataset, list_cases
 from autoseg.datasets.pairs import on_grid_of
 from autoseg.datasets.verify import check_overall, read_and_check
 from autoseg.errors import UsageError
 from autoseg.fingerprinting import CaseMeasurement, combine, measure_case
+from autoseg.images.reading import expected_bytes
+from autoseg.pipeline.sharing import free_memory
 from autoseg.records.base import Record, read_record, write_record
 from autoseg.records.dataset import Case, Dataset
 from autoseg.records.fingerprint import Fingerprint
@@ -28,6 +30,9 @@ from autoseg.records.workspace import Paths
 from autoseg.storage.hashing import sha256_file, sha256_json
 
 Result = TypeVar("Result")
+
+_COPIES = 3
+"""Times the voxels as read that a case takes at its peak: packed and unpacked bytes, masks and components."""
 
 
 class FileState(Record):
@@ -65,7 +70,8 @@ def verify_and_fingerprint(paths: Paths, num_workers: int | None = None) -> Fing
     states = _file_times(dataset)
     findings: list[Finding] = []
     measurements: dict[str, CaseMeasurement] = {}
-    results = _in_parallel(dataset, dataset.training, num_workers, f"{dataset.name}: verify and fingerprint")
+    what = f"{dataset.name}: verify and fingerprint"
+    results = _in_parallel(Path(dataset.root), dataset.training, lambda c: examine(dataset, c), num_workers, what)
     for case, (found, measured) in results:
         findings += found
         if measured is not None:
@@ -101,10 +107,11 @@ def verify_only(source: Path, num_workers: int | None = None, workspace: Path | 
         raise UsageError(f"{source} is neither a dataset folder nor a dataset of the workspace.")
     dataset, findings = (inspect_dataset if (source / FILE_NAME).exists() else guess_dataset)(source)
     if dataset is None:
-        return findings
+        return findings + _verify_files(source, num_workers)
+    known_dataset, root = dataset, Path(dataset.root)
     measurements: dict[str, CaseMeasurement] = {}
-    cases = (*dataset.training, *dataset.test)
-    for case, (found, measured) in _in_parallel(dataset, cases, num_workers, f"{dataset.name}: verify"):
+    cases, what = (*dataset.training, *dataset.test), f"{dataset.name}: verify"
+    for case, (found, measured) in _in_parallel(root, cases, lambda c: examine(known_dataset, c), num_workers, what):
         findings += found
         if measured is not None:
             measurements[case.id] = measured
@@ -113,21 +120,48 @@ def verify_only(source: Path, num_workers: int | None = None, workspace: Path | 
 
 def examine(dataset: Dataset, case: Case) -> tuple[list[Finding], CaseMeasurement | None]:
     """Read one case once, check it, and measure it if it has a label and no fault."""
-    image, label, findings = read_and_check(dataset, case)
+    image, label, findings = read_and_check(Path(dataset.root), case, len(dataset.channel_names), dataset.labels)
     if image is None or label is None or faults_of(findings):
         return findings, None
     label = on_grid_of(image.geometry, label, case)
     return findings, measure_case(image, label, dataset.labels)
 
 
+def _verify_files(source: Path, num_workers: int | None) -> list[Finding]:
+    """What is wrong with the files of a folder whose dataset.json does not tell labels or channels.
+
+    Every file is read and every label compared with its image's grid; what the values mean cannot be checked.
+    """
+    described, training, test, _ = list_cases(source)
+    num_channels = len(described.channel_names) or None
+
+    def check(case: Case) -> list[Finding]:
+        return read_and_check(source, case, num_channels, described.labels)[2]
+
+    findings: list[Finding] = []
+    for _, found in _in_parallel(source, (*training, *test), check, num_workers, f"{source.name}: verify"):
+        findings += found
+    return findings
+
+
 def _in_parallel(
-    dataset: Dataset, cases: Sequence[Case], num_workers: int | None, what: str
-) -> Iterator[tuple[Case, tuple[list[Finding], CaseMeasurement | None]]]:
-    """Examine cases in threads (unpacking, hashing and most of numpy run outside Python's lock), in order."""
-    count = num_workers or len(os.sched_getaffinity(0))
+    root: Path, cases: Sequence[Case], work: Callable[[Case], Result], num_workers: int | None, what: str
+) -> Iterator[tuple[Case, Result]]:
+    """Do cases in threads (unpacking, hashing and most of numpy run outside Python's lock), in order."""
+    count, memory = num_workers or len(os.sched_getaffinity(0)), free_memory()
+
+    def within_memory(case: Case) -> Result:
+        with memory.share(_memory_bytes(root, case)):
+            return work(case)
+
     with ThreadPoolExecutor(max(count, 1)) as pool:
-        results = pool.map(lambda case: examine(dataset, case), cases)
+        results = pool.map(within_memory, cases)
         yield from track(zip(cases, results, strict=True), len(cases), what)
+
+
+def _memory_bytes(root: Path, case: Case) -> int:
+    files = [*case.images, *([case.label] if case.label else [])]
+    return _COPIES * sum(expected_bytes(root / file) for file in files)
 
 
 def _presence(dataset: Dataset, measurements: dict[str, CaseMeasurement]) -> dict[str, int]:

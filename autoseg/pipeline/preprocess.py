@@ -7,7 +7,6 @@ A faulty case is named at the end and the others are finished; called again, onl
 """
 
 import os
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -18,8 +17,8 @@ import torch
 
 from autoseg.console import say, track
 from autoseg.datasets.pairs import read_pair
-from autoseg.devices import available_memory_bytes
 from autoseg.errors import DataError, PartialError, UsageError
+from autoseg.pipeline.sharing import SharedMemory, free_memory
 from autoseg.preprocessing import store
 from autoseg.preprocessing.prepare import crop_case, onto_grid, target_spacing
 from autoseg.records.base import read_record
@@ -30,7 +29,6 @@ from autoseg.records.workspace import Paths
 from autoseg.spatial.orientation import canonical_axes, turned
 from autoseg.spatial.resampling import resampled_shape
 
-_MEMORY_SHARE = 0.7
 _INPUTS = "Fingerprint the dataset first: `autoseg fingerprint DATASET`."
 
 
@@ -132,7 +130,7 @@ def _product(shape: Sequence[int]) -> int:
 def _run(jobs: Sequence[_Job], dataset: Dataset, plan: Plan, num_workers: int | None) -> None:
     """Do all jobs; raises DataError or PartialError naming every case that failed."""
     workers = min(num_workers or len(os.sched_getaffinity(0)), max(len(jobs), 1))
-    memory = _Memory(int(available_memory_bytes() * _MEMORY_SHARE))
+    memory = free_memory()
     faults: dict[str, str] = {}
     what = f"{dataset.name}: preprocessing {', '.join(sorted({name for job in jobs for name in job.folders}))}"
     with _torch_threads(1 if workers > 1 else None), ThreadPoolExecutor(workers) as pool:
@@ -152,7 +150,7 @@ def _run(jobs: Sequence[_Job], dataset: Dataset, plan: Plan, num_workers: int | 
         raise kind(f"{dataset.name}: {len(faults)} of {len(jobs)} cases could not be preprocessed:{lines}")
 
 
-def _do(job: _Job, dataset: Dataset, plan: Plan, memory: "_Memory") -> None:
+def _do(job: _Job, dataset: Dataset, plan: Plan, memory: SharedMemory) -> None:
     with memory.share(job.num_bytes):
         image, label = read_pair(dataset, job.case)
         found = (*image.sha256, *label.sha256)
@@ -167,26 +165,6 @@ def _do(job: _Job, dataset: Dataset, plan: Plan, memory: "_Memory") -> None:
             patch = plan.configurations[name].patch_zyx  # type: ignore[index]  # checked by `preprocess`
             assert ready.labels is not None, "a training case has a label"
             store.write_case(folder, ready.image, ready.labels, ready.locations, ready.meta, patch)
-
-
-class _Memory:
-    """A number of bytes that threads share: whoever asks for more than is left waits, unless nobody else has any."""
-
-    def __init__(self, num_bytes: int) -> None:
-        self._total, self._used = num_bytes, 0
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def share(self, num_bytes: int) -> Iterator[None]:
-        with self._changed:
-            self._changed.wait_for(lambda: self._used == 0 or self._used + num_bytes <= self._total)
-            self._used += num_bytes
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._used -= num_bytes
-                self._changed.notify_all()
 
 
 @contextmanager

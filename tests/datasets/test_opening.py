@@ -72,10 +72,26 @@ def test_all_missing_files_are_named_at_once(tmp_path):
 
 
 def test_test_images_that_were_never_downloaded_are_a_warning(tmp_path):
-    root = decathlon(tmp_path, test=["./imagesTs/t.nii.gz"])
+    root = decathlon(tmp_path, test=[f"./imagesTs/t{i}.nii.gz" for i in range(9)])
     assert kinds_of(root, faults=False) == ["no_test_images"]
     (root / "imagesTs").mkdir()
-    assert kinds_of(root) == ["missing_file"]
+    write_nifti(root / "imagesTs" / "t3.nii.gz", image_of(7))
+    assert [case.id for case in open_dataset(root).test] == ["t3"]
+    (finding,) = inspect_dataset(root)[1]
+    assert finding.kind == "no_test_images"
+    assert "imagesTs/t0.nii.gz is listed but not there" in finding.message
+    assert "and 3 more" in finding.message
+    decathlon(root, test=["../t.nii.gz"])
+    assert kinds_of(root) == ["path_escape"]
+
+
+def test_incomplete_test_cases_of_nnunet_are_a_warning(tmp_path):
+    root = nnunet(tmp_path, num_channels=2)
+    (root / "imagesTs").mkdir()
+    for name in ("a_0000", "a_0001", "b_0000", "plain"):
+        write_nifti(root / "imagesTs" / f"{name}.nii.gz", image_of(1))
+    assert [case.id for case in open_dataset(root).test] == ["a"]
+    assert kinds_of(root, faults=False) == ["no_test_images"]
 
 
 def test_wrong_number_and_forgotten_files_are_warnings(tmp_path):

@@ -8,7 +8,7 @@ from PIL import Image
 
 from autoseg.images.formats import file_ending, output_ending, stem
 from autoseg.images.nifti import xyz_matrix
-from autoseg.images.reading import read_geometry, read_image, read_label
+from autoseg.images.reading import expected_bytes, read_geometry, read_image, read_label
 from autoseg.images.volume import ImageError
 from tests.images.making import ramp, write_nifti
 
@@ -201,3 +201,16 @@ def test_endings():
         ".mha",
         ".tif",
     ]
+
+
+def test_expected_bytes_are_told_before_reading(tmp_path):
+    image = write_nifti(tmp_path / "a.nii.gz", np.zeros((4, 5, 6), np.int16))
+    assert expected_bytes(image) == 4 * 5 * 6 * 4
+    wide = write_nifti(tmp_path / "b.nii.gz", np.zeros((4, 5, 6), np.float64))
+    assert expected_bytes(wide) == 4 * 5 * 6 * 8
+    (tmp_path / "c.png").write_bytes(b"x" * 100)
+    assert expected_bytes(tmp_path / "c.png") == 800
+    image.write_bytes(b"broken")
+    assert (
+        expected_bytes(image) == expected_bytes(tmp_path / "absent.nii.gz") == expected_bytes(tmp_path / "d.png") == 0
+    )

@@ -1,6 +1,8 @@
 """The stage: one pass over all files, all faults named, skipped only when nothing changed."""
 
 import os
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from autoseg.images import contents
 from autoseg.pipeline import fingerprint as stage
 from autoseg.pipeline.fingerprint import verify_and_fingerprint, verify_only
 from autoseg.pipeline.ingest import ingest
+from autoseg.pipeline.sharing import SharedMemory
 from autoseg.records.base import read_record
 from autoseg.records.fingerprint import Fingerprint
 from autoseg.storage.hashing import sha256_file
@@ -137,6 +140,44 @@ def test_verify_only_reports_dataset_json_and_voxels_together(source, tmp_path):
     findings = verify_only(source)
     assert {(f.kind, f.case) for f in findings if f.is_fault} == {("unexpected_label", "c01"), ("missing_file", "c02")}
     assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize("make", [decathlon, nnunet])
+@pytest.mark.parametrize("wrong", [{"labels": {"organ": 1}}, {"modality": None, "channel_names": None}])
+def test_verify_only_reads_every_file_whatever_is_wrong_with_dataset_json(tmp_path, make, wrong):
+    root = make(tmp_path / "X", num_cases=4, **wrong)
+    (root / "imagesTs").mkdir()
+    write_nifti(root / "labelsTr" / "c01.nii.gz", label_of(1, (4, 5, 7)))
+    image = next((root / "imagesTr").glob("c03*"))
+    image.write_bytes(image.read_bytes()[:-30])
+    found = {(f.kind, f.case) for f in verify_only(root, num_workers=2) if f.is_fault}
+    assert found == {
+        ("no_background" if "labels" in wrong else "channels", None),
+        ("shape_mismatch", "c01"),
+        ("truncated", "c03"),
+    }
+
+
+@pytest.mark.parametrize("num_bytes", [1, 10**9])
+def test_cases_that_do_not_fit_into_memory_together_are_read_one_by_one(source, paths, monkeypatch, num_bytes):
+    inside, most, guard = 0, 0, threading.Lock()
+    original = stage.examine
+
+    def counted(dataset, case):
+        nonlocal inside, most
+        with guard:
+            inside += 1
+            most = max(most, inside)
+        time.sleep(0.02)
+        result = original(dataset, case)
+        with guard:
+            inside -= 1
+        return result
+
+    monkeypatch.setattr(stage, "examine", counted)
+    monkeypatch.setattr(stage, "free_memory", lambda: SharedMemory(num_bytes))
+    assert len(verify_and_fingerprint(paths, num_workers=3).cases) == 6
+    assert (most == 1) == (num_bytes == 1)
 
 
 def test_verify_only_knows_names_and_refuses_nothing_else(source, tmp_path):

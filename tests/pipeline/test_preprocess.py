@@ -1,6 +1,3 @@
-import threading
-import time
-
 import numpy as np
 import pytest
 
@@ -124,28 +121,3 @@ def test_cases_that_came_or_went_since_the_fingerprint_are_named(paths):
 def test_unknown_configuration(paths):
     with pytest.raises(UsageError, match="3d_huge"):
         preprocess(paths, plan(), ["3d_huge"])
-
-
-def test_memory_is_shared_but_one_always_passes():
-    memory = stage._Memory(100)
-    inside, most = 0, 0
-    guard = threading.Lock()
-
-    def work(num_bytes: int) -> None:
-        nonlocal inside, most
-        with memory.share(num_bytes):
-            with guard:
-                inside += num_bytes
-                most = max(most, inside)
-            time.sleep(0.005)
-            with guard:
-                inside -= num_bytes
-
-    threads = [threading.Thread(target=work, args=(40,)) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(5)
-    assert most == 80
-    with memory.share(1000):  # larger than all memory: alone, but not never
-        pass
