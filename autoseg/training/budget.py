@@ -221,13 +221,14 @@ def _timed_steps(learner: Learner, sampler: Sampler, count: int, limit_seconds: 
     """Seconds of each of at least `count` steps, data included, until the limit is over."""
     seconds: list[float] = []
     started = last = _now(learner.device)
-    for step, batch in enumerate(batches(sampler, ((0, step) for step in range(_MAX_STEPS)))):
-        train_step(learner, batch, learner.recipe.optimizer.learning_rate * _PROBE_RATE, step)
-        now = _now(learner.device)
-        seconds.append(now - last)
-        last = now
-        if step + 1 >= count and now - started > limit_seconds:
-            break
+    with torch.backends.cudnn.flags(enabled=True, benchmark=True):  # as in the training
+        for step, batch in enumerate(batches(sampler, ((0, step) for step in range(_MAX_STEPS)))):
+            train_step(learner, batch, learner.recipe.optimizer.learning_rate * _PROBE_RATE, step)
+            now = _now(learner.device)
+            seconds.append(now - last)
+            last = now
+            if step + 1 >= count and now - started > limit_seconds:
+                break
     return seconds
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -108,3 +109,11 @@ def test_steps_are_timed_until_the_limit() -> None:
 def test_precision_that_is_named_is_not_measured() -> None:
     assert module._precisions("float16", module.torch.device("cpu")) == ["float16"]
     assert module._precisions("auto", module.torch.device("cpu"))[0] == "float32"
+
+
+def test_steps_are_timed_with_the_trainings_own_tuning(monkeypatch: pytest.MonkeyPatch) -> None:
+    tuned: list[bool] = []
+    monkeypatch.setattr(module, "train_step", lambda *args: tuned.append(torch.backends.cudnn.benchmark))
+    module._timed_steps(make_learner(), make_sampler(make_source([(8, 8, 8)])), 2, 0.0)
+    assert tuned == [True, True]
+    assert not torch.backends.cudnn.benchmark
