@@ -1,6 +1,7 @@
 """Label maps in, what a loss compares with out: downsampled views, masks, regions; and the context of a loss."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -56,13 +57,24 @@ def split_ignored(target: Tensor, labels: LabelScheme) -> tuple[Tensor, Tensor |
 
 def regions_of(target: Tensor, labels: LabelScheme) -> Tensor:
     """Membership of each voxel in each region: bool N H Z Y X from class numbers N Z Y X (int64)."""
-    table = torch.zeros(labels.num_classes, labels.num_heads, dtype=torch.bool)
-    for position, region in enumerate(labels.regions):
-        table[list(region.members), position] = True
-    return table.to(target.device)[target].movedim(-1, 1)
+    return _membership(labels, target.device)[target].movedim(-1, 1)
 
 
 def head_weights(context: LossContext, like: Tensor) -> Tensor:
     """The context's class weights as a tensor of one factor a head, of the type and device of `like`."""
-    weights = context.class_weights or (1.0,) * context.labels.num_heads
-    return torch.tensor(weights, dtype=like.dtype, device=like.device)
+    return _factors(context.class_weights or (1.0,) * context.labels.num_heads, like.dtype, like.device)
+
+
+# Both are kept: a host that copies a few numbers to a GPU in every step waits for the GPU each time.
+@lru_cache(maxsize=16)
+def _membership(labels: LabelScheme, device: torch.device) -> Tensor:
+    """Whether a class is in a region: bool, classes x heads."""
+    table = torch.zeros(labels.num_classes, labels.num_heads, dtype=torch.bool)
+    for position, region in enumerate(labels.regions):
+        table[list(region.members), position] = True
+    return table.to(device)
+
+
+@lru_cache(maxsize=16)
+def _factors(weights: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(weights, dtype=dtype, device=device)
