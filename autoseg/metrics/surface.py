@@ -16,6 +16,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from autoseg.records.geometry import Triple
+from autoseg.spatial.cropping import box_slices, mask_box
 
 Mask = npt.NDArray[np.bool_]
 
@@ -35,9 +36,12 @@ def nsd(prediction: Mask, reference: Mask, spacing_mm: Triple, tolerance_mm: flo
     Returns:
         0 to 1; None when both masks are empty, 0 when one of them is.
     """
-    box = _union_box(prediction, reference)
-    if box is None:
+    if prediction.shape != reference.shape:
+        raise ValueError(f"masks must have one shape, got {prediction.shape} and {reference.shape}")
+    union = prediction | reference
+    if not union.any():
         return None
+    box = box_slices(mask_box(union))
     axes = [axis for axis, size in enumerate(prediction.shape) if size > 1]
     spacing = np.array([spacing_mm[axis] for axis in axes])
     first = _surface_points(prediction[box], spacing, axes)
@@ -46,20 +50,6 @@ def nsd(prediction: Mask, reference: Mask, spacing_mm: Triple, tolerance_mm: flo
         return 0.0
     agreeing = _num_within(first, second, tolerance_mm) + _num_within(second, first, tolerance_mm)
     return agreeing / (len(first) + len(second))
-
-
-def _union_box(first: Mask, second: Mask) -> tuple[slice, ...] | None:
-    """Box around everything in either mask; None when both are empty."""
-    if first.shape != second.shape:
-        raise ValueError(f"masks must have one shape, got {first.shape} and {second.shape}")
-    box = []
-    for axis in range(first.ndim):
-        others = tuple(a for a in range(first.ndim) if a != axis)
-        used = np.flatnonzero(first.any(axis=others) | second.any(axis=others))
-        if used.size == 0:
-            return None
-        box.append(slice(int(used[0]), int(used[-1]) + 1))
-    return tuple(box)
 
 
 def _surface_points(mask: Mask, spacing: npt.NDArray[np.float64], axes: list[int]) -> npt.NDArray[np.float64]:

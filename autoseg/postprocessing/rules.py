@@ -17,6 +17,7 @@ from autoseg.postprocessing.table import ComponentTable, counts_of, kept_compone
 from autoseg.records.labels import LabelScheme
 from autoseg.records.results import PostprocessingRule, Score
 from autoseg.spatial.components import keep_largest as largest_component
+from autoseg.spatial.cropping import crop, mask_box
 
 Means = list[float | None]
 
@@ -49,12 +50,17 @@ def choose_rule(tables: Sequence[ComponentTable], labels: LabelScheme) -> Postpr
 def apply_rule(classes: npt.NDArray[np.int16], rule: PostprocessingRule) -> npt.NDArray[np.int16]:
     """The segmentation (`Z Y X` internal class numbers) with the components that the rule removes set to background."""
     cleaned = classes.copy()
+    if not cleaned.any():
+        return cleaned
+    inside = crop(cleaned, mask_box(cleaned > 0))  # labelling costs its volume
     if rule.keep_largest_foreground:
-        cleaned[~largest_component(cleaned > 0)] = 0
+        inside[~largest_component(inside > 0)] = 0
     for number in rule.keep_largest:
-        mask = cleaned == number
+        mask = inside == number
         if mask.any():
-            cleaned[mask & ~largest_component(mask)] = 0
+            box = mask_box(mask)
+            own, found = crop(inside, box), crop(mask, box)
+            own[found & ~largest_component(found)] = 0
     return cleaned
 
 

@@ -13,13 +13,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from autoseg.metrics.overlap import Counts, confusion_matrix, target_counts
 from autoseg.records.labels import LabelScheme
-from autoseg.spatial.components import components
+from autoseg.spatial.components import components, keep_largest
+from autoseg.spatial.cropping import crop, mask_box
 
 IntArray = npt.NDArray[np.integer]
 Counted = npt.NDArray[np.int64]
+
+_ONE_VOXEL = (slice(0, 1),) * 3  # where to look for a class that is nowhere
 
 
 @dataclass(frozen=True)
@@ -54,10 +58,15 @@ def component_table(
         labels: scheme with the targets.
         voxel_volume_mm3: of the grid.
     """
-    box = _foreground_box(prediction)
-    found, wanted = prediction[box], reference[box]
-    union = _largest(components(found > 0))
-    parts = [_class_components(found, wanted, union, number, labels) for number in range(1, labels.num_classes)]
+    # Labelling costs its volume, so it is done in the box of all foreground, then in that of each class.
+    box = mask_box(prediction > 0)
+    found, wanted = crop(prediction, box), crop(reference, box)
+    union = keep_largest(found > 0)
+    boxes = [where or _ONE_VOXEL for where in ndimage.find_objects(found, labels.num_classes - 1)]
+    parts = [
+        _class_components(found[where], wanted[where], union[where], number, labels)
+        for number, where in enumerate(boxes, start=1)
+    ]
     classes, sizes, true, false, inside = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     matrix = confusion_matrix(prediction, reference, labels)
     return ComponentTable(
@@ -88,24 +97,6 @@ def kept_components(
         if rows.any():
             kept &= ~rows | (table.sizes == table.sizes[rows].max())
     return kept
-
-
-def _foreground_box(prediction: IntArray) -> tuple[slice, ...]:
-    """Box around the foreground, or one voxel where there is none: labelling costs its volume."""
-    box = []
-    for axis in range(prediction.ndim):
-        used = np.flatnonzero((prediction > 0).any(axis=tuple(a for a in range(prediction.ndim) if a != axis)))
-        box.append(slice(int(used[0]), int(used[-1]) + 1) if used.size else slice(0, 1))
-    return tuple(box)
-
-
-def _largest(found: tuple[npt.NDArray[np.integer], int]) -> npt.NDArray[np.bool_]:
-    """Mask of the largest of numbered components; equally large ones are all in it."""
-    numbers, count = found
-    sizes = np.bincount(numbers.reshape(-1), minlength=count + 1)
-    sizes[0] = 0
-    largest: npt.NDArray[np.bool_] = (sizes == max(1, sizes.max()))[numbers]
-    return largest
 
 
 def _class_components(

@@ -6,10 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoseg.metrics.overlap import confusion_matrix, target_counts
+from autoseg.postprocessing import rules
 from autoseg.postprocessing.rules import apply_rule, choose_rule, mean_dice, scores_with_rule
 from autoseg.postprocessing.table import component_table, counts_of, kept_components
 from autoseg.records.labels import LabelScheme, Target
 from autoseg.records.results import PostprocessingRule
+from autoseg.spatial import components
 
 TWO = LabelScheme(class_names=("background", "a", "b"), class_values=(0, 1, 2), ignore_value=9, num_entries=4)
 REGIONS = TWO.model_copy(
@@ -75,6 +77,23 @@ def test_empty_segmentations() -> None:
     assert score.reference_volume_mm3 == 2
     assert choose_rule([table], TWO).keep_largest == ()
     np.testing.assert_array_equal(apply_rule(line(0, 0), PostprocessingRule(keep_largest=(1,))), line(0, 0))
+
+
+def test_only_the_foregrounds_box_is_labelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[tuple[int, ...]] = []
+
+    def watched(mask: np.ndarray) -> np.ndarray:
+        shapes.append(mask.shape)
+        return components.keep_largest(mask)
+
+    monkeypatch.setattr(rules, "largest_component", watched)
+    classes = np.zeros((20, 20, 20), np.int16)
+    classes[4, 5, 6:10], classes[4, 5, 11], classes[4:6, 5, 12] = 1, 1, 2
+    cleaned = apply_rule(classes, PostprocessingRule(keep_largest_foreground=True, keep_largest=(1, 2)))
+    assert shapes == [(2, 1, 7), (1, 1, 4)]
+    assert (cleaned > 0).sum() == 4
+    assert not apply_rule(np.zeros((2, 2, 2), np.int16), PostprocessingRule(keep_largest_foreground=True)).any()
+    assert len(shapes) == 2
 
 
 def test_equally_large_components_all_stay() -> None:
