@@ -82,20 +82,12 @@ def resample_image(
     return result
 
 
-def resample_linear(logits: torch.Tensor, shape: Sequence[int], separate: int | None = None) -> torch.Tensor:
-    """Resample `logits` (C Z Y X) linearly to C and `shape`, float32; `separate` as in `resample_image`."""
-    if tuple(logits.shape[1:]) == tuple(shape):
-        return logits.float()
-    result = torch.empty((logits.shape[0], *shape), dtype=torch.float32, device=logits.device)
-    for where, slab in resample_linear_slabs(logits, shape, separate):
-        result[:, where] = slab
-    return result
-
-
 def resample_linear_slabs(
     logits: torch.Tensor, shape: Sequence[int], separate: int | None = None
 ) -> Iterator[tuple[slice, torch.Tensor]]:
-    """The same values as `resample_linear`, a few slices at a time, so that C times the volume never exists.
+    """Resample `logits` (C Z Y X) linearly to `shape`, a few slices at a time: C times the volume never exists.
+
+    `separate` as in `resample_image`.
 
     Yields:
         Where the slab lies on the target's z axis, and its values: float32, C z Y X.

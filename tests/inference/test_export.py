@@ -18,6 +18,7 @@ from autoseg.records.labels import LabelScheme, Target
 from autoseg.records.results import PreprocessedCase
 from autoseg.spatial import resampling
 from autoseg.spatial.orientation import Turn, turn, turned
+from tests.spatial.whole import resample_linear
 
 CLASSES = LabelScheme(class_names=("background", "a", "b"), class_values=(0, 1, 2), num_entries=3)
 REGIONS = CLASSES.model_copy(
@@ -79,7 +80,7 @@ def test_slabs_equal_the_whole(labels: LabelScheme, spacing, monkeypatch: pytest
     """Written plainly: resample all heads at once, then decide."""
     meta = meta_for(shape=(6, 9, 8), spacing=spacing)
     logits = logits_for((6, 9, 8), labels.num_heads)
-    whole = resampling.resample_linear(logits, FILE_SHAPE, resampling.separate_axis(spacing, SPACING))
+    whole = resample_linear(logits, FILE_SHAPE, resampling.separate_axis(spacing, SPACING))
     if labels.has_regions:
         wanted = torch.where(whole[1] > 0, 2, torch.where(whole[0] > 0, 1, 0))
     else:

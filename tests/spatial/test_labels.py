@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoseg.spatial.labels import resample_labels
-from autoseg.spatial.resampling import resample_linear
+from tests.spatial.whole import resample_linear
 
 side = st.integers(1, 9)
 

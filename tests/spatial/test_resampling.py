@@ -8,11 +8,11 @@ from autoseg.spatial import resampling
 from autoseg.spatial.resampling import (
     axis_operator,
     resample_image,
-    resample_linear,
     resample_linear_slabs,
     resampled_shape,
     separate_axis,
 )
+from tests.spatial.whole import resample_linear
 
 PAIRS = [
     ((12, 30, 25), (17, 44, 20)),
