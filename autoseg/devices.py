@@ -1,11 +1,16 @@
 """A device name in, a torch device out; and how much memory it and the machine have."""
 
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 from autoseg.errors import UsageError
+
+_FREE_SHARE = 0.7  # what cases need is estimated roughly, and other programs run too
 
 
 def choose_device(name: str | None = None) -> torch.device:
@@ -54,3 +59,32 @@ def describe_device(device: torch.device) -> str:
     if device.type == "cuda":
         return f"cuda {torch.cuda.get_device_name(device)}"
     return f"{device.type} ({torch.get_num_threads()} threads)"
+
+
+class SharedMemory:
+    """A number of bytes that threads share: whoever asks for more than is left waits, unless nobody else has any.
+
+    So a case larger than the memory is tried, and named if it fails, instead of never being begun.
+    """
+
+    def __init__(self, num_bytes: int) -> None:
+        self._total, self._used = num_bytes, 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def share(self, num_bytes: int) -> Iterator[None]:
+        """Hold `num_bytes` inside the block."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._used == 0 or self._used + num_bytes <= self._total)
+            self._used += num_bytes
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._used -= num_bytes
+                self._changed.notify_all()
+
+
+def free_memory() -> SharedMemory:
+    """What a stage may use of the main memory that is free now, for the cases that its threads work on."""
+    return SharedMemory(int(available_memory_bytes() * _FREE_SHARE))

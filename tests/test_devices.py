@@ -1,8 +1,10 @@
 import os
+import threading
+import time
 
 import pytest
 
-from autoseg.devices import available_memory_bytes, num_cores
+from autoseg.devices import SharedMemory, available_memory_bytes, num_cores
 
 
 def test_cores_are_those_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -18,3 +20,28 @@ def test_memory_is_known_without_the_systems_count_of_free_pages(monkeypatch: py
     known = {name: os.sysconf(name) for name in ("SC_PAGE_SIZE", "SC_PHYS_PAGES")}
     monkeypatch.setattr(os, "sysconf", known.__getitem__)  # as on macOS
     assert 0 < available_memory_bytes() < whole
+
+
+def test_memory_is_shared_but_one_always_passes() -> None:
+    memory = SharedMemory(100)
+    inside, most = 0, 0
+    guard = threading.Lock()
+
+    def work(num_bytes: int) -> None:
+        nonlocal inside, most
+        with memory.share(num_bytes):
+            with guard:
+                inside += num_bytes
+                most = max(most, inside)
+            time.sleep(0.005)
+            with guard:
+                inside -= num_bytes
+
+    threads = [threading.Thread(target=work, args=(40,)) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(5)
+    assert most == 80
+    with memory.share(1000):  # larger than all memory: alone, but not never
+        pass

@@ -6,7 +6,6 @@ a file whose time alone differs (a copy, a checkout) is hashed, which needs no u
 unchanged if the digest is the same. As many cases are in memory at a time as fit into what was free at the start.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,10 +18,10 @@ from autoseg.datasets.guessing import guess_dataset
 from autoseg.datasets.opening import inspect_dataset, list_cases
 from autoseg.datasets.pairs import on_grid_of
 from autoseg.datasets.verify import check_overall, read_and_check
+from autoseg.devices import free_memory, num_cores
 from autoseg.errors import UsageError
 from autoseg.fingerprinting import CaseMeasurement, combine, measure_case
 from autoseg.images.reading import expected_bytes
-from autoseg.pipeline.sharing import free_memory
 from autoseg.records.base import Record, read_record, write_record
 from autoseg.records.dataset import Case, Dataset
 from autoseg.records.fingerprint import Fingerprint
@@ -148,7 +147,7 @@ def _in_parallel(
     root: Path, cases: Sequence[Case], work: Callable[[Case], Result], num_workers: int | None, what: str
 ) -> Iterator[tuple[Case, Result]]:
     """Do cases in threads (unpacking, hashing and most of numpy run outside Python's lock), in order."""
-    count, memory = num_workers or len(os.sched_getaffinity(0)), free_memory()
+    count, memory = num_workers or num_cores(), free_memory()
 
     def within_memory(case: Case) -> Result:
         with memory.share(_memory_bytes(root, case)):

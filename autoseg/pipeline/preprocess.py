@@ -6,7 +6,6 @@ what it is expected to need fits into the memory that was free at the start; one
 A faulty case is named at the end and the others are finished; called again, only the missing ones are done.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -17,8 +16,8 @@ import torch
 
 from autoseg.console import say, track
 from autoseg.datasets.pairs import read_pair
+from autoseg.devices import SharedMemory, free_memory, num_cores
 from autoseg.errors import DataError, PartialError, UsageError
-from autoseg.pipeline.sharing import SharedMemory, free_memory
 from autoseg.preprocessing import store
 from autoseg.preprocessing.prepare import crop_case, onto_grid, target_spacing
 from autoseg.records.base import read_record
@@ -129,7 +128,7 @@ def _product(shape: Sequence[int]) -> int:
 
 def _run(jobs: Sequence[_Job], dataset: Dataset, plan: Plan, num_workers: int | None) -> None:
     """Do all jobs; raises DataError or PartialError naming every case that failed."""
-    workers = min(num_workers or len(os.sched_getaffinity(0)), max(len(jobs), 1))
+    workers = min(num_workers or num_cores(), max(len(jobs), 1))
     memory = free_memory()
     faults: dict[str, str] = {}
     what = f"{dataset.name}: preprocessing {', '.join(sorted({name for job in jobs for name in job.folders}))}"

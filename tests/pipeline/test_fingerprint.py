@@ -7,12 +7,12 @@ import time
 import numpy as np
 import pytest
 
+from autoseg.devices import SharedMemory
 from autoseg.errors import DataError, UsageError
 from autoseg.images import contents
 from autoseg.pipeline import fingerprint as stage
 from autoseg.pipeline.fingerprint import verify_and_fingerprint, verify_only
 from autoseg.pipeline.ingest import ingest
-from autoseg.pipeline.sharing import SharedMemory
 from autoseg.records.base import read_record
 from autoseg.records.fingerprint import Fingerprint
 from autoseg.storage.hashing import sha256_file
