@@ -139,7 +139,7 @@ def prediction_precision(recipe: Recipe, device: torch.device) -> str:
     """Arithmetic in which a model predicts held-out and new cases alike: what is selected is what will be used.
 
     Training may round for speed, but `auto` is exact here, so that segmentations do not depend on the device. On a
-    CPU all is float32: half precision saves no time there.
+    CPU all is float32: float16 is slow there, bfloat16 on most.
     """
     return "float32" if recipe.precision == "auto" or device.type == "cpu" else recipe.precision
 

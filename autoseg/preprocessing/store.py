@@ -128,7 +128,8 @@ def open_store(folder: Path) -> Manifest:
     """Read the manifest and compare every file with it.
 
     Raises:
-        DataError: the folder is incomplete, or files are missing or not the ones that were written.
+        UsageError: the folder has no manifest: preprocessing was not finished.
+        DataError: files are missing or not the ones that were written.
     """
     remedy = "Preprocess the dataset: `autoseg preprocess DATASET`."
     manifest = read_record(folder / MANIFEST, Manifest, remedy=remedy)

@@ -155,7 +155,8 @@ class Recipe(Record):
     ema_decay: float | None = None
     """Decay a step of an exponential moving average of the weights, which is then what predicts; None: no average."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Arithmetic of the network; `auto`: bfloat16 where the device computes it faster than float32."""
+    """Arithmetic of the network; `auto`: in training bfloat16 where the device computes it faster than float32, in
+    prediction float32."""
     sampling: Sampling = Sampling()
     augmentation: Augmentation = Augmentation()
     mirroring: Mirroring = Mirroring()

@@ -4,7 +4,7 @@ import sys
 import numpy as np
 import pytest
 
-from autoseg.errors import DataError
+from autoseg.errors import DataError, UsageError
 from autoseg.preprocessing import store
 from autoseg.preprocessing.prepare import prepare_case
 from autoseg.records.fingerprint import CaseFingerprint, Fingerprint
@@ -72,7 +72,7 @@ def test_a_flipped_bit_is_found(tmp_path, name):
 
 
 def test_missing_parts(tmp_path):
-    with pytest.raises(DataError, match="autoseg preprocess"):
+    with pytest.raises(UsageError, match="autoseg preprocess"):
         store.open_store(tmp_path)
     written(tmp_path)
     assert store.find_case(tmp_path, "x") is not None
