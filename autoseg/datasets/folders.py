@@ -9,7 +9,7 @@ from pathlib import Path
 
 from autoseg.datasets.findings import Finding, fault
 from autoseg.errors import DataError
-from autoseg.images.formats import file_ending, known_ending, stem
+from autoseg.images.formats import PICTURES, TIFF, file_ending, known_ending, stem
 from autoseg.records.dataset import Case
 
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
@@ -54,7 +54,9 @@ def nnunet_cases(
     cases = []
     for case_id, files in channels.items():
         expected = set(range(num_channels or len(files)))
-        if set(files) != expected:
+        # nnU-Net keeps the colours of a picture in one file; whether they are all there is seen when it is read.
+        is_colour = set(files) == {0} and known_ending(files[0]) in (*PICTURES, *TIFF)
+        if set(files) != expected and not is_colour:
             findings.append(_channel_fault(case_id, sorted(files), num_channels, images))
         elif labels is not None and case_id not in label_files:
             message = f"{files[0]} has no label; expected {labels}/{case_id}{ending or ''}."

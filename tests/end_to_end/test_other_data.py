@@ -84,7 +84,6 @@ def read(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
-@pytest.mark.xfail(strict=True, reason="nnU-Net's folders of colour pictures are refused: one file for three channels")
 def test_colour_pictures_in_nnunets_layout(tmp_path: Path) -> None:
     folder = tmp_path / "Pictures"
     values = np.array([0, 3, 255], np.uint8)

@@ -10,7 +10,7 @@ import pytest
 from autoseg.cli.main import main
 
 TINY = [
-    "--set", "all.network.features_per_stage=[4,4]",
+    "--set", "all.network.features_per_stage=[4,4]", "--set", "all.recipe.precision=float32",
     "--set", "2d.network.strides=[[1,1],[2,2]]", "--set", "2d.network.kernel_sizes=[[3,3],[3,3]]",
     "--set", "3d_fullres.network.strides=[[1,1,1],[1,2,2]]",
     "--set", "3d_fullres.network.kernel_sizes=[[3,3,3],[3,3,3]]",
