@@ -27,7 +27,7 @@ from autoseg.records.base import read_record, write_record
 from autoseg.records.dataset import Dataset, Folds
 from autoseg.records.fingerprint import Fingerprint
 from autoseg.records.plan import Configuration, Plan
-from autoseg.records.recipe import Sampling
+from autoseg.records.recipe import Mirroring, Sampling
 from autoseg.records.results import Evaluation, TrainedFold
 from autoseg.records.workspace import Paths
 from autoseg.storage import tensors
@@ -256,6 +256,12 @@ def test_sampling_weights_must_fit_the_targets(prepared: Paths) -> None:
     plan = _make_plan(prepared, name="weighted", recipe=recipe)
     with pytest.raises(UsageError, match="2 numbers from 0 up, one a target"):
         train(prepared, plan, "3d_fullres", "0", SHORT)
+
+
+def test_mirroring_of_classes_that_are_not_there_is_refused_before_training(prepared: Paths) -> None:
+    recipe = RECIPE.model_copy(update={"mirroring": Mirroring(swap_axis=2, swap_pairs=((1, 7),))})
+    with pytest.raises(ModelError, match="swap_pairs"):
+        train(prepared, _make_plan(prepared, name="mirrored", recipe=recipe), "3d_fullres", "0", SHORT)
 
 
 def test_another_content_of_the_plan_is_refused(prepared: Paths, trained: TrainedFold) -> None:
