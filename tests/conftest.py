@@ -4,7 +4,12 @@ import os
 import warnings
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# In CI the same examples every time; at a developer's desk new ones. No deadline: machines differ in speed.
+hypothesis.settings.register_profile("autoseg", deadline=None, derandomize=bool(os.environ.get("CI")))
+hypothesis.settings.load_profile("autoseg")
 
 PROJECT = Path(__file__).resolve().parents[1]
 

@@ -200,10 +200,16 @@ def _matrix(fields: Any, pixdim: Matrix, is_planar: bool, path: Path) -> tuple[M
         message = f"{path}: its sform is the identity but pixdim is {_text(pixdim)}; the {other} was used."
         notes.append(Note("identity_sform", message))
     if has_qform:
+        from nibabel.spatialimages import HeaderDataError
+
+        usable = fields.copy()
+        if usable["pixdim"][0] not in (-1, 1):
+            # Many files have 0 here; the standard reads that as 1. Of anything else the sign is what can be meant.
+            usable["pixdim"][0] = -1 if usable["pixdim"][0] < 0 else 1
         with np.errstate(all="ignore"):
             try:
-                qform = np.array(fields.get_qform(), dtype=np.float64)
-            except (ValueError, np.linalg.LinAlgError) as error:
+                qform = np.array(usable.get_qform(), dtype=np.float64)
+            except (ValueError, HeaderDataError, np.linalg.LinAlgError) as error:
                 raise ImageError("bad_affine", f"{path}: its qform is not valid ({error}).") from error
         return _regular(qform, is_planar, "qform", path), notes
     matrix = np.diag([*pixdim, 1.0])

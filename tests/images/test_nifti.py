@@ -196,3 +196,10 @@ def test_what_is_no_image_is_named(tmp_path, content):
     path.write_bytes(content)
     assert kind_of(path) == "not_an_image"
     assert kind_of(tmp_path / "absent.nii.gz") == "missing_file"
+
+
+@pytest.mark.parametrize(("qfac", "sign"), [(0, 1), (5, 1), (-1, -1), (-7, -1)])
+def test_a_qfac_that_is_neither_1_nor_minus_1_counts_by_its_sign(tmp_path, qfac, sign):
+    path = write_nifti(tmp_path / "a.nii", ramp(), np.eye(4))
+    change_header(path, sform_code=0, qform_code=1, pixdim=(0, qfac))
+    assert np.linalg.det(read_geometry(path).matrix[:3, [2, 1, 0]]) == pytest.approx(sign)
