@@ -6,12 +6,12 @@ name in the table cannot be replaced.
 """
 
 from collections.abc import Callable, Sequence
-from importlib.metadata import entry_points
 
 import torch
 from torch import Tensor
 
 from autoseg.errors import UsageError
+from autoseg.extensions import find_function
 from autoseg.losses.overlap import soft_dice, tversky
 from autoseg.losses.pixel import cross_entropy, focal, top_k_cross_entropy
 from autoseg.losses.targets import LossContext, downsample
@@ -52,7 +52,10 @@ def build_loss(recipe: Recipe, labels: LabelScheme, batch_dice: bool) -> Trainin
     """
     if not recipe.loss:
         raise UsageError("The recipe's loss has no term: name at least one in `recipe.loss`.")
-    terms = [(term.weight, _find(term.name), _context(term, labels, batch_dice)) for term in recipe.loss]
+    terms = [
+        (term.weight, find_function(term.name, LOSSES, ENTRY_POINTS, "recipe.loss"), _context(term, labels, batch_dice))
+        for term in recipe.loss
+    ]
 
     def loss(outputs: Sequence[Tensor], target: Tensor) -> Tensor:
         used = outputs if recipe.deep_supervision else outputs[:1]
@@ -78,17 +81,3 @@ def _context(term: LossTerm, labels: LabelScheme, batch_dice: bool) -> LossConte
         if sum(weights[0 if labels.has_regions else 1 :]) <= 0:
             raise UsageError(f"class_weights of the loss {term.name!r} must be above 0 for some foreground class.")
     return LossContext(labels=labels, batch_dice=batch_dice, class_weights=weights)
-
-
-def _find(name: str) -> Loss:
-    if name in LOSSES:
-        return LOSSES[name]
-    installed = entry_points(group=ENTRY_POINTS)
-    if name in installed.names:
-        loss: Loss = installed[name].load()
-        return loss
-    known = ", ".join([*LOSSES, *sorted(installed.names)])
-    raise UsageError(
-        f"The plan asks for the loss {name!r}; known are {known}. Correct recipe.loss in the plan, or install the "
-        f"package that has it (entry points {ENTRY_POINTS!r})."
-    )

@@ -6,12 +6,11 @@ Installed packages add networks through Python entry points of group `autoseg.ne
 """
 
 from collections.abc import Callable
-from importlib.metadata import entry_points
 
 import torch
 from torch import nn
 
-from autoseg.errors import UsageError
+from autoseg.extensions import find_function
 from autoseg.networks.fcn import fcn_8s, fcn_16s, fcn_32s
 from autoseg.networks.plain_unet import plain_unet
 from autoseg.networks.residual_unet import residual_unet
@@ -40,21 +39,7 @@ def build_network(spec: NetworkSpec, num_input_channels: int, num_heads: int, se
     Raises:
         UsageError: no such architecture; the known ones are named.
     """
-    builder = _find(spec.architecture)
+    builder = find_function(spec.architecture, NETWORKS, ENTRY_POINTS, "network.architecture")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return builder(spec, num_input_channels, num_heads)
-
-
-def _find(name: str) -> Builder:
-    if name in NETWORKS:
-        return NETWORKS[name]
-    installed = entry_points(group=ENTRY_POINTS)
-    if name in installed.names:
-        builder: Builder = installed[name].load()
-        return builder
-    known = ", ".join([*NETWORKS, *sorted(installed.names)])
-    raise UsageError(
-        f"The plan asks for the network architecture {name!r}; known are {known}. Correct "
-        f"network.architecture in the plan, or install the package that has it (entry points {ENTRY_POINTS!r})."
-    )

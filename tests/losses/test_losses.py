@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from autoseg.errors import UsageError
-from autoseg.losses import build
 from autoseg.losses.build import LOSSES, build_loss
 from autoseg.losses.targets import LossContext, downsample
 from autoseg.records.labels import LabelScheme, Target
@@ -193,7 +192,7 @@ def _zero(logits: Tensor, target: Tensor, context: LossContext) -> Tensor:
 
 def test_installed_losses_are_found_but_replace_none(monkeypatch: pytest.MonkeyPatch) -> None:
     points = EntryPoints(EntryPoint(name, f"{__name__}:_zero", "autoseg.losses") for name in ("zero", "focal"))
-    monkeypatch.setattr(build, "entry_points", lambda group: points.select(group=group))
+    monkeypatch.setattr("autoseg.extensions.entry_points", lambda group: points.select(group=group))
     labels, target = make_labels(2), torch.zeros(1, 1, 1, 4)
     for name, is_zero in (("zero", True), ("focal", False)):
         loss = build_loss(Recipe(loss=(LossTerm(name=name),)), labels, batch_dice=False)

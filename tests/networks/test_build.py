@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 from autoseg.errors import UsageError
-from autoseg.networks import build
 from autoseg.networks.blocks import ResidualBlock
 from autoseg.networks.build import NETWORKS, build_network
 from autoseg.records.plan import NetworkSpec
@@ -80,7 +79,7 @@ def _tiny(spec: NetworkSpec, num_input_channels: int, num_heads: int) -> nn.Modu
 
 def test_installed_networks_are_found_but_replace_none(monkeypatch: pytest.MonkeyPatch) -> None:
     points = EntryPoints(EntryPoint(name, f"{__name__}:_tiny", "autoseg.networks") for name in ("tiny", "plain_unet"))
-    monkeypatch.setattr(build, "entry_points", lambda group: points.select(group=group))
+    monkeypatch.setattr("autoseg.extensions.entry_points", lambda group: points.select(group=group))
     assert isinstance(build_network(make_spec("tiny"), 1, 2, seed=0), nn.Conv3d)
     assert not isinstance(build_network(make_spec("plain_unet"), 1, 2, seed=0), nn.Conv3d)
     with pytest.raises(UsageError, match=r"'unett'.*plain_unet, residual_unet, fcn.*tiny"):
