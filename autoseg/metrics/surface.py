@@ -3,8 +3,7 @@
 Nikolov et al. 2018 (arXiv 1809.04430): the share of both surfaces that lies within the tolerance of the other
 one. A surface here is the set of the mask's voxels with a face neighbour outside it (outside the image counts
 as outside), each weighing the same, with its position at the voxel's centre. That is MONAI's default
-definition; the Decathlon's own tool weighs surface elements by their area, which differs in the second decimal
-at most where voxels are anisotropic.
+definition; the Decathlon's own tool weighs surface elements by their area, so the two values differ.
 
 Distances come from a k-d tree over surface voxels, bounded by the tolerance: its cost follows the surface, not
 the volume of a distance map.
