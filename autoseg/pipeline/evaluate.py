@@ -5,8 +5,6 @@ prediction, another grid, a value outside the labels) is listed with its reason,
 scored. A segmentation whose voxels run in another order but lie in the same place is turned first.
 """
 
-import csv
-import io
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -26,6 +24,7 @@ from autoseg.records.labels import IntArray, LabelScheme
 from autoseg.records.results import Evaluation, Score
 from autoseg.spatial.orientation import turn
 from autoseg.storage.atomic import write_text
+from autoseg.storage.csv import csv_text
 
 TOLERANCE_MM = 1.0
 """Of the surface Dice, where no other is asked for."""
@@ -39,8 +38,6 @@ _COLUMNS = (
     "false_positives",
     "false_negatives",
 )
-# A spreadsheet takes a cell that begins so for a formula; case names come from files of anyone.
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def evaluate(
@@ -89,17 +86,12 @@ def evaluate(
 
 def to_csv(evaluation: Evaluation) -> str:
     """One row a case and target; undefined scores are empty cells."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["case", "target", *_COLUMNS])
-    for case, scores in evaluation.cases.items():
-        for target, score in scores.items():
-            writer.writerow([_cell(case), _cell(target), *(getattr(score, column) for column in _COLUMNS)])
-    return text.getvalue()
-
-
-def _cell(value: str) -> str:
-    return f"'{value}" if value.startswith(_FORMULA_STARTS) else value
+    rows = (
+        (case, target, *(getattr(score, column) for column in _COLUMNS))
+        for case, scores in evaluation.cases.items()
+        for target, score in scores.items()
+    )
+    return csv_text(("case", "target", *_COLUMNS), rows)
 
 
 def _label_files(folder: Path) -> dict[str, Path]:

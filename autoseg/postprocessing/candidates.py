@@ -13,9 +13,10 @@ from functools import partial
 
 import numpy as np
 
+from autoseg.postprocessing.decide import decide
 from autoseg.postprocessing.effects import OBJECTIVES, lesions_found, mean_over_targets, outcome
 from autoseg.postprocessing.fitting import CLASSIFIERS, fit_isotonic, model_scores
-from autoseg.postprocessing.models import calibrated, rule_scores
+from autoseg.postprocessing.models import calibrated
 from autoseg.postprocessing.rows import Bools, Floats, Ints, Painting, Rows
 from autoseg.records.postprocessing import Boosting, LearningSettings, Logistic, TargetRule
 
@@ -47,19 +48,11 @@ class Problem:
 Fit = Callable[[Problem, Bools], TargetRule]
 
 
-def decide(rule: TargetRule, rows: Rows, own: Bools) -> Bools:
-    """Decision of a rule on the rows of its target (`own`, `n`); False elsewhere."""
-    keep = own & rows.is_decided
-    if rule.keep_largest is not None:
-        return keep & (rows.in_largest if rule.keep_largest == "foreground" else rows.column("volume_rank") == 1)
-    if rule.has_score:
-        scores = np.zeros(len(own))
-        scores[own] = rule_scores(rule, rows.features[own], rows.names)
-        if rule.minimum is not None:
-            keep &= scores >= rule.minimum
-        if rule.restore_from is not None:
-            keep |= own & ~rows.is_decided & (scores >= rule.restore_from)
-    return keep
+def decisions(rule: TargetRule, rows: Rows, own: Bools) -> tuple[Bools, Floats]:
+    """Decision (False elsewhere) and score (NaN elsewhere) of a rule on the rows of its target (`own`, `n`)."""
+    keep, scores = np.zeros(len(own), dtype=bool), np.full(len(own), np.nan)
+    keep[own], scores[own] = decide(rule, rows.is_decided[own], rows.in_largest[own], rows.features[own], rows.names)
+    return keep, scores
 
 
 def divided(rows: Rows, cases: Bools, settings: LearningSettings) -> list[Bools]:
@@ -86,7 +79,7 @@ def learnable(rows: Rows, own: Bools, cases: Bools) -> Bools:
     return chosen
 
 
-def _nothing(problem: Problem, cases: Bools) -> TargetRule:
+def _nothing(problem: Problem, _cases: Bools) -> TargetRule:
     return TargetRule(target=problem.how.names[problem.target], method="nothing")
 
 
@@ -94,7 +87,7 @@ def _keep_largest(problem: Problem, cases: Bools) -> TargetRule:
     """The better of both kinds of keep-largest, or nothing where neither helps."""
     rules = [_nothing(problem, cases).model_copy(update={"method": "keep_largest"})]
     rules += [rules[0].model_copy(update={"keep_largest": kind}) for kind in ("own", "foreground")]
-    values = [_judge(problem, decide(rule, problem.rows, problem.own), cases)[0] for rule in rules]
+    values = [_judge(problem, decisions(rule, problem.rows, problem.own)[0], cases)[0] for rule in rules]
     return rules[_first_best(values)]
 
 
@@ -142,7 +135,7 @@ LEARNED = tuple(name for name in CANDIDATES if name.removeprefix("calibrated_") 
 
 
 def cross_fitted(problem: Problem, cases: Bools, kind: str) -> Floats:
-    """Score of each row (`n`) of the target in the cases given by a model that did not see its patient; NaN elsewhere."""
+    """Score of each row (`n`) of the target in the cases given, by a model that did not see its patient; else NaN."""
     key = (kind, cases.tobytes())
     if key not in problem.memory:
         rows, own = problem.rows, problem.own
@@ -156,9 +149,7 @@ def cross_fitted(problem: Problem, cases: Bools, kind: str) -> Floats:
     return problem.memory[key]
 
 
-def _with_thresholds(
-    problem: Problem, rule: TargetRule, scores: Floats, cases: Bools, *, restores: bool
-) -> TargetRule:
+def _with_thresholds(problem: Problem, rule: TargetRule, scores: Floats, cases: Bools, *, restores: bool) -> TargetRule:
     """The rule with the thresholds that serve the cases given best.
 
     First the one for components. Then, where candidates may be restored, the one for those. Neither may cost the target

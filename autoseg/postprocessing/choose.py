@@ -16,7 +16,13 @@ from autoseg.postprocessing.fitting import model_scores
 from autoseg.postprocessing.nested import Nested, area_under_roc, nested_decisions, scored, verdict
 from autoseg.postprocessing.rows import Bools, Floats, Painting, Rows, painting, related, restricted
 from autoseg.records.labels import LabelScheme
-from autoseg.records.postprocessing import CandidateScore, ComponentRule, ComponentSettings, LearningSettings, TargetRule
+from autoseg.records.postprocessing import (
+    CandidateScore,
+    ComponentRule,
+    ComponentSettings,
+    LearningSettings,
+    TargetRule,
+)
 
 _LISTED_FEATURES = 10
 

@@ -74,7 +74,7 @@ def decided_classes(
     return after
 
 
-def dice_of(rows: Rows, how: Painting, found: Outcome) -> Floats:
+def dice_of(_rows: Rows, _how: Painting, found: Outcome) -> Floats:
     """Dice `c t`; NaN where neither prediction nor reference has anything."""
     total = found.true_positives + found.false_positives + found.reference
     with np.errstate(invalid="ignore"):

@@ -55,7 +55,8 @@ class Found:
     @property
     def is_decided(self) -> Bools:
         """`n`: components of the segmentation; the others are candidates."""
-        return self.levels == DECIDED
+        decided: Bools = self.levels == DECIDED
+        return decided
 
     @property
     def sizes(self) -> npt.NDArray[np.int64]:
@@ -92,7 +93,7 @@ def find_components(
             pieces = _restorable(pieces, classes, head, labels, number, settings.max_candidates)
         if pieces:
             parts.append((number, pieces, _faces(pieces, classes.shape, planar)))
-    return _joined(parts, classes, labels)
+    return _joined(parts, classes)
 
 
 def head_of(labels: LabelScheme, target: int) -> int:
@@ -131,7 +132,7 @@ def _is_in(classes: Classes, members: Sequence[int]) -> Bools:
 
 
 def _at_least(head: npt.NDArray[np.float16], threshold: float) -> Bools:
-    """`head >= threshold`, compared as integers: the order is that of numbers from 0 to 1, and numpy is slow at halves."""
+    """`head >= threshold`, compared as integers: their order is that of positive halves, at which numpy is slow."""
     lowest = np.asarray(threshold, dtype=np.float16)
     reached: Bools = head.view(np.uint16) >= lowest.view(np.uint16)
     return reached
@@ -236,9 +237,7 @@ def _faces(pieces: Sequence[Piece], shape: Sequence[int], planar: bool) -> npt.N
     return faces
 
 
-def _joined(
-    parts: Sequence[tuple[int, list[Piece], npt.NDArray[np.uint8]]], classes: Classes, labels: LabelScheme
-) -> Found:
+def _joined(parts: Sequence[tuple[int, list[Piece], npt.NDArray[np.uint8]]], classes: Classes) -> Found:
     z, y, x = classes.shape
     lists = [voxels for _, pieces, _ in parts for _, voxels in pieces]
     offsets = np.concatenate([[0], np.cumsum([len(v) for v in lists])]).astype(np.int64)

@@ -1,12 +1,13 @@
 """Features and truths of components in, a fitted classifier as a record out (scikit-learn fits, the record stays).
 
-Two kinds. Logistic regression: standardised, L2. Gradient boosting: shallow trees that are monotone where the meaning of
-a feature says so (`features.FEATURES`: a larger, surer component cannot be less likely to be true), which keeps small data
-from teaching nonsense. Boosting's own early stopping is off: it would hold out components of the very cases it learns
-from.
+Two kinds. Logistic regression: standardised, L2. Gradient boosting: shallow trees that are monotone where the meaning
+of a feature says so (`features.FEATURES`: a larger, surer component cannot be less likely to be true), which keeps
+small data from teaching nonsense. Boosting's own early stopping is off: it would hold out components of the very cases
+it learns from.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +30,7 @@ def fit_logistic(features: Floats, truth: Ints, names: Sequence[str]) -> Logisti
     logarithmic = tuple(feature_of(name).logarithmic for name in names)
     values = scale_input(features, logarithmic)
     means, scales = _moments(values)
-    used = np.flatnonzero(scales > 0)
+    used = np.flatnonzero(scales > 0).tolist()
     standard = (values[:, used] - means[used]) / scales[used]
     fitted = LogisticRegression(C=1.0, max_iter=1000).fit(np.where(np.isfinite(standard), standard, 0.0), truth)
     return Logistic(
@@ -44,13 +45,13 @@ def fit_logistic(features: Floats, truth: Ints, names: Sequence[str]) -> Logisti
 
 def fit_boosting(features: Floats, truth: Ints, names: Sequence[str]) -> Boosting:
     """Fit on rows `n f` with truths 0 and 1; features that never vary are left out."""
-    used = np.flatnonzero(_moments(features)[1] > 0)
+    used = np.flatnonzero(_moments(features)[1] > 0).tolist()
     chosen = [names[i] for i in used]
     fitted = boosting_classifier(len(truth), chosen).fit(features[:, used], truth)
     return boosting_record(fitted, chosen)
 
 
-def boosting_classifier(num_rows: int, names: Sequence[str]) -> object:
+def boosting_classifier(num_rows: int, names: Sequence[str]) -> Any:
     """The classifier before it is fitted."""
     from sklearn.ensemble import HistGradientBoostingClassifier
 
@@ -66,10 +67,10 @@ def boosting_classifier(num_rows: int, names: Sequence[str]) -> object:
     )
 
 
-def boosting_record(fitted: object, names: Sequence[str]) -> Boosting:
+def boosting_record(fitted: Any, names: Sequence[str]) -> Boosting:
     """The trees of a fitted `HistGradientBoostingClassifier` for two classes."""
     trees = []
-    for (predictor,) in fitted._predictors:  # type: ignore[attr-defined]
+    for (predictor,) in fitted._predictors:
         nodes = predictor.nodes
         leaf = nodes["is_leaf"].astype(bool)
         trees.append(
@@ -83,7 +84,7 @@ def boosting_record(fitted: object, names: Sequence[str]) -> Boosting:
                 value=tuple(nodes["value"].tolist()),
             )
         )
-    baseline = float(np.asarray(fitted._baseline_prediction).ravel()[0])  # type: ignore[attr-defined]
+    baseline = float(np.asarray(fitted._baseline_prediction).ravel()[0])
     return Boosting(features=tuple(names), baseline=baseline, trees=tuple(trees))
 
 

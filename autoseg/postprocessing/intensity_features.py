@@ -162,9 +162,7 @@ def _rays(found: Found, classes: Classes, labels: LabelScheme, spacing: Column, 
     return rays
 
 
-def _outside(
-    point: Index, found: Found, rows: Index, classes: Classes, member: Bools
-) -> Bools:
+def _outside(point: Index, found: Found, rows: Index, classes: Classes, member: Bools) -> Bools:
     """Which points lie in the image and, in the segmentation, outside the row's target."""
     inside = ((point >= 0) & (point < found.shape)).all(axis=1)
     where = np.clip(point, 0, np.array(found.shape) - 1)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autoseg.postprocessing.candidates import Problem, decide, divided
+from autoseg.postprocessing.candidates import Problem, decisions, divided
 from autoseg.postprocessing.effects import (
     OBJECTIVES,
     Outcome,
@@ -28,7 +28,6 @@ from autoseg.postprocessing.effects import (
     outcome,
     target_means,
 )
-from autoseg.postprocessing.models import rule_scores
 from autoseg.postprocessing.rows import Bools, Floats, Painting, Rows
 from autoseg.records.postprocessing import CandidateScore, LearningSettings, TargetRule
 
@@ -68,10 +67,8 @@ def nested_decisions(problem: Problem, fit: Callable[[Problem, Bools], TargetRul
     for part in parts:
         rule = fit(problem, ~part)
         held_out = own & part[rows.case]
-        keep[held_out] = decide(rule, rows, held_out)[held_out]
-        given = rule_scores(rule, rows.features[held_out], rows.names)
-        if given is not None:
-            scores[held_out] = given
+        decided, given = decisions(rule, rows, held_out)
+        keep[held_out], scores[held_out] = decided[held_out], given[held_out]
         rules.append(rule)
     return Nested(keep, scores, tuple(rules), tuple(parts))
 
@@ -114,7 +111,9 @@ def scored(problem: Problem, method: str, nested: Nested) -> tuple[CandidateScor
         lesion_sensitivity=float(hit / lesions) if lesions else None,
         empty_cases_left_empty=_left_empty(found, target),
         auc=area_under_roc(nested.scores[known], rows.truth[known]),
-        brier=float(np.mean((nested.scores[known] - rows.truth[known]) ** 2)) if is_probability and known.any() else None,
+        brier=float(np.mean((nested.scores[known] - rows.truth[known]) ** 2))
+        if is_probability and known.any()
+        else None,
         removed=int((problem.own & rows.is_decided & ~nested.keep).sum()),
         restored=int((problem.own & ~rows.is_decided & nested.keep).sum()),
     ), values

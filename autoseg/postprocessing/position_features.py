@@ -1,8 +1,8 @@
 """Components in, where they lie out: in the body, and from the largest component of their own and of other targets.
 
-The body is the part of the image brighter than halfway between its 5th and 95th percentile: the box of the slices, along
-each axis, that hold at least a twentieth of what the fullest one holds, so that neither noise nor a table's edge moves
-it. Positions in it run from 0 to 1 along the axes of the turned grid (S, A, R with a canonical orientation).
+The body is the part of the image brighter than halfway between its 5th and 95th percentile: the box of the slices,
+along each axis, that hold at least a twentieth of what the fullest one holds, so that neither noise nor a table's edge
+moves it. Positions in it run from 0 to 1 along the axes of the turned grid (S, A, R with a canonical orientation).
 Distances between surfaces are those of the nearest border voxels' centres, found with a k-d tree.
 """
 

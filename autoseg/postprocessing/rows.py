@@ -95,7 +95,8 @@ class Rows:
     @property
     def is_decided(self) -> Bools:
         """`n`: components of the segmentation; the others are candidates."""
-        return self.levels == DECIDED
+        decided: Bools = self.levels == DECIDED
+        return decided
 
     def column(self, name: str) -> Floats:
         """One feature, `n`."""
@@ -138,7 +139,7 @@ def joined(tables: Sequence[Rows]) -> Rows:
         cases=tuple(case for table in tables for case in table.cases),
         groups=tuple(group for table in tables for group in table.groups),
         names=tables[0].names,
-        **{name: np.concatenate(parts) for name, parts in columns.items()},  # type: ignore[arg-type]
+        **{name: np.concatenate(parts) for name, parts in columns.items()},
     )
 
 

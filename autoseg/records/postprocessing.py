@@ -22,8 +22,8 @@ class ComponentSettings(Record):
     """How components of a prediction are found and measured; the same when learning and when applying."""
 
     restore_thresholds: tuple[float, ...] = (0.3, 0.1)
-    """Probabilities below which a target is not decided for: a component of voxels with at least this probability that
-    holds no voxel decided for the target, and no such component of a higher threshold, is a candidate to be restored."""
+    """Probabilities below which a target is not decided for: a component of voxels with at least this probability
+    that holds no voxel decided for the target, nor such a component of a higher threshold, is a candidate to restore."""
     max_candidates: int = Field(default=100, ge=0)
     """Candidates kept a case and target, those with the largest sum of probabilities: a bound for unsure networks."""
     ring_mm: float = Field(default=2.5, gt=0)
@@ -40,7 +40,7 @@ class LearningSettings(Record):
     """How candidates of post-processing are compared."""
 
     objective: Literal["dice", "lesion_f1"] = "dice"
-    """`dice`: mean over targets of the mean Dice over cases (nnU-Net's); `lesion_f1`: the same of the lesion-wise F1."""
+    """`dice`: mean over targets of the mean Dice over cases (nnU-Net's); `lesion_f1`: the same of the lesion F1."""
     truth: TruthRule = TruthRule()
     lesions: LesionRule = LesionRule()
     """When a lesion counts as found, for lesion-wise scores."""

@@ -27,7 +27,9 @@ def make_rows(
         decided: whether each is a component of the segmentation; candidates are not in the prediction.
         missed: voxels of one more lesion in each case that nothing finds.
     """
-    flat_truth, flat_sizes = (np.array([v for case in column for v in case], dtype=np.int64) for column in (truth, sizes))
+    flat_truth, flat_sizes = (
+        np.array([v for case in column for v in case], dtype=np.int64) for column in (truth, sizes)
+    )
     flat_decided = np.array([d for case in decided or [[True] * len(c) for c in truth] for d in case], dtype=bool)
     case = np.repeat(np.arange(len(truth)), [len(c) for c in truth])
     features = features.copy()
