@@ -2,19 +2,35 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from autoseg.inference.export import uncrop
 from autoseg.postprocessing.decide import decide
 from autoseg.postprocessing.effects import decided_classes
 from autoseg.postprocessing.features import CaseGrid, Voice, feature_names, measure
 from autoseg.postprocessing.find import Classes, Found, find_components
 from autoseg.postprocessing.position_features import centres
 from autoseg.postprocessing.rows import Bools, Floats, painting
+from autoseg.postprocessing.shape_features import shape_features
 from autoseg.records.labels import LabelScheme
 from autoseg.records.postprocessing import ComponentChange, ComponentRule
 from autoseg.records.results import PreprocessedCase
+from autoseg.spatial.cropping import crop
+from autoseg.spatial.orientation import Turn, turn
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What rules with a score need besides the segmentation."""
+
+    probabilities: npt.NDArray[np.float16]
+    """`H z y x` of the ensemble on the crop box, for candidates of lower thresholds."""
+    voices: Iterable[Voice]
+    """Its fold models, one after another."""
+    grid: CaseGrid
 
 
 @dataclass(frozen=True)
@@ -31,27 +47,37 @@ class Judged:
     names: tuple[str, ...]
 
 
-def judge_components(
-    classes: Classes,
-    probabilities: npt.NDArray[np.float16],
-    voices: Iterable[Voice],
-    labels: LabelScheme,
-    grid: CaseGrid,
-    rule: ComponentRule,
-) -> Judged:
-    """Find, measure and decide the components of one case.
+def clean_components(
+    native: Classes, meta: PreprocessedCase, labels: LabelScheme, rule: ComponentRule, heard: Heard | None
+) -> tuple[npt.NDArray[np.int16], tuple[ComponentChange, ...]]:
+    """A segmentation after post-processing, and everything that was changed.
 
     Args:
-        classes: segmentation `z y x` of the ensemble, on the crop box.
-        probabilities: `H z y x` of the ensemble, for candidates of lower thresholds.
-        voices: fold models, one after another.
+        native: internal class numbers `Z Y X` on the image file's own grid.
+        meta: how it was turned and cropped; outside the crop nothing is segmented.
         labels: scheme.
-        grid: image and spacing of the crop box.
         rule: as learned.
+        heard: may be None where `rule.needs_probabilities` is False.
     """
-    found = find_components(classes, probabilities, labels, rule.components, grid.planar)
-    names = feature_names(len(grid.image))
-    features = measure(found, classes, voices, labels, grid, rule.components.ring_mm)
+    if rule.changes_nothing:
+        return np.array(native, dtype=np.int16), ()
+    classes = np.ascontiguousarray(crop(turn(native, Turn(meta.axes, meta.flips)), meta.crop))
+    judged = judge_components(classes, meta, labels, rule, heard)
+    return uncrop(apply_decisions(classes, judged, labels), meta), changes_of(judged, labels, rule, meta)
+
+
+def judge_components(
+    classes: Classes, meta: PreprocessedCase, labels: LabelScheme, rule: ComponentRule, heard: Heard | None
+) -> Judged:
+    """Find, measure and decide the components of one case; `classes` `z y x` on the crop box, the rest as above."""
+    planar = meta.geometry.planar
+    found = find_components(classes, None if heard is None else heard.probabilities, labels, rule.components, planar)
+    if heard is None:
+        columns = shape_features(found, meta.spacing_before_mm, planar, len(labels.targets))
+        names, features = tuple(columns), np.stack(list(columns.values()), axis=1)
+    else:
+        names = feature_names(len(heard.grid.image))
+        features = measure(found, classes, heard.voices, labels, heard.grid, rule.components.ring_mm)
     keep, scores = found.is_decided.copy(), np.full(len(found.targets), np.nan)
     by_name = {target.target: target for target in rule.targets}
     for number, target in enumerate(labels.targets):
@@ -105,6 +131,11 @@ def changes_of(
     return tuple(changes)
 
 
+def changes_path(folder: Path, case: str) -> Path:
+    """Where the list of what was changed in a case lies, beside its segmentation: record `CaseChanges`."""
+    return folder / f"{case}.components.json"
+
+
 def world_mm(centre: Floats, meta: PreprocessedCase) -> Floats:
     """World x, y, z (RAS+, mm) of array indices `n 3` on the crop box of the turned grid."""
     on_turned = centre + np.array([start for start, _ in meta.crop])
@@ -113,4 +144,5 @@ def world_mm(centre: Floats, meta: PreprocessedCase) -> Floats:
         last = meta.geometry.shape[source] - 1
         stored[:, source] = last - on_turned[:, axis] if flip else on_turned[:, axis]
     matrix = meta.geometry.matrix
-    return stored @ matrix[:3, :3].T + matrix[:3, 3]
+    world: Floats = stored @ matrix[:3, :3].T + matrix[:3, 3]
+    return world

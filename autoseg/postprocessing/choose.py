@@ -99,11 +99,6 @@ def choose_components(
     return Choice(rule, keep, scores, tuple(reasons))
 
 
-def enough_groups(rows: Rows, settings: LearningSettings) -> bool:
-    """Whether there are patients enough to hold some out of those that others are held out of."""
-    return len(set(rows.groups)) >= settings.min_groups
-
-
 def _choose_target(problem: Problem, methods: tuple[str, ...]) -> _Chosen:
     rows, how, settings = problem.rows, problem.how, problem.settings
     lacking = _lacking(problem)

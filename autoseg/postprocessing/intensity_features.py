@@ -179,7 +179,8 @@ def _surrounding(channel: npt.NDArray[Any], rays: Sequence[_Rays], num_rows: int
         totals[line + 1] += np.bincount(rows, minlength=num_rows) * area
 
     def read(points: Index) -> Column:
-        return channel[tuple(points.T)].astype(np.float64)
+        values: Column = channel[tuple(points.T)].astype(np.float64)
+        return values
 
     for ray in rays:
         good = ray.ring_is_outside

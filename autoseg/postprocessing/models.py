@@ -1,4 +1,4 @@
-"""A classifier kept as a record and rows of features in, the probability of each row out: numpy alone, no pickle.
+"""A classifier kept as a record and rows of features in, the probability of each row out, by numpy alone.
 
 The numbers are those of scikit-learn's own predictions (tests compare within 1e-12), but a file with them can be
 read in ten years, holds no code, and says what it does.

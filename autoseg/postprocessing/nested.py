@@ -100,6 +100,7 @@ def scored(problem: Problem, method: str, nested: Nested) -> tuple[CandidateScor
     hit, lesions = (counted[:, target].sum() for counted in lesions_found(rows, how, found))
     is_probability = bool(nested.rules) and any(rule.logistic or rule.boosting for rule in nested.rules)
     known = problem.own & (rows.truth >= 0) & np.isfinite(nested.scores)
+    squares = (nested.scores[known] - rows.truth[known]) ** 2
     mean = target_means(values)[target]
     return CandidateScore(
         target=how.names[target],
@@ -111,9 +112,7 @@ def scored(problem: Problem, method: str, nested: Nested) -> tuple[CandidateScor
         lesion_sensitivity=float(hit / lesions) if lesions else None,
         empty_cases_left_empty=_left_empty(found, target),
         auc=area_under_roc(nested.scores[known], rows.truth[known]),
-        brier=float(np.mean((nested.scores[known] - rows.truth[known]) ** 2))
-        if is_probability and known.any()
-        else None,
+        brier=float(squares.mean()) if is_probability and squares.size else None,
         removed=int((problem.own & rows.is_decided & ~nested.keep).sum()),
         restored=int((problem.own & ~rows.is_decided & nested.keep).sum()),
     ), values

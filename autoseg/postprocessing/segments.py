@@ -9,6 +9,7 @@ import numpy.typing as npt
 Offsets = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
+Numbers = npt.NDArray[np.floating] | npt.NDArray[np.integer]
 
 
 def owners(offsets: Offsets) -> Index:
@@ -34,12 +35,12 @@ def deviations(values: npt.NDArray[np.floating], offsets: Offsets) -> Values:
     return np.sqrt(means(centred * centred, offsets))
 
 
-def largest(values: npt.NDArray[np.floating], offsets: Offsets) -> Values:
+def largest(values: Numbers, offsets: Offsets) -> Values:
     """Maximum of each group."""
     return np.maximum.reduceat(values, offsets[:-1]).astype(np.float64) if len(offsets) > 1 else np.zeros(0)
 
 
-def smallest(values: npt.NDArray[np.floating], offsets: Offsets) -> Values:
+def smallest(values: Numbers, offsets: Offsets) -> Values:
     """Minimum of each group."""
     return np.minimum.reduceat(values, offsets[:-1]).astype(np.float64) if len(offsets) > 1 else np.zeros(0)
 

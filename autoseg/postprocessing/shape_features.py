@@ -35,7 +35,7 @@ def shape_features(found: Found, spacing_mm: Sequence[float], planar: bool, num_
     """
     spacing = np.asarray(spacing_mm, dtype=np.float64)
     used = [1, 2] if planar else [0, 1, 2]
-    volume = found.sizes * float(np.prod(spacing[used]))
+    volume = found.sizes.astype(np.float64) * float(np.prod(spacing[used]))
     surface = _surface(found, spacing, used)
     boxes = _box_sides(found, spacing)[:, used]
     boxes = -np.sort(-boxes, axis=1)

@@ -23,7 +23,7 @@ class ComponentSettings(Record):
 
     restore_thresholds: tuple[float, ...] = (0.3, 0.1)
     """Probabilities below which a target is not decided for: a component of voxels with at least this probability
-    that holds no voxel decided for the target, nor such a component of a higher threshold, is a candidate to restore."""
+    that holds no voxel decided for the target, nor such a component of a higher threshold, may be restored."""
     max_candidates: int = Field(default=100, ge=0)
     """Candidates kept a case and target, those with the largest sum of probabilities: a bound for unsure networks."""
     ring_mm: float = Field(default=2.5, gt=0)
