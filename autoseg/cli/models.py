@@ -121,6 +121,9 @@ def predict(
     save_probabilities: Annotated[
         bool, typer.Option("--save-probabilities", help="Write the probabilities too, as `postprocess` reads them.")
     ] = False,
+    shift: Annotated[
+        bool, typer.Option("--shift", help="Also measure how components of single folds and the ensemble differ.")
+    ] = False,
     device: o.Device = "auto",
     work: o.Work = None,
     as_json: o.Json = False,
@@ -146,6 +149,7 @@ def predict(
         device=device,
         keep_finished=continue_,
         save_probabilities=save_probabilities,
+        with_shift=shift,
     )
     text = f"{len(written)} segmentations in {output}. Next: autoseg evaluate {output} REFERENCES"
     o.show([str(path) for path in written], as_json, text)
