@@ -173,12 +173,14 @@ def measure_shift(predictor: Predictor, root: Path, cases: Sequence[Case], outpu
                 alone = classes_from_probabilities([voice[0]], labels)
                 single.append(component_features(alone, labels, rule, Heard(voice[0], [voice], grid)))
     names = feature_names(len(model.plan.channel_names))
+    shifts, spreads = feature_shift(single, np.concatenate(averaged), names)
     shift = FeatureShift(
         num_cases=len(cases),
         num_folds=num_folds,
         num_single=sum(len(matrix) for matrix in single),
         num_averaged=sum(len(matrix) for matrix in averaged),
-        shifts=feature_shift(single, np.concatenate(averaged), names),
+        shifts=shifts,
+        spreads=spreads,
     )
     write_record(output / "component_shift.json", shift)
     return shift

@@ -218,6 +218,9 @@ class FeatureShift(Record):
     shifts: dict[str, float | None]
     """Feature -> mean over the ensemble's minus mean over single models' components, in standard deviations of the
     latter. None: not defined, or it does not vary."""
+    spreads: dict[str, float | None]
+    """Feature -> standard deviation over the ensemble's components over that over single models' ones: below 1 where
+    averaging makes components more alike."""
 
 
 class ComponentChange(Record):

@@ -149,7 +149,9 @@ def test_the_shift_between_folds_and_ensemble_is_measured(paths: Paths, plan: Pl
     cases = find_cases(tmp_path / "new" / "imagesTr", 1)
     predictor = replace(load_predictor(paths, "plan", torch.device("cpu")), rule=rule)
     other = measure_shift(predictor, tmp_path / "new" / "imagesTr", cases, tmp_path / "out")
-    assert max(abs(v) for name, v in other.shifts.items() if v is not None and name.startswith("probability")) > 0.01
+    assert other.shifts["probability_mean"] == pytest.approx(0, abs=1e-6)  # the same components
+    assert other.spreads["probability_mean"] < 0.95
+    assert other.spreads["volume_mm3"] == pytest.approx(1)
     with pytest.raises(UsageError, match="several folds"):
         measure_shift(replace(predictor, rule=PostprocessingRule()), tmp_path, cases, tmp_path / "out")
 

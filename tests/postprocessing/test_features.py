@@ -261,8 +261,9 @@ def test_fold_models_are_averaged() -> None:
     np.testing.assert_allclose(together, np.mean(alone, axis=0))
     assert together[names.index("probability_max")] == (1.0 + 0.75) / 2
     shift = feature_shift([np.array([[0.0], [2.0]])], np.array([[3.0], [3.0]]), ["probability_max"])
-    assert shift == {"probability_max": 2.0}
-    assert feature_shift([np.array([[1.0], [1.0]])], np.array([[3.0]]), ["volume_mm3"]) == {"volume_mm3": None}
+    assert shift == ({"probability_max": 2.0}, {"probability_max": 0.0})
+    constant = feature_shift([np.array([[1.0], [1.0]])], np.array([[3.0]]), ["volume_mm3"])
+    assert constant == ({"volume_mm3": None}, {"volume_mm3": None})
 
 
 def test_every_column_is_explained() -> None:
