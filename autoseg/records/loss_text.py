@@ -3,6 +3,7 @@
 Long enough for a command line: weights and parameters, but no class weights.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -47,10 +48,13 @@ def _parse_term(part: str, text: str) -> dict[str, Any]:
 
 def _number(value: str, text: str) -> float:
     try:
-        return float(value)
+        number = float(value)
     except ValueError:
-        raise ValueError(f"{value.strip()!r} in {text!r} is no number") from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{value.strip()!r} in {text!r} is no number")
+    return number
 
 
 def _shortest(value: float) -> str:
-    return repr(value).removesuffix(".0")
+    return repr(value).removesuffix(".0").replace("e+", "e")

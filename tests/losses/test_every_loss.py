@@ -45,7 +45,7 @@ def test_no_value_is_fetched_from_the_device(name: str, regions: Regions, ignore
 
 
 HELPERS = ("boundary", "cl_dice")
-"""Do not determine every voxel: the border's inner voxels have distance 0, and a centre line says little of the rest."""
+"""Do not determine every voxel: the border's inner voxels have distance 0, a centre line says little of the rest."""
 
 
 def descend(name: str, target: Tensor, regions: Regions) -> Tensor:
