@@ -8,7 +8,7 @@ The score of a case is the mean over targets and then over seeds; intervals (boo
 defined only where neither mask is empty, so the row says how many targets of the reference were not found at all, or
 were found where there is none. Differences to the first loss are paired by case.
 
-    python benchmarks/losses.py --dataset phantoms --losses cross_entropy+soft_dice soft_dice --seeds 1 2 --iterations 200
+    python benchmarks/losses.py --losses cross_entropy+soft_dice soft_dice --seeds 1 2 --iterations 200
 """
 
 import argparse
@@ -60,8 +60,8 @@ LOSSES = (
     "top_k_cross_entropy+soft_dice",
     "cross_entropy+tversky",
     "cross_entropy+lovasz",
-    "cross_entropy+soft_dice+0.01*boundary",
-    "cross_entropy+soft_dice+0.001*hausdorff",
+    "cross_entropy+soft_dice+0.1*boundary",
+    "cross_entropy+soft_dice+0.1*hausdorff",
     "cross_entropy+0.5*soft_dice+0.5*cl_dice",
 )
 STEPS_AN_EPOCH = 50
@@ -74,7 +74,8 @@ class Result(NamedTuple):
     hd95_mm: dict[str, float | None]
     num_one_empty: int
     """Targets of a case of which either reference or prediction is empty."""
-    cpu_seconds: float
+    cpu_seconds: float | None
+    """None: trained in several calls."""
     steps: int
 
 
@@ -99,8 +100,9 @@ def train(options: argparse.Namespace, paths: Paths, loss: str, seed: int) -> Pa
             "--configuration", options.configuration)  # fmt: skip
     epochs = max(1, options.iterations // STEPS_AN_EPOCH)
     length = ["--epochs", str(epochs), "--iterations", str(options.iterations // epochs), "--seed", str(seed)]
+    is_whole = not folder.is_dir()
     seconds = autoseg("train", dataset, options.configuration, options.fold, "--plan", name, *length, *place)
-    (folder / "cost.json").write_text(json.dumps({"cpu_seconds": seconds}))
+    (folder / "cost.json").write_text(json.dumps({"cpu_seconds": seconds if is_whole else None}))
     return folder
 
 
@@ -165,7 +167,8 @@ def row(loss: str, results: list[Result], reference: list[Result]) -> dict[str, 
         entry[f"{metric}_sd_over_seeds"] = round(stdev(spread), 5) if len(spread) > 1 else None
         entry[f"{metric}_difference"] = {**numbers(compared.difference), "p": compared.p_value}
     entry["targets_with_one_mask_empty"] = sum(r.num_one_empty for r in results)
-    entry["cpu_seconds"] = round(sum(r.cpu_seconds for r in results) / len(results), 1)
+    seconds = [r.cpu_seconds for r in results if r.cpu_seconds is not None]
+    entry["cpu_seconds"] = round(sum(seconds) / len(seconds), 1) if seconds else None
     return entry
 
 
@@ -203,7 +206,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
     if options.dataset == "phantoms":
-        options.dataset = options.work / f"phantoms_{options.cases}"
+        options.dataset = options.work / "data" / f"phantoms_{options.cases}"
         if not options.dataset.is_dir():
             autoseg("phantoms", str(options.dataset), "--cases", str(options.cases))
     paths = Paths(folder=options.work / Path(options.dataset).name)

@@ -1,5 +1,8 @@
 """Parameters of losses come from the recipe, and what does not fit is refused with all that would."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -55,3 +58,22 @@ def test_every_default_is_a_value_that_a_recipe_may_give(name: str) -> None:
     recipe = Recipe(loss=(LossTerm(name=name, parameters=defaults),))
     found = build_loss(recipe, make_labels(2), batch_dice=False)([LOGITS], TARGET)
     torch.testing.assert_close(found, LOSSES[name](LOGITS, TARGET, context_of()))
+
+
+def test_the_documents_name_every_loss_with_its_defaults() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "how-to" / "choose_a_loss.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]*) \|", text, re.MULTILINE)
+    expected = [
+        (name, ", ".join(f"{key}={value:.4g}" for key, value in known_parameters(loss).items()))
+        for name, loss in LOSSES.items()
+    ]
+    assert [(name, parameters.strip()) for name, parameters in rows] == expected
+
+
+def test_every_sum_of_the_documents_can_be_built() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "how-to" / "choose_a_loss.md").read_text("utf-8")
+    sums = re.findall(r"\| `([^`]*)` \|", text) + re.findall(r'recipe\.loss=([^"]*)"', text)
+    sums = [entry for entry in sums if "+" in entry]
+    assert len(sums) >= 10
+    for entry in sums:
+        build_loss(Recipe.model_validate({"loss": entry}), make_labels(2), batch_dice=False)
