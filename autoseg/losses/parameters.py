@@ -1,7 +1,7 @@
 """A loss and the parameters that a recipe gives it in, the loss with these fixed out; mistakes are refused.
 
-A loss's keyword-only arguments are its parameters, their defaults those of its paper. One whose default is a whole
-number takes whole numbers only.
+A loss's keyword-only arguments with a number for default are its parameters (ours: the paper's). One whose default is
+a whole number takes whole numbers only.
 """
 
 import math
@@ -24,7 +24,9 @@ AT_MOST_ONE = frozenset({"share", "sensitivity", "dice_weight"})
 def known_parameters(loss: Callable[..., Tensor]) -> dict[str, float]:
     """The parameters of a loss with their defaults."""
     given = signature(loss).parameters.values()
-    return {p.name: p.default for p in given if p.kind is Parameter.KEYWORD_ONLY}
+    return {
+        p.name: p.default for p in given if p.kind is Parameter.KEYWORD_ONLY and isinstance(p.default, (int, float))
+    }
 
 
 def with_parameters(name: str, loss: Callable[..., Tensor], parameters: Mapping[str, float]) -> Callable[..., Tensor]:

@@ -2,11 +2,17 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from autoseg.losses.build import LOSSES, build_loss
+from autoseg.losses.parameters import known_parameters
 from autoseg.records.recipe import LossTerm, Recipe
 from tests.losses.tiny import REGIONS, make_labels
+
+NO_SMOOTH = {name: {"smooth": 0.0} for name, loss in LOSSES.items() if "smooth" in known_parameters(loss)}
+"""A smooth of one voxel is half as much of two samples."""
 
 Regions = tuple[tuple[int, ...], ...]
 
@@ -42,6 +48,23 @@ def test_no_value_is_fetched_from_the_device(name: str, regions: Regions, ignore
     assert loss.shape == ()
     (gradient,) = torch.autograd.grad(loss, logits)
     assert gradient.shape == logits.shape
+
+
+@pytest.mark.parametrize("name", list(LOSSES))
+@pytest.mark.parametrize("regions", [(), REGIONS])
+@given(seed=st.integers(0, 10**6), axis=st.sampled_from([1, 2, 3]), batch_dice=st.booleans())
+@settings(max_examples=5, deadline=None)
+def test_mirrored_and_repeated_samples_have_the_same_loss(
+    name: str, regions: Regions, seed: int, axis: int, batch_dice: bool
+) -> None:
+    labels = make_labels(3, True, regions)
+    g = torch.Generator().manual_seed(seed)
+    logits = torch.randn(1, labels.num_heads, 3, 5, 6, generator=g, dtype=torch.float64)
+    target = torch.randint(0, 4, (1, 3, 5, 6), generator=g)
+    loss = build_loss(Recipe(loss=(LossTerm(name=name, parameters=NO_SMOOTH.get(name, {})),)), labels, batch_dice)
+    expected = loss([logits], target)
+    torch.testing.assert_close(loss([logits.flip(axis + 1)], target.flip(axis)), expected)
+    torch.testing.assert_close(loss([logits.repeat(2, 1, 1, 1, 1)], target.repeat(2, 1, 1, 1)), expected)
 
 
 HELPERS = ("boundary", "cl_dice")
