@@ -65,6 +65,8 @@ LOSSES = (
     "cross_entropy+0.5*soft_dice+0.5*cl_dice",
 )
 STEPS_AN_EPOCH = 50
+METRICS = {"dice": 4, "hd95_mm": 2}
+"""Field of a result -> digits in the table."""
 
 
 class Result(NamedTuple):
@@ -159,7 +161,7 @@ def mean_over_seeds(results: list[dict[str, float | None]]) -> dict[str, float |
 def row(loss: str, results: list[Result], reference: list[Result]) -> dict[str, object]:
     """One line of the table."""
     entry: dict[str, object] = {"loss": loss, "seeds": len(results), "steps": results[0].steps}
-    for metric in ("dice", "hd95_mm"):
+    for metric in METRICS:
         ours, theirs = (mean_over_seeds([getattr(r, metric) for r in side]) for side in (results, reference))
         spread = [mean for r in results if (mean := aggregate(list(getattr(r, metric).values())).mean) is not None]
         compared = compare_paired(list(ours.values()), [theirs[case] for case in ours])
@@ -178,14 +180,15 @@ def numbers(values: Aggregate) -> dict[str, float | int | None]:
 
 
 def as_text(entry: dict[str, object]) -> str:
-    def cell(key: str) -> str:
+    def cell(key: str, digits: int) -> str:
         n = entry[key]
         assert isinstance(n, dict)
         if n["mean"] is None:
             return "not defined"
-        return f"{n['mean']:.4f}" if n["low"] is None else f"{n['mean']:.4f} [{n['low']:.4f}, {n['high']:.4f}]"
+        mean, low, high = (None if n[k] is None else f"{n[k]:.{digits}f}" for k in ("mean", "low", "high"))
+        return f"{mean}" if low is None else f"{mean} [{low}, {high}]"
 
-    cells = [cell(key) for key in ("dice", "dice_difference", "hd95_mm", "hd95_mm_difference")]
+    cells = [cell(f"{metric}{what}", digits) for metric, digits in METRICS.items() for what in ("", "_difference")]
     return f"{entry['loss']!s:42s}" + "".join(f"{c:>28s}" for c in cells) + f"{entry['targets_with_one_mask_empty']:>6}"
 
 

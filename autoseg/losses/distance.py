@@ -74,8 +74,9 @@ def distance_to(sites: Tensor) -> Tensor:
 
     Squared distances are separable: along one axis after the other, each voxel takes the least of its line's values
     plus the square of the way there (Felzenszwalb and Huttenlocher, 2012, by trying all ways). That is as many passes
-    as a line has voxels, each a plain minimum of shifted tensors: on one CPU core 8 ms for 40 x 56 x 40 voxels and 250
-    ms for 128 x 128 x 128 (scipy: 7 and 430), and a GPU needs no trip to the host.
+    as a line has voxels, each a plain minimum of shifted tensors, which on one CPU core costs about as much as scipy's
+    and on a GPU needs no trip to the host. Along the longest axis, which comes first, ways of 1, 2, 4, ... voxels add
+    up to any.
 
     Args:
         sites: ... Z Y X, bool.
@@ -83,17 +84,29 @@ def distance_to(sites: Tensor) -> Tensor:
     Returns:
         float32 of the same shape; infinite where its volume has no site.
     """
-    squared = torch.where(sites, 0.0, torch.inf)
-    for axis in (-3, -2, -1):
-        line = squared.movedim(axis, 0).contiguous()
-        best, candidate = line.clone(), torch.empty_like(line)
-        size = len(line)
-        for step in range(1, size):
-            torch.add(line, float(step**2), out=candidate)
-            torch.minimum(best[step:], candidate[: size - step], out=best[step:])
-            torch.minimum(best[: size - step], candidate[step:], out=best[: size - step])
-        squared = best.movedim(0, axis)
+    *others, longest = sorted((-3, -2, -1), key=lambda axis: sites.shape[axis])
+    line = torch.where(sites, 0.0, torch.inf).movedim(longest, 0).contiguous()
+    step = 1
+    while step < len(line):
+        line[step:] = torch.minimum(line[step:], line[:-step] + step)
+        line[:-step] = torch.minimum(line[:-step], line[step:] + step)
+        step *= 2
+    squared = line.square().movedim(0, longest)
+    for axis in others:
+        squared = _nearest_on_lines(squared, axis)
     return squared.sqrt()
+
+
+def _nearest_on_lines(squared: Tensor, axis: int) -> Tensor:
+    """Least of the values on a voxel's line plus the square of the way to them."""
+    line = squared.movedim(axis, 0).contiguous()
+    best, candidate = line.clone(), torch.empty_like(line)
+    size = len(line)
+    for step in range(1, size):
+        torch.add(line, float(step**2), out=candidate)
+        torch.minimum(best[step:], candidate[: size - step], out=best[step:])
+        torch.minimum(best[: size - step], candidate[step:], out=best[: size - step])
+    return best.movedim(0, axis)
 
 
 def _to_other_side(mask: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
