@@ -7,15 +7,21 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from autoseg.metrics.build import score_case
-from autoseg.metrics.surface import nsd
+from autoseg.metrics.surface import nsd as nsd_of
+from autoseg.metrics.surface import surface_distances
 from autoseg.records.geometry import Geometry
 from autoseg.records.labels import LabelScheme
+from autoseg.records.scoring import Scoring
 
 
 def box(shape, *spans) -> np.ndarray:
     mask = np.zeros(shape, dtype=bool)
     mask[tuple(slice(*span) for span in spans)] = True
     return mask
+
+
+def nsd(prediction, reference, spacing, tolerance) -> float | None:
+    return nsd_of(surface_distances(prediction, reference, spacing), tolerance)
 
 
 def by_distance_maps(prediction, reference, spacing, tolerance) -> float:
@@ -94,4 +100,7 @@ def test_score_case_leaves_out_ignored_voxels() -> None:
     labels = LabelScheme(class_names=("background", "a"), class_values=(0, 1), ignore_value=7, num_entries=3)
     grid = Geometry(shape=(1, 1, 6), spacing_mm=(1, 1, 1), affine=((0, 0, 1, 0), (0, 1, 0, 0), (1, 0, 0, 0)))
     prediction, reference = np.array([[[1, 1, 0, 0, 1, 1]]]), np.array([[[1, 1, 0, 0, 2, 2]]])
-    assert score_case(prediction, reference, labels, grid, tolerance_mm=0.0)["a"].nsd == 1
+    assert (
+        score_case(prediction, reference, labels, grid, Scoring(groups=("surface",), default_tolerance_mm=0))["a"].nsd
+        == 1
+    )
