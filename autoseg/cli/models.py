@@ -126,7 +126,7 @@ def evaluate(
     ] = None,
     metrics: Annotated[
         str | None,
-        typer.Option(help="Groups, with commas: overlap, surface, lesions (default), boundary; or all."),
+        typer.Option(help="Groups: overlap,surface,lesions (default), boundary, probabilities; or all but the last."),
     ] = None,
     tolerance: Annotated[
         list[str] | None,

@@ -9,6 +9,7 @@ import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,19 +19,23 @@ from autoseg.datasets.description import FILE_NAME, read_description
 from autoseg.datasets.findings import raise_faults
 from autoseg.datasets.pairs import compare_grids, grid_of_label
 from autoseg.devices import free_memory, num_cores
-from autoseg.errors import DataError, UsageError
+from autoseg.errors import DataError, ModelError, UsageError
 from autoseg.images.formats import known_ending, stem
 from autoseg.images.reading import expected_bytes, read_label
 from autoseg.metrics.build import METRICS, score_case, score_counts, summarize
+from autoseg.metrics.calibration import brier_score, expected_calibration_error
 from autoseg.metrics.comparison import compare_evaluations
+from autoseg.metrics.detection import ScoredCandidate, froc
 from autoseg.metrics.overlap import Counts
 from autoseg.metrics.tolerances import tolerance_mm
 from autoseg.records.base import write_record
 from autoseg.records.comparison import Comparison
+from autoseg.records.detection import FrocCurve
 from autoseg.records.labels import IntArray, LabelScheme
 from autoseg.records.results import Evaluation, Score
 from autoseg.records.scoring import Group, Scoring
-from autoseg.spatial.orientation import turn
+from autoseg.selection.probabilities import has_probabilities, measure_probabilities
+from autoseg.spatial.orientation import turn, turn_back
 from autoseg.storage.atomic import write_text
 
 DEFAULT_GROUPS: tuple[Group, ...] = ("overlap", "surface", "lesions")
@@ -47,6 +52,13 @@ _COPIES = 3
 """Times the voxels of both files that a case takes at its peak: as read, as class numbers, masks and components."""
 # A spreadsheet takes a cell that begins so for a formula; case names come from files of anyone.
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+
+@dataclass(frozen=True)
+class _CaseResult:
+    scores: dict[str, Score]
+    candidates: dict[str, list[ScoredCandidate]]
+    """Target name -> scored components; empty without probabilities."""
 
 
 def evaluate(
@@ -84,15 +96,20 @@ def evaluate(
     failed = {case: f"there is no reference {case} in {references}" for case in sorted(set(found) - set(wanted))}
     failed |= {case: f"there is no prediction {case} in {predictions}" for case in sorted(set(wanted) - set(found))}
     scores: dict[str, dict[str, Score]] = {}
+    candidates: dict[str, list[ScoredCandidate]] = {}
     pairs = {case: (found[case], wanted[case]) for case in sorted(set(found) & set(wanted))}
+    _check_probabilities(predictions, list(pairs), scheme, scoring)
     for case, result in _in_parallel(pairs, scheme, scoring, num_workers):
-        if isinstance(result, DataError):
-            failed[case] = str(result)
-        else:
-            scores[case] = result
+        if isinstance(result, str):
+            failed[case] = result
+            continue
+        scores[case] = result.scores
+        for target, found_there in result.candidates.items():
+            candidates.setdefault(target, []).extend(found_there)
     if scheme is None and scores:
         _check_tolerances(scoring, sorted({name for case in scores.values() for name in case}))
     evaluation = summarize(f"{predictions} against {references}", _with_all_targets(scores), failed, scoring)
+    evaluation = evaluation.model_copy(update={"froc": _froc_curves(candidates, scores)})
     folder = predictions if output is None else output
     write_record(folder / "evaluation.json", evaluation)
     write_text(folder / "evaluation.csv", to_csv(evaluation))
@@ -188,17 +205,17 @@ def _check_tolerances(scoring: Scoring, targets: Sequence[str]) -> None:
 
 def _in_parallel(
     pairs: Mapping[str, tuple[Path, Path]], labels: LabelScheme | None, scoring: Scoring, num_workers: int | None
-) -> Iterator[tuple[str, dict[str, Score] | DataError]]:
-    """Score cases in threads, in order: unpacking, trees and most of numpy run outside Python's lock."""
+) -> Iterator[tuple[str, _CaseResult | str]]:
+    """Results of cases, or why there is none, from threads and in order: unpacking, trees and most of numpy run outside Python's lock."""
     count, memory = num_workers or num_cores(), free_memory()
     at_once = max(1, min(count, len(pairs)))
 
-    def score(files: tuple[Path, Path]) -> dict[str, Score] | DataError:
+    def score(files: tuple[Path, Path]) -> _CaseResult | str:
         with memory.share(_COPIES * sum(expected_bytes(file) for file in files)):
             try:
                 return _score_files(files[0], files[1], labels, scoring, max(1, count // at_once))
-            except DataError as error:
-                return error
+            except (DataError, ModelError) as error:
+                return str(error)
 
     with ThreadPoolExecutor(at_once) as pool:
         results = zip(pairs, pool.map(score, pairs.values()), strict=True)
@@ -207,7 +224,7 @@ def _in_parallel(
 
 def _score_files(
     prediction: Path, reference: Path, labels: LabelScheme | None, scoring: Scoring, num_workers: int
-) -> dict[str, Score]:
+) -> _CaseResult:
     """Scores of one pair; raises DataError when they do not lie on one grid or hold values outside the labels."""
     wanted, found = read_label(reference), read_label(prediction)
     difference = compare_grids(wanted.geometry, grid_of_label(wanted.geometry, found, prediction))
@@ -216,14 +233,42 @@ def _score_files(
         raise DataError(f"{prediction} does not lie on the grid of {reference}: {text}.")
     values = turn(found.array, difference.turn)[0]
     scheme = labels or _scheme_from_values(values, wanted.array[0])
-    return score_case(
-        scheme.to_internal(values, str(prediction)),
-        scheme.to_internal(wanted.array[0], str(reference)),
-        scheme,
-        wanted.geometry,
-        scoring,
-        num_workers,
-    )
+    classes = scheme.to_internal(values, str(prediction))
+    truth = scheme.to_internal(wanted.array[0], str(reference))
+    scores = score_case(classes, truth, scheme, wanted.geometry, scoring, num_workers)
+    if "probabilities" not in scoring.groups:
+        return _CaseResult(scores, {})
+    rule = scoring.lesion_rule if "lesions" in scoring.groups else None
+    in_order = [turn_back(array, difference.turn) for array in (classes, truth)]
+    believed = measure_probabilities(prediction.parent, stem(prediction), in_order[0], in_order[1], scheme, rule)
+    for name, bins in believed.bins.items():
+        more = {"ece": expected_calibration_error(bins), "brier": brier_score(bins)}
+        scores[name] = scores[name].model_copy(update=more)
+    return _CaseResult(scores, believed.candidates)
+
+
+def _check_probabilities(folder: Path, cases: Sequence[str], labels: LabelScheme | None, scoring: Scoring) -> None:
+    if "probabilities" not in scoring.groups:
+        return
+    if labels is None:
+        raise UsageError("probabilities can only be scored with the dataset's labels: give --dataset-json.")
+    missing = [case for case in cases if not has_probabilities(folder, case)]
+    if missing:
+        raise UsageError(
+            f"{folder} holds no probabilities of {', '.join(missing)}. They lie beside the segmentations of held-out "
+            "cases (fold_*/validation); score other folders without the group `probabilities`."
+        )
+
+
+def _froc_curves(
+    candidates: Mapping[str, Sequence[ScoredCandidate]], cases: Mapping[str, Mapping[str, Score]]
+) -> dict[str, FrocCurve]:
+    """The curve of each target over all scored cases."""
+    counts = {target: [scores[target].lesion_counts for scores in cases.values()] for target in candidates}
+    return {
+        target: froc(found, sum(c.lesions for c in counts[target] if c is not None), len(cases))
+        for target, found in candidates.items()
+    }
 
 
 def _scheme_from_values(*arrays: IntArray) -> LabelScheme:

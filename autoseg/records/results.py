@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from autoseg.records.base import Record
-from autoseg.records.detection import LesionCounts
+from autoseg.records.detection import FrocCurve, LesionCounts
 from autoseg.records.geometry import Geometry, IntTriple, Triple
 from autoseg.records.scoring import Scoring
 
@@ -99,6 +99,10 @@ class Score(Record):
     lesion_f1: float | None = None
     lesion_counts: LesionCounts | None = None
     """Components of reference and prediction, by the rule of the evaluation."""
+    ece: float | None = None
+    """Expected calibration error of the target's probability, over the voxels for which probabilities are kept."""
+    brier: float | None = None
+    """Mean squared error of the target's probability, over the same voxels."""
 
 
 class Aggregate(Record):
@@ -130,6 +134,8 @@ class Evaluation(Record):
     """Target name -> metric name -> score of the voxels (or lesions) of all cases together, interval over cases."""
     scoring: Scoring | None = None
     """How it was scored: groups of metrics, tolerances, lesion rule; None: before this was kept."""
+    froc: dict[str, FrocCurve] = {}
+    """Target name -> curve of its components scored by their mean probability, where all cases have probabilities."""
 
 
 class TrainedFold(Record):
