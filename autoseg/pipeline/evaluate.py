@@ -206,7 +206,7 @@ def _check_tolerances(scoring: Scoring, targets: Sequence[str]) -> None:
 def _in_parallel(
     pairs: Mapping[str, tuple[Path, Path]], labels: LabelScheme | None, scoring: Scoring, num_workers: int | None
 ) -> Iterator[tuple[str, _CaseResult | str]]:
-    """Results of cases, or why there is none, from threads and in order: unpacking, trees and most of numpy run outside Python's lock."""
+    """Score cases in threads (unpacking and most of numpy run outside Python's lock); in order, a text says why not."""
     count, memory = num_workers or num_cores(), free_memory()
     at_once = max(1, min(count, len(pairs)))
 
