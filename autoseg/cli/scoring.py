@@ -20,7 +20,7 @@ _TABLES: dict[str, tuple[str, ...]] = {
     "lesions": ("lesion_sensitivity", "lesion_precision", "lesion_f1"),
     "probabilities": ("ece", "brier"),
 }
-_POOLED = ("dice", "sensitivity", "precision", "lesion_sensitivity", "lesion_precision", "lesion_f1")
+_POOLED = ("dice", "precision", "lesion_sensitivity", "lesion_precision", "lesion_f1")
 _WIDTH = 33
 
 
