@@ -26,14 +26,6 @@ PURE = (
     "batchgenerators",
     "acvl-utils",
 )
-    "pydantic",
-    "annotated-types",
-    "typing-inspection",
-    "typing-extensions",
-    "nibabel",
-    "batchgenerators",
-    "acvl-utils",
-)
 PEER = (
     "nnunetv2==2.8.1",
     "dynamic-network-architectures==0.4.4",
