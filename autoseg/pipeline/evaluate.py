@@ -5,27 +5,20 @@ prediction, another grid, a value outside the labels) is listed with its reason,
 scored. A segmentation whose voxels run in another order but lie in the same place is turned first.
 """
 
-import csv
-import io
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
 from autoseg import console
-from autoseg.datasets.description import FILE_NAME, read_description
-from autoseg.datasets.findings import raise_faults
-from autoseg.datasets.pairs import compare_grids, grid_of_label
-from autoseg.errors import DataError, UsageError
-from autoseg.images.formats import known_ending, stem
+from autoseg.datasets.label_files import label_files, scheme_from_values, scheme_of, values_on_grid
+from autoseg.errors import DataError
 from autoseg.images.reading import read_label
 from autoseg.metrics.build import METRICS, score_case, score_counts, summarize
 from autoseg.metrics.overlap import Counts
 from autoseg.records.base import write_record
-from autoseg.records.labels import IntArray, LabelScheme
+from autoseg.records.labels import LabelScheme
 from autoseg.records.results import Evaluation, Score
-from autoseg.spatial.orientation import turn
 from autoseg.storage.atomic import write_text
+from autoseg.storage.tables import csv_text
 
 TOLERANCE_MM = 1.0
 """Of the surface Dice, where no other is asked for."""
@@ -39,8 +32,6 @@ _COLUMNS = (
     "false_positives",
     "false_negatives",
 )
-# A spreadsheet takes a cell that begins so for a formula; case names come from files of anyone.
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def evaluate(
@@ -68,8 +59,8 @@ def evaluate(
     Raises:
         UsageError: a folder is missing or holds no images.
     """
-    found, wanted = _label_files(predictions), _label_files(references)
-    scheme = labels or _scheme_of(references, dataset_json)
+    found, wanted = label_files(predictions), label_files(references)
+    scheme = labels or scheme_of(references, dataset_json)
     scores: dict[str, dict[str, Score]] = {}
     failed = {case: f"there is no reference {case} in {references}" for case in sorted(set(found) - set(wanted))}
     for case in console.track(sorted(wanted), len(wanted), "evaluating"):
@@ -89,39 +80,12 @@ def evaluate(
 
 def to_csv(evaluation: Evaluation) -> str:
     """One row a case and target; undefined scores are empty cells."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["case", "target", *_COLUMNS])
-    for case, scores in evaluation.cases.items():
-        for target, score in scores.items():
-            writer.writerow([_cell(case), _cell(target), *(getattr(score, column) for column in _COLUMNS)])
-    return text.getvalue()
-
-
-def _cell(value: str) -> str:
-    return f"'{value}" if value.startswith(_FORMULA_STARTS) else value
-
-
-def _label_files(folder: Path) -> dict[str, Path]:
-    """Case name -> file, hidden files (`._*` of macOS) left out."""
-    if not folder.is_dir():
-        raise UsageError(f"{folder} is no folder.")
-    files = [p for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith(".") and known_ending(p)]
-    if not files:
-        raise UsageError(f"{folder} holds no label files.")
-    return {stem(path): path for path in files}
-
-
-def _scheme_of(references: Path, dataset_json: Path | None) -> LabelScheme | None:
-    """The scheme in the given file, or in the dataset the references belong to; None where there is none."""
-    beside = [folder / FILE_NAME for folder in (references, references.resolve().parent)]
-    path = dataset_json or next((path for path in beside if path.is_file()), None)
-    if path is None:
-        return None
-    described = read_description(path)
-    if described.labels is None:
-        raise_faults(described.findings, str(path))
-    return described.labels
+    rows = (
+        [case, target, *(getattr(score, column) for column in _COLUMNS)]
+        for case, scores in evaluation.cases.items()
+        for target, score in scores.items()
+    )
+    return csv_text(["case", "target", *_COLUMNS], rows)
 
 
 def _score_files(
@@ -129,12 +93,8 @@ def _score_files(
 ) -> dict[str, Score]:
     """Scores of one pair; raises DataError when they do not lie on one grid or hold values outside the labels."""
     wanted, found = read_label(reference), read_label(prediction)
-    difference = compare_grids(wanted.geometry, grid_of_label(wanted.geometry, found, prediction))
-    if difference.turn is None:
-        text = difference.detail.replace("image", "reference").replace("label", "prediction")
-        raise DataError(f"{prediction} does not lie on the grid of {reference}: {text}.")
-    values = turn(found.array, difference.turn)[0]
-    scheme = labels or _scheme_from_values(values, wanted.array[0])
+    values = values_on_grid(found, prediction, wanted, reference, "prediction", "reference")
+    scheme = labels or scheme_from_values(values, wanted.array[0])
     return score_case(
         scheme.to_internal(values, str(prediction)),
         scheme.to_internal(wanted.array[0], str(reference)),
@@ -142,13 +102,6 @@ def _score_files(
         wanted.geometry,
         tolerance_mm,
     )
-
-
-def _scheme_from_values(*arrays: IntArray) -> LabelScheme:
-    """Each value found is a class named by its number; 0 is background."""
-    values = sorted({int(value) for array in arrays for value in np.unique(array)} - {0}) or [1]
-    names = ("0", *(str(value) for value in values))
-    return LabelScheme(class_names=names, class_values=(0, *values), num_entries=len(names))
 
 
 def _with_all_targets(cases: Mapping[str, Mapping[str, Score]]) -> dict[str, dict[str, Score]]:

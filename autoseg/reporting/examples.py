@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from autoseg.images.volume import Volume
 from autoseg.metrics.build import case_mean
+from autoseg.records.geometry import IntTriple
 from autoseg.records.labels import LabelScheme
 from autoseg.records.results import Evaluation, Score
 from autoseg.reporting.figures import draw_overlay
@@ -73,11 +74,40 @@ def draw_example(
         scores: the case's scores, target by target.
         colours: target name -> colour.
     """
+    uri, where = draw_slice(image, reference, prediction, labels, colours)
+    return Example(case[0], case[1], {name: score.dice for name, score in scores.items()}, where, uri)
+
+
+def draw_slice(
+    image: Volume,
+    reference: npt.NDArray[Any],
+    prediction: npt.NDArray[Any],
+    labels: LabelScheme,
+    colours: Mapping[str, str],
+    voxel: IntTriple | None = None,
+) -> tuple[str, str]:
+    """Draw one slice of a case.
+
+    Args:
+        image: the image as read.
+        reference: `Z Y X` internal classes on the image's grid.
+        prediction: `Z Y X` likewise.
+        labels: scheme of the dataset.
+        colours: target name -> colour.
+        voxel: z y x on the image's grid that the slice goes through; None: the most telling slice.
+
+    Returns:
+        PNG as a data URI, and which slice it shows.
+    """
     how = turn_for(image.geometry.matrix, "stored" if image.geometry.planar else "canonical")
     spacing = turned(image.geometry.spacing_mm, how.axes)
     picture, wanted, found = (turn(array, how) for array in (image.array[0], reference, prediction))
     axis = int(np.argmax(np.round(spacing, 3)))  # the first of equals: axial
-    position = _telling_slice(wanted, found, axis, labels)
+    if voxel is None:
+        position = _telling_slice(wanted, found, axis, labels)
+    else:
+        position = voxel[how.axes[axis]]
+        position = wanted.shape[axis] - 1 - position if how.flips[axis] else position
     planes = [np.take(array, position, axis=axis) for array in (picture, wanted, found)]
     if not image.geometry.planar:
         planes = [plane[::-1, ::-1] if axis < 2 else plane[::-1] for plane in planes]
@@ -92,7 +122,7 @@ def draw_example(
         [colours[t.name] for t in labels.targets],
     )
     where = "the image" if wanted.shape[axis] == 1 else f"{_PLANES[axis]} slice {position + 1} of {wanted.shape[axis]}"
-    return Example(case[0], case[1], {name: score.dice for name, score in scores.items()}, where, uri)
+    return uri, where
 
 
 def _telling_slice(wanted: npt.NDArray[Any], found: npt.NDArray[Any], axis: int, labels: LabelScheme) -> int:
