@@ -72,11 +72,11 @@ def find_parts(evidence: Evidence, thresholds: Sequence[float], tolerance_mm: fl
     Args:
         evidence: of the case.
         thresholds: one a target, from `confidence_thresholds`.
-        tolerance_mm: distance within which a border excuses a contradiction; never less than the largest voxel edge
-            of an axis with more than one voxel.
+        tolerance_mm: distance within which a border excuses a contradiction; never less than a voxel's diagonal
+            (over the axes with more than one voxel), since a border that differs by one voxel everywhere is fuzz.
     """
     edges = [edge for edge, size in zip(evidence.spacing_mm, evidence.shape, strict=True) if size > 1]
-    tolerance = max([tolerance_mm, *edges])
+    tolerance = max(tolerance_mm, float(np.linalg.norm(edges)))
     missed, extra = [], []
     for target, threshold in zip(evidence.targets, thresholds, strict=True):
         missed.append(_core(evidence, target, ~target.reference & (target.probability >= threshold), tolerance))

@@ -68,15 +68,12 @@ class Evidence:
     """The turned grid."""
     spacing_mm: Triple
     """Of the turned grid."""
+    voxel_mm3: float
+    """Volume of a voxel (of a 2-D image its area in mm2)."""
     steps_mm: npt.NDArray[np.float64]
     """`3 3`: column k is the way in the patient (right, front, head in mm) of one step along axis k."""
     how: Turn
     """From the file's grid to the turned one."""
-
-    @property
-    def voxel_mm3(self) -> float:
-        """Volume of a voxel."""
-        return float(np.prod(self.spacing_mm))
 
     def file_voxel(self, voxel: Sequence[float]) -> IntTriple:
         """A voxel of the box (z y x, fractions are rounded) in the voxel order of the file."""
@@ -122,6 +119,7 @@ def gather(
         start=start,
         shape=(z, y, x),
         spacing_mm=turned(geometry.spacing_mm, how.axes),
+        voxel_mm3=geometry.voxel_volume_mm3,
         steps_mm=steps,
         how=how,
     )

@@ -36,7 +36,7 @@ class LabelFacts:
 
 
 def label_facts(
-    reference: npt.NDArray[np.integer[Any]], geometry: Geometry, labels: LabelScheme, size_mm3: float | None = None
+    reference: npt.NDArray[np.integer[Any]], geometry: Geometry, labels: LabelScheme, relative_size: float = 1.0
 ) -> LabelFacts:
     """Measure one reference.
 
@@ -44,7 +44,7 @@ def label_facts(
         reference: `Z Y X` internal class numbers on the file's grid.
         geometry: that grid.
         labels: scheme with the targets.
-        size_mm3: volume of the box around everything that is not zero in the image; None: not known.
+        relative_size: of the box around everything that is not zero in the image, over the image; 1 if not known.
     """
     volumes: list[float] = []
     centres: list[Triple | None] = []
@@ -61,14 +61,8 @@ def label_facts(
         else:
             centres.append(None)
             voxels.append(None)
-    whole = float(np.prod(geometry.shape)) * geometry.voxel_volume_mm3
-    return LabelFacts(
-        tuple(volumes),
-        tuple(centres),
-        tuple(voxels),
-        geometry.voxel_volume_mm3,
-        whole if size_mm3 is None else size_mm3,
-    )
+    size_mm3 = float(np.prod(geometry.shape)) * geometry.voxel_volume_mm3 * relative_size
+    return LabelFacts(tuple(volumes), tuple(centres), tuple(voxels), geometry.voxel_volume_mm3, size_mm3)
 
 
 def log_volumes(facts: Mapping[str, LabelFacts], target: int) -> dict[str, float]:

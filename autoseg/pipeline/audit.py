@@ -148,7 +148,9 @@ def _first_look(
         except DataError as error:
             failed[case.id] = str(error)
             continue
-        facts[case.id] = label_facts(reference, geometry, dataset.labels, _size_mm3(fingerprint, case.id))
+        measured = None if fingerprint is None else fingerprint.cases.get(case.id)
+        relative_size = 1.0 if measured is None else measured.relative_size_after_crop
+        facts[case.id] = label_facts(reference, geometry, dataset.labels, relative_size)
     thresholds = confidence_thresholds(sums) if sums else [1.0] * len(dataset.labels.targets)
     return facts, thresholds
 
@@ -193,14 +195,6 @@ def _evidence(dataset: Dataset, case: str, reference: Classes, asked: _Asked) ->
         mean += read_probabilities(folder, case)
     mean /= len(folders)
     return gather(case, reference, mean, dataset.labels, meta.geometry, Turn(meta.axes, meta.flips), meta.crop)
-
-
-def _size_mm3(fingerprint: Fingerprint | None, case: str) -> float | None:
-    """Volume of the box around everything that is not zero in the image; None where it was not measured."""
-    if fingerprint is None or case not in fingerprint.cases:
-        return None
-    measured = fingerprint.cases[case]
-    return float(np.prod(measured.shape_after_crop) * np.prod(measured.spacing_mm))
 
 
 def _notes(num_cases: int, num_predicted: int, has_pairs: bool, has_sides: bool) -> tuple[str, ...]:

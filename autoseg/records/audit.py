@@ -61,7 +61,7 @@ class Audit(Record):
     configurations: tuple[str, ...] = ()
     """Whose held-out probabilities were used, averaged."""
     tolerance_mm: float
-    """Disagreement within this distance of the border (or within the largest voxel edge, if that is longer) is fuzz."""
+    """Disagreement within this distance of the border (or within a voxel's diagonal, if that is longer) is fuzz."""
     threshold: float
     """Score from which something measured is a suspicion."""
     cases: tuple[AuditedCase, ...]
