@@ -1,4 +1,4 @@
-"""The audit as a stage: planted errors found in files, pictures drawn, faulty cases named, labels alone before training."""
+"""The audit as a stage: planted errors found in files, pictures, faulty cases named, labels alone before training."""
 
 import csv
 import json
