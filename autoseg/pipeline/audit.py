@@ -250,6 +250,6 @@ def _draw(dataset: Dataset, asked: _Asked, case: AuditedCase, most: int, colours
         predicted, _ = segmentation_of(case.case, list(asked.members.values()), dataset.labels)
     pictures = []
     for suspicion in case.suspicions[:most]:
-        uri, where = draw_slice(image, reference, predicted, dataset.labels, colours, suspicion.voxel)
+        uri, where = draw_slice(image, reference, predicted, dataset.labels, colours, suspicion.voxel, True)
         pictures.append(Picture(uri, suspicion_caption(suspicion, where), f"Slice of {case.case} with contours"))
     return pictures

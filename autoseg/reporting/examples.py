@@ -16,7 +16,7 @@ from autoseg.metrics.build import case_mean
 from autoseg.records.geometry import IntTriple
 from autoseg.records.labels import LabelScheme
 from autoseg.records.results import Evaluation, Score
-from autoseg.reporting.figures import draw_overlay
+from autoseg.reporting.figures import draw_overlay, tints
 from autoseg.spatial.orientation import turn, turn_for, turned
 
 _PLANES = ("axial", "coronal", "sagittal")
@@ -85,6 +85,7 @@ def draw_slice(
     labels: LabelScheme,
     colours: Mapping[str, str],
     voxel: IntTriple | None = None,
+    is_reference_tinted: bool = False,
 ) -> tuple[str, str]:
     """Draw one slice of a case.
 
@@ -95,6 +96,8 @@ def draw_slice(
         labels: scheme of the dataset.
         colours: target name -> colour.
         voxel: z y x on the image's grid that the slice goes through; None: the most telling slice.
+        is_reference_tinted: whether the reference's contours have the targets' colours, mixed with white, instead of
+            white: two targets that are exchanged look right otherwise.
 
     Returns:
         PNG as a data URI, and which slice it shows.
@@ -114,12 +117,14 @@ def draw_slice(
     grey, *maps = planes
     masks = [[np.isin(plane, target.members) for target in labels.targets] for plane in maps]
     y, x = (size for number, size in enumerate(spacing) if number != axis)
+    shades = [colours[target.name] for target in labels.targets]
     uri = draw_overlay(
         _windowed(grey, image.array[0], (reference > 0) & (reference < labels.num_classes)),
         masks[0],
         masks[1],
         (y, x),
-        [colours[t.name] for t in labels.targets],
+        shades,
+        tints(shades) if is_reference_tinted else None,
     )
     where = "the image" if wanted.shape[axis] == 1 else f"{_PLANES[axis]} slice {position + 1} of {wanted.shape[axis]}"
     return uri, where

@@ -98,5 +98,7 @@ def _pictures(
     suspicious: Sequence[AuditedCase], pictures: Mapping[str, Sequence[Picture]], colours: Mapping[str, str]
 ) -> Section:
     drawn = tuple(picture for case in suspicious for picture in pictures.get(case.case, ()))
-    about = Paragraph("Solid and coloured: held-out prediction, where there is one; dashed and white: reference.")
+    about = Paragraph(
+        "Solid: held-out prediction, where there is one; dashed, in the same colours but paler: reference."
+    )
     return Section("pictures", "Pictures", (about, Gallery(drawn, tuple(colours.items()))))
