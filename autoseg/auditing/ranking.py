@@ -44,6 +44,10 @@ _SIDE_FLOOR_MM = 5.0
 _MOSTLY = 0.5
 """A class that more than this share of the cases have is expected in every case."""
 
+_NEARLY_ALL = 0.9
+"""A class that this share of the cases have is no matter of the patient: the model is not used to inventing it."""
+_PART_KINDS: tuple[SuspicionKind, ...] = ("missed_part", "missing_class", "extra_part")
+
 Key = tuple[SuspicionKind, tuple[int, ...] | None]
 
 
@@ -185,22 +189,21 @@ def _from_parts(
         usual, share = median_volume(facts, target), presence(facts, target)
         if usual is None:
             continue
-        for kinds in (("missed_part", "missing_class"), ("extra_part",)):
+        for kind in _PART_KINDS:
             parts = {
-                case: [(part, voxel) for part, voxel in p.parts if part.target == target and part.kind in kinds]
+                case: [(part, voxel) for part, voxel in p.parts if part.target == target and part.kind == kind]
                 for case, p in predictions.items()
             }
             heaviest = {c: max((p.weight_mm3 for p, _ in of), default=0.0) / usual for c, of in parts.items()}
             values = {case: min(1.0, heavy) for case, heavy in heaviest.items()}
-            scores = unusualness(values, doubts[target])
+            is_error = kind == "missing_class" and share >= _NEARLY_ALL
+            scores = unusualness(values, doubts[target], has_habits=not is_error)
             for case, of_case in parts.items():
                 for part, voxel in of_case:
                     share_of_score = min(1.0, part.weight_mm3 / usual) / values[case] if values[case] > 0 else 0.0
-                    expected = part.kind != "missing_class" or share > _MOSTLY
-                    kind: SuspicionKind = part.kind if expected else "missed_part"
                     suspicion = Suspicion(
                         case=case,
-                        kind=kind,
+                        kind="missed_part" if kind == "missing_class" and share <= _MOSTLY else kind,
                         targets=(name,),
                         score=scores[case] * share_of_score,
                         why=part_sentence(part, names, share),
@@ -226,8 +229,8 @@ def _from_volumes(
             for case in logs
             if case in predictions and predictions[case].volumes_mm3[target] > 0
         }
-        against = unusualness(ratios, _LOG_VOLUME_FLOOR)
-        for case, score in unusualness(logs, _LOG_VOLUME_FLOOR).items():
+        against = unusualness(ratios, _LOG_VOLUME_FLOOR, has_habits=True)
+        for case, score in unusualness(logs, _LOG_VOLUME_FLOOR, has_habits=True).items():
             # A prediction as unusual as the reference speaks for it: both must say that the volume is odd.
             found = predictions[case].volumes_mm3[target] if case in predictions else None
             least = min(abs(score), abs(against[case])) if case in against else abs(score)
