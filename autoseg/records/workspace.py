@@ -85,6 +85,11 @@ class Paths(Record):
         return self.folder / "postprocessing.json"
 
     @property
+    def component_table(self) -> Path:
+        """One row for each component of the out-of-fold segmentations that post-processing was chosen on."""
+        return self.folder / "component_table.csv"
+
+    @property
     def evaluation(self) -> Path:
         """Record `Evaluation` of the selected candidate."""
         return self.folder / "evaluation.json"
