@@ -39,6 +39,11 @@ class Paths(Record):
         return self.folder / "fingerprint.json"
 
     @property
+    def measured_files(self) -> Path:
+        """Record `MeasuredFiles`: the files that the fingerprint was taken of."""
+        return self.folder / "files.json"
+
+    @property
     def folds(self) -> Path:
         """Record `Folds`."""
         return self.folder / "folds.json"
@@ -88,3 +93,8 @@ class Paths(Record):
     def report(self) -> Path:
         """The report's first page."""
         return self.folder / "report" / "index.html"
+
+    @property
+    def audit(self) -> Path:
+        """Folder of the audit of the reference labels: `audit.json`, `audit.csv`, `index.html`."""
+        return self.folder / "audit"
