@@ -73,7 +73,10 @@ def select(
         + ("   <- chosen" if c.configurations == selection.configurations else "")
         for c in selection.candidates
     ]
-    rows += [*rule.reasons, f"Next: autoseg predict -i IMAGES -o OUT {dataset}   and   autoseg report {dataset}"]
+    rows += [
+        *o.describe_postprocessing(rule),
+        f"Next: autoseg predict -i IMAGES -o OUT {dataset}   and   autoseg report {dataset}",
+    ]
     content = {"selection": selection.model_dump(mode="json"), "postprocessing": rule.model_dump(mode="json")}
     o.show(content, as_json, "\n".join(rows))
 

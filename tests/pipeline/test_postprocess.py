@@ -195,6 +195,17 @@ def test_the_command(paths: Paths, plan: Plan, tmp_path: Path, capsys: pytest.Ca
     assert main(["postprocess", name, "--plan", "other", *work]) == 2
 
 
+def test_select_says_what_became_of_each_target(
+    paths: Paths, plan: Plan, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learn(paths, plan)
+    monkeypatch.setattr("autoseg.pipeline.postprocess._is_same", lambda *_: True)  # the rule just made
+    assert main(["select", paths.folder.name, "--work", str(paths.folder.parent)]) == 0
+    told = capsys.readouterr().out
+    assert "a: logistic; false components a case 4.00 -> 0.00" in told
+    assert "b: nothing; false components a case 0.00\n" in told
+
+
 def test_what_cannot_be_applied_is_named(paths: Paths, plan: Plan, tmp_path: Path) -> None:
     rule = learn(paths, plan)
     (tmp_path / "empty").mkdir()
