@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from autoseg.errors import ModelError
+from autoseg.inference.temperature import Tempered
 from autoseg.networks.build import build_network
 from autoseg.records.base import read_record
 from autoseg.records.labels import LabelScheme
@@ -63,12 +64,14 @@ def fold_folders(configuration_folder: Path) -> list[Path]:
     return sorted(numbered or finished, key=lambda folder: (len(folder.name), folder.name))
 
 
-def load_model(folders: Sequence[Path], device: torch.device) -> Model:
+def load_model(folders: Sequence[Path], device: torch.device, temperatures: Sequence[float] | None = None) -> Model:
     """Load folds of one configuration, and all folds of its previous stage.
 
     Args:
         folders: fold folders, at least one.
         device: where they shall run.
+        temperatures: one a fold, by which its logits are divided (calibration); None: 1 for all. The previous stage
+            is never calibrated: its segmentation enters as the cascade was trained with it.
 
     Raises:
         ModelError: a file is missing or damaged, the folds are not of one configuration and plan, or the previous
@@ -83,16 +86,26 @@ def load_model(folders: Sequence[Path], device: torch.device) -> Model:
         ):
             raise ModelError(f"{folders[0]} and {folder} are not folds of one configuration of one plan.")
     settings = plan.configurations[configuration]  # type: ignore[index]
-    networks = tuple(_load_network(folder, plan, settings, device) for folder in folders)
+    divisors = tuple(temperatures or (1.0,) * len(folders))
+    networks = tuple(
+        _load_network(folder, plan, settings, device, divisor)
+        for folder, divisor in zip(folders, divisors, strict=True)
+    )
     previous = None
     if settings.previous_stage is not None:
         earlier = fold_folders(folders[0].resolve().parent.parent / settings.previous_stage)
         if not earlier:
             raise ModelError(f"{folders[0]} needs the folds of {settings.previous_stage} beside its configuration.")
         previous = load_model(earlier, device)
-    digests = [sha256_file(folder / WEIGHTS / "MANIFEST.json") for folder in folders]
-    digest = sha256_json([digests, _predicting(plan, configuration), previous and previous.digest])
+    digests = [weights_digest(folder) for folder in folders]
+    parts: list[object] = [digests, _predicting(plan, configuration), previous and previous.digest]
+    digest = sha256_json(parts if set(divisors) == {1.0} else [*parts, divisors])
     return Model(networks, plan, configuration, tuple(folders), digest, previous)
+
+
+def weights_digest(folder: Path) -> str:
+    """Changes when the fold in this folder is trained anew."""
+    return sha256_file(folder / WEIGHTS / "MANIFEST.json")
 
 
 def read_fold(folder: Path) -> tuple[Plan, TrainedFold]:
@@ -118,7 +131,9 @@ def _predicting(plan: Plan, configuration: str) -> object:
     ]
 
 
-def _load_network(folder: Path, plan: Plan, settings: Configuration, device: torch.device) -> nn.Module:
+def _load_network(
+    folder: Path, plan: Plan, settings: Configuration, device: torch.device, temperature: float
+) -> nn.Module:
     content, _ = tensors.load(folder / WEIGHTS)
     num_channels = len(plan.channel_names) + num_previous_channels(settings, plan.labels)
     network = build_network(settings.network, num_channels, plan.labels.num_heads, seed=0)
@@ -126,4 +141,4 @@ def _load_network(folder: Path, plan: Plan, settings: Configuration, device: tor
         network.load_state_dict(content[WEIGHTS])
     except (KeyError, RuntimeError) as error:
         raise ModelError(f"{folder / WEIGHTS} does not fit the network of {folder / 'plan.json'}: {error}") from error
-    return network.to(device).eval()
+    return (network if temperature == 1 else Tempered(network, temperature)).to(device).eval()

@@ -15,10 +15,12 @@ from autoseg.images.formats import known_ending, output_ending
 from autoseg.images.reading import read_image
 from autoseg.metrics.build import summarize
 from autoseg.records.base import Record, read_record
+from autoseg.records.calibration import Calibration
 from autoseg.records.dataset import Dataset, Folds
 from autoseg.records.fingerprint import Fingerprint
 from autoseg.records.plan import Plan
 from autoseg.records.results import EpochRecord, Evaluation, PostprocessingRule, Selection, TrainedFold
+from autoseg.records.trust import Trust
 from autoseg.records.workspace import Paths
 from autoseg.reporting.advice import commands_of_making, facts_of_making, headline, next_steps
 from autoseg.reporting.describe import Runs, dataset_section, plan_section, training_section
@@ -71,7 +73,10 @@ def report(paths: Paths) -> Path:
     for plan in shown:
         sections += [plan_section(plan), training_section(dataset.name, plan, runs[plan.name])]
     sections.append(scores_section(dataset.name, {titles[key]: e for key, e in evaluations.items()}, colours))
-    sections.append(selection_section(dataset.name, selection, _read(paths.postprocessing, PostprocessingRule)))
+    learned = _read(paths.calibration, Calibration), _read(paths.trust, Trust)
+    sections.append(
+        selection_section(dataset.name, selection, _read(paths.postprocessing, PostprocessingRule), *learned)
+    )
     if main is not None:
         examples = _examples(paths, dataset, main, evaluations[main], colours)
         sections.append(examples_section(examples, colours, titles[main]))
