@@ -11,7 +11,8 @@ from autoseg import console
 from autoseg.errors import UsageError
 from autoseg.inference.export import uncrop
 from autoseg.inference.store import read_meta
-from autoseg.metrics.build import scores_from_matrix
+from autoseg.metrics.build import score_case, scores_from_matrix
+from autoseg.metrics.tolerances import tolerance_mm
 from autoseg.records.base import read_record, write_record
 from autoseg.records.calibration import Calibration
 from autoseg.records.dataset import Dataset
@@ -22,13 +23,7 @@ from autoseg.records.workspace import Paths
 from autoseg.selection.costs import case_costs
 from autoseg.selection.ensembles import Classes, Members, count_ensembles
 from autoseg.selection.held_out import HeldOut, common_cases, find_held_out, in_box, readers_of, reference_of
-from autoseg.selection.objectives import (
-    Values,
-    parse_objective,
-    segmented_metrics,
-    values_from_scores,
-    values_from_segmentation,
-)
+from autoseg.selection.objectives import Scores, needs_segmentations, parse_objective, scoring_of
 from autoseg.selection.ranking import rank
 from autoseg.selection.temperatures import calibrate
 from autoseg.storage.hashing import sha256_json
@@ -47,7 +42,7 @@ def select(paths: Paths, plan: Plan, objective: str = "dice") -> Selection:
             names something that is not there.
         ModelError: files of a trained fold are missing, or the configurations do not fit one another.
     """
-    wanted = parse_objective(objective, plan.labels)
+    wanted = parse_objective(objective, plan.labels, tolerance_mm(plan.dataset))
     held_out = find_held_out(paths, plan)
     if not held_out:
         raise UsageError(
@@ -70,12 +65,12 @@ def select(paths: Paths, plan: Plan, objective: str = "dice") -> Selection:
     dataset = read_record(paths.dataset, Dataset)
     write_record(paths.calibration, calibrate(plan, held_out, dataset, _earlier_calibration(paths, plan)))
     held_out = find_held_out(paths, plan)
-    values = {}
+    scores = {}
     for case in console.track(cases, len(cases), "comparing configurations"):
         geometry = read_meta(next(iter(held_out.values())).folders[case], case).geometry
         reference = reference_of(dataset, case, geometry)
-        values[case] = _case_values(case, held_out, reference, plan, wanted)
-    candidates, reasons = rank(values, plan.labels, wanted, case_costs(plan, held_out, cases))
+        scores[case] = _score_case(case, held_out, reference, plan, wanted)
+    candidates, reasons = rank(scores, plan.labels, wanted, case_costs(plan, held_out, cases))
     chosen = candidates[0].configurations
     selection = Selection(
         plan=plan.name,
@@ -90,23 +85,23 @@ def select(paths: Paths, plan: Plan, objective: str = "dice") -> Selection:
     return selection
 
 
-def _case_values(
+def _score_case(
     case: str, held_out: Mapping[str, HeldOut], reference: Classes, plan: Plan, objective: Objective
-) -> dict[Members, Values]:
-    """Every subset's values in one case; segmentations are made only for objectives that need them."""
+) -> dict[Members, Scores]:
+    """Every subset's scores in one case; segmentations are made only for objectives that need them."""
     labels = plan.labels
     box = in_box(case, held_out, reference, labels)
-    segmentations: dict[Members, Classes] | None = {} if segmented_metrics(objective) else None
+    segmentations: dict[Members, Classes] | None = {} if needs_segmentations(objective) else None
     counts = count_ensembles(readers_of(case, held_out, labels), box.shape, box.reference, labels, segmentations)
-    values: dict[Members, Values] = {}
+    geometry, scores = box.meta.geometry, {}
     for members, matrix in counts.items():
-        matrix[:, 0] += box.outside  # outside the crop every prediction is background
-        own = values_from_scores(scores_from_matrix(matrix, labels, box.meta.geometry.voxel_volume_mm3))
-        if segmentations is not None:
+        if segmentations is None:
+            matrix[:, 0] += box.outside  # outside the crop every prediction is background
+            scores[members] = scores_from_matrix(matrix, labels, geometry.voxel_volume_mm3)
+        else:
             whole = uncrop(segmentations.pop(members), box.meta)
-            own |= values_from_segmentation(whole, reference, labels, box.meta.geometry, objective)
-        values[members] = own
-    return values
+            scores[members] = score_case(whole, reference, labels, geometry, scoring_of(objective))
+    return scores
 
 
 def _earlier_calibration(paths: Paths, plan: Plan) -> Calibration | None:

@@ -3,13 +3,14 @@
 from pydantic import Field
 
 from autoseg.records.base import Record
+from autoseg.records.scoring import DEFAULT_TOLERANCE_MM
 
 
 class ObjectiveTerm(Record):
     """One score that counts."""
 
     metric: str
-    """Key of the table in `selection.objectives`."""
+    """Name in the table `metrics.build.METRICS`."""
     target: str | None = None
     """Class or region; None: mean over the targets in which the score is defined."""
     weight: float = Field(default=1.0, gt=0)
@@ -20,8 +21,8 @@ class Objective(Record):
     """A case's value is the weighted mean of those terms that are defined in it."""
 
     terms: tuple[ObjectiveTerm, ...] = (ObjectiveTerm(metric="dice"),)
-    tolerance_mm: float = Field(default=1.0, gt=0)
-    """Of the surface Dice, where it is a term."""
+    tolerance_mm: float = Field(default=DEFAULT_TOLERANCE_MM, ge=0)
+    """Of the surface and the boundary Dice, where they are terms."""
 
     @property
     def name(self) -> str:

@@ -1,4 +1,4 @@
-"""Text of the command line or a case's segmentation in, an objective or its value in that case out.
+"""Text of the command line in, an objective out; an objective and a case's scores in, its value in that case out.
 
 An objective is a list of terms `METRIC`, `METRIC:TARGET` or either with `=WEIGHT`, joined by commas:
 
@@ -7,45 +7,33 @@ An objective is a list of terms `METRIC`, `METRIC:TARGET` or either with `=WEIGH
     lesion_f1:tumour                lesion-wise F1 of one class
     dice:liver,dice:tumour=2        the tumour counts twice
 
-Scores from counts need no segmentation, so all subsets are scored from one pass over slabs. `SEGMENTED` ones need each
-subset's segmentation of a whole case; they are made only for objectives that ask for one of them.
+Metrics are those of `metrics.build.METRICS` that are shares and better when higher, so that a weighted mean of them
+means something. Overlap scores come from counts, so all subsets are scored from one pass over slabs. The others need
+each subset's segmentation of a whole case; those are made only for objectives that ask for such a metric.
 """
 
-from collections.abc import Callable, Mapping
-
-import numpy as np
-import numpy.typing as npt
+from collections.abc import Mapping
 
 from autoseg.errors import UsageError
 from autoseg.metrics.build import METRICS
-from autoseg.metrics.detection import lesion_matches, lesion_score
-from autoseg.metrics.surface import nsd
-from autoseg.records.geometry import Geometry
-from autoseg.records.labels import IntArray, LabelScheme, Target
+from autoseg.records.labels import LabelScheme
 from autoseg.records.results import Score
+from autoseg.records.scoring import Group, Scoring
 from autoseg.records.selection import Objective, ObjectiveTerm
 
-Mask = npt.NDArray[np.bool_]
-Values = Mapping[str, Mapping[str, float | None]]
-"""Metric -> target -> value in one case."""
+Scores = Mapping[str, Score]
+"""Target -> its scores in one case."""
+
+ALLOWED = tuple(name for name, metric in METRICS.items() if metric.better == "higher" and not metric.unit)
 
 
-def _surface_dice(found: Mask, wanted: Mask, geometry: Geometry, tolerance_mm: float) -> float | None:
-    return nsd(found, wanted, geometry.spacing_mm, tolerance_mm)
-
-
-def _lesion_f1(found: Mask, wanted: Mask, _geometry: Geometry, _tolerance_mm: float) -> float | None:
-    return lesion_score(lesion_matches(found, wanted)).f1
-
-
-SEGMENTED: dict[str, Callable[[Mask, Mask, Geometry, float], float | None]] = {
-    "nsd": _surface_dice,
-    "lesion_f1": _lesion_f1,
-}
-
-
-def parse_objective(text: str, labels: LabelScheme) -> Objective:
+def parse_objective(text: str, labels: LabelScheme, tolerance_mm: float) -> Objective:
     """Read an objective as typed.
+
+    Args:
+        text: as described above.
+        labels: scheme with the targets.
+        tolerance_mm: of the surface and boundary Dice.
 
     Raises:
         UsageError: a metric or target is unknown, or a weight is no positive number.
@@ -55,68 +43,37 @@ def parse_objective(text: str, labels: LabelScheme) -> Objective:
         named, _, weight = part.strip().partition("=")
         metric, _, target = named.partition(":")
         terms.append(ObjectiveTerm(metric=metric, target=target or None, weight=_weight(part, weight)))
-    known = [*METRICS, *SEGMENTED]
     targets = [target.name for target in labels.targets]
     for term in terms:
-        if term.metric not in known:
-            raise UsageError(f"--objective {text}: {term.metric!r} is none of {', '.join(known)}.")
+        if term.metric not in ALLOWED:
+            raise UsageError(f"--objective {text}: {term.metric!r} is none of {', '.join(ALLOWED)}.")
         if term.target is not None and term.target not in targets:
             raise UsageError(f"--objective {text}: {term.target!r} is none of the targets {', '.join(targets)}.")
-    return Objective(terms=tuple(terms))
+    return Objective(terms=tuple(terms), tolerance_mm=tolerance_mm)
 
 
-def segmented_metrics(objective: Objective) -> dict[str, set[str | None]]:
-    """Metrics of the objective that need segmentations -> the targets they are asked of, None for all."""
-    needed: dict[str, set[str | None]] = {}
-    for term in objective.terms:
-        if term.metric in SEGMENTED:
-            needed.setdefault(term.metric, set()).add(term.target)
-    return needed
+def scoring_of(objective: Objective) -> Scoring:
+    """What of a segmentation must be scored for the objective."""
+    groups: dict[Group, None] = {"overlap": None}
+    groups.update({METRICS[term.metric].group: None for term in objective.terms})
+    return Scoring(groups=tuple(groups), default_tolerance_mm=objective.tolerance_mm)
 
 
-def values_from_scores(scores: Mapping[str, Score]) -> dict[str, dict[str, float | None]]:
-    """All that counts alone tell of a case."""
-    return {metric: {name: getattr(score, metric) for name, score in scores.items()} for metric in METRICS}
+def needs_segmentations(objective: Objective) -> bool:
+    """Whether counts of voxels do not suffice."""
+    return scoring_of(objective).groups != ("overlap",)
 
 
-def values_from_segmentation(
-    found: IntArray, reference: IntArray, labels: LabelScheme, geometry: Geometry, objective: Objective
-) -> dict[str, dict[str, float | None]]:
-    """What the objective needs beyond counts.
-
-    Args:
-        found: `Z Y X` internal class numbers on the grid of `geometry`.
-        reference: likewise; voxels to ignore are left out of both.
-        labels: scheme with the targets.
-        geometry: grid of both.
-        objective: decides metrics, targets and tolerance.
-    """
-    if labels.ignore_index is not None:
-        found = np.where(reference == labels.ignore_index, 0, found)
-    values: dict[str, dict[str, float | None]] = {}
-    for metric, asked in segmented_metrics(objective).items():
-        targets = [target for target in labels.targets if None in asked or target.name in asked]
-        masks = {target.name: (_mask(found, target), _mask(reference, target)) for target in targets}
-        measure = SEGMENTED[metric]
-        values[metric] = {name: measure(*pair, geometry, objective.tolerance_mm) for name, pair in masks.items()}
-    return values
-
-
-def objective_value(objective: Objective, values: Values) -> float | None:
+def objective_value(objective: Objective, scores: Scores) -> float | None:
     """Weighted mean of the terms that are defined in a case; None where none is."""
     total = weight = 0.0
     for term in objective.terms:
-        of_targets = values[term.metric]
-        chosen = of_targets.values() if term.target is None else [of_targets[term.target]]
-        defined = [value for value in chosen if value is not None]
+        chosen = scores.values() if term.target is None else [scores[term.target]]
+        defined = [value for score in chosen if (value := getattr(score, term.metric)) is not None]
         if defined:
             total += term.weight * sum(defined) / len(defined)
             weight += term.weight
     return total / weight if weight else None
-
-
-def _mask(classes: IntArray, target: Target) -> Mask:
-    return np.isin(classes, target.members)
 
 
 def _weight(part: str, text: str) -> float:

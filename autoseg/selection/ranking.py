@@ -14,14 +14,14 @@ from autoseg.records.labels import LabelScheme
 from autoseg.records.results import Aggregate, Candidate
 from autoseg.records.selection import Cost, Objective
 from autoseg.selection.ensembles import Members
-from autoseg.selection.objectives import Values, objective_value
+from autoseg.selection.objectives import Scores, objective_value
 
 TIE = 1e-4
 _DICE = Objective()
 
 
 def rank(
-    cases: Mapping[str, Mapping[Members, Values]],
+    cases: Mapping[str, Mapping[Members, Scores]],
     labels: LabelScheme,
     objective: Objective,
     costs: Mapping[str, Cost | None],
@@ -29,7 +29,7 @@ def rank(
     """All candidates with their values over the cases, the one to use first; and why.
 
     Args:
-        cases: case id -> subset -> metric -> target -> value.
+        cases: case id -> subset -> target -> scores.
         labels: scheme with the targets.
         objective: by what they are compared.
         costs: configuration -> what one case costs.
@@ -42,9 +42,7 @@ def rank(
         members: Candidate(
             configurations=members,
             dice=aggregate([objective_value(_DICE, cases[case][members]) for case in names]),
-            targets={
-                t.name: aggregate([cases[case][members]["dice"][t.name] for case in names]) for t in labels.targets
-            },
+            targets={t.name: aggregate([cases[case][members][t.name].dice for case in names]) for t in labels.targets},
             objective=aggregate(values[members]),
             cost=_total([costs.get(name) for name in members]),
         )

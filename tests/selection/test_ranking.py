@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 
+from autoseg.metrics.build import score_counts
+from autoseg.metrics.overlap import Counts
 from autoseg.records.labels import LabelScheme
+from autoseg.records.results import Score
 from autoseg.records.selection import Cost, Objective, ObjectiveTerm
 from autoseg.selection.ranking import rank
 
@@ -12,11 +15,20 @@ TWO = LabelScheme(class_names=("background", "a", "b"), class_values=(0, 1, 2), 
 DICE = Objective()
 
 
+NOTHING = score_counts(Counts(0, 0, 0, 0), 1.0)
+
+
+def score(**values: float | None) -> Score:
+    """A score of which only the given values matter."""
+    return NOTHING.model_copy(update=values)
+
+
 def cases(**columns):
-    """Case -> subset -> values, from `x=[...]`, `xy=[...]` (one letter a configuration) of Dice of class a."""
+    """Case -> subset -> scores, from `x=[...]`, `xy=[...]` (one letter a configuration) of Dice of class a."""
     num = len(next(iter(columns.values())))
     return {
-        f"case_{n:03d}": {tuple(key): {"dice": {"a": values[n]}} for key, values in columns.items()} for n in range(num)
+        f"case_{n:03d}": {tuple(key): {"a": score(dice=values[n])} for key, values in columns.items()}
+        for n in range(num)
     }
 
 
@@ -73,7 +85,7 @@ def test_three_are_compared_with_what_stands_after_two() -> None:
     rng = np.random.default_rng(1)
     single = rng.uniform(0.4, 0.8, 20)
     noise = lambda: 0.005 * rng.standard_normal(20)  # noqa: E731
-    columns = {key: single - 0.2 for key in ("y", "z", "xz", "yz")}
+    columns = dict.fromkeys(("y", "z", "xz", "yz"), single - 0.2)
     columns |= {"x": single, "xy": single + 0.1 + noise(), "xyz": single + 0.1 + noise()}
     ranked, reasons = rank(cases(**columns), ONE, DICE, {})
     assert ranked[0].configurations == ("x", "y")
@@ -98,9 +110,9 @@ def test_of_equal_single_ones_the_cheapest_is_taken() -> None:
 def test_the_objective_decides_not_the_dice() -> None:
     values = {
         f"case_{n}": {
-            ("x",): {"dice": {"a": 0.9, "b": 0.5}, "nsd": {"a": 0.2, "b": 0.2}},
-            ("y",): {"dice": {"a": 0.6, "b": 0.7}, "nsd": {"a": 0.9, "b": 0.9}},
-            ("x", "y"): {"dice": {"a": 0.6, "b": 0.6}, "nsd": {"a": 0.1, "b": 0.1}},
+            ("x",): {"a": score(dice=0.9, nsd=0.2), "b": score(dice=0.5, nsd=0.2)},
+            ("y",): {"a": score(dice=0.6, nsd=0.9), "b": score(dice=0.7, nsd=0.9)},
+            ("x", "y"): {"a": score(dice=0.6, nsd=0.1), "b": score(dice=0.6, nsd=0.1)},
         }
         for n in range(3)
     }
