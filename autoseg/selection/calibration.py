@@ -11,6 +11,7 @@ are divided in two halves; each half is scored, and everywhere else used, with t
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -32,6 +33,9 @@ _SUSPECTED = 1e-3
 _MOST_VOXELS = 10_000
 _MOST_VALUES = 1 << 26
 """Of all samples of a fold together: 256 MiB."""
+_LEAST_LOGIT, _MOST_LOGIT = math.log(2.0**-24), math.log(2.0**12 - 1)
+"""Of the truth where it was stored as impossible: the smallest positive float16, and for regions what is nearest to 1.
+It was below, but one voxel without any likelihood must not outweigh all others."""
 _BISECTIONS = 30
 _BINS = 15
 
@@ -122,12 +126,16 @@ def _sample(halves: Sequence[_Kept], labels: LabelScheme) -> Sample | None:
     weights = [np.full(len(half.truth), half.population / total / len(half.truth)) for half in halves]
     values = torch.from_numpy(np.concatenate([half.values for half in halves]))
     classes = np.concatenate([half.truth for half in halves])
+    logits = stored_logits(values.T, labels).T.contiguous()
     if labels.has_regions:
         inside = np.stack([np.isin(classes, region.members) for region in labels.regions], axis=1)
         truth = torch.from_numpy(inside).float()
+        logits = torch.where(truth > 0, logits.clamp_min(_LEAST_LOGIT), logits.clamp_max(_MOST_LOGIT))
     else:
         truth = torch.from_numpy(classes.astype(np.int64))
-    return Sample(stored_logits(values.T, labels).T, truth, torch.from_numpy(np.concatenate(weights)).float())
+        at_truth = logits.gather(1, truth[:, None]).clamp_min(_LEAST_LOGIT)
+        logits.scatter_(1, truth[:, None], at_truth)
+    return Sample(logits, truth, torch.from_numpy(np.concatenate(weights)).float())
 
 
 def fit_temperature(samples: Sequence[Sample], labels: LabelScheme) -> float:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autoseg.inference.temperature import Tempered, stored_logits, tempered
+from autoseg.inference.temperature import SURE, Tempered, stored_logits, tempered
 from autoseg.records.labels import LabelScheme, Target
 
 TWO = LabelScheme(class_names=("background", "a", "b"), class_values=(0, 1, 2), num_entries=3)
@@ -60,14 +60,22 @@ def test_no_answer_changes_but_for_ties_of_float16(labels: LabelScheme) -> None:
             np.testing.assert_array_equal(found.argmax(0), stored.argmax(0))
 
 
-def test_what_float16_cannot_hold_has_a_finite_logit() -> None:
+def test_what_was_rounded_to_0_or_1_stays_so_and_nothing_is_nan() -> None:
     stored = torch.tensor([1.0, 0.0, 0.0]).half()
-    soft, hard = stored_logits(stored, TWO), stored_logits(torch.tensor([1.0, 0.0]).half(), REGIONS)
-    assert soft.tolist() == pytest.approx([0.0, np.log(2**-24), np.log(2**-24)])
-    assert hard.tolist() == pytest.approx([np.log((1 - 2**-12) / 2**-12), np.log(2**-24 / (1 - 2**-24))], rel=1e-4)
-    found = tempered(stored[:, None, None, None].numpy(), 2.0, TWO)
-    assert np.isfinite(found).all()
-    assert found.sum() == pytest.approx(1.0, abs=1e-3)
+    assert stored_logits(stored, TWO).tolist() == [0.0, -SURE, -SURE]
+    assert stored_logits(stored[:2], REGIONS).tolist() == [SURE, -SURE]
+    for labels in (TWO, REGIONS):
+        values = stored[: labels.num_heads, None, None, None].numpy()
+        np.testing.assert_array_equal(tempered(values, 4.0, labels), values)
+
+
+def test_a_hundred_impossible_classes_take_no_share() -> None:
+    many = LabelScheme(class_names=tuple(str(n) for n in range(120)), class_values=tuple(range(120)), num_entries=120)
+    logits = torch.full((120, 1, 1, 1), -30.0)
+    logits[0], logits[1] = 4.0, 0.0
+    stored = torch.softmax(logits, 0).half().numpy()
+    wanted = torch.softmax(logits / 3, 0).numpy()
+    np.testing.assert_allclose(tempered(stored, 3.0, many)[:2], wanted[:2], atol=5e-3)
 
 
 def test_a_tempered_network_divides_all_its_outputs() -> None:

@@ -141,6 +141,17 @@ def test_calibration_mends_an_overconfident_network() -> None:
     assert after.ece.num_cases == 4
 
 
+@pytest.mark.parametrize("labels", [TWO, REGIONS])
+def test_a_truth_stored_as_impossible_counts_but_does_not_outweigh_all(labels: LabelScheme) -> None:
+    stored = np.zeros((labels.num_heads, 1, 1, 2), np.float16)
+    stored[0] = 1
+    reference = np.array([[[1, 2]]]) if not labels.has_regions else np.array([[[0, 1]]])
+    sample = draw(stored, reference.astype(np.int16), labels)
+    found = reliability([(sample, 1.0)], labels)
+    assert 3 < found.nll.mean < 20
+    assert fit_temperature([sample], labels) == pytest.approx(HIGHEST)
+
+
 def test_figures_by_hand() -> None:
     """Two voxels: 0.8 and right, 0.6 and wrong, the second standing for three of four."""
     probabilities = torch.tensor([[0.8, 0.1, 0.1], [0.3, 0.6, 0.1]])
