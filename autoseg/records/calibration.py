@@ -20,11 +20,11 @@ class Reliability(Record):
     """How far probabilities and frequencies agree, over held-out cases; each case weighs the same."""
 
     ece: Aggregate
-    """Expected calibration error, 0 to 1, of the largest probability (regions: of every head)."""
+    """Expected calibration error with 15 bins (`metrics.calibration`), 0 to 1; regions: mean over them."""
     brier: Aggregate
-    """Mean squared error of the probabilities, summed over classes (regions: mean over heads)."""
+    """Mean squared error of the probabilities, summed over classes; regions: mean over them."""
     nll: Aggregate
-    """Mean negative log-likelihood in nats a voxel (regions: summed over heads)."""
+    """Mean negative log-likelihood in nats a voxel (regions: summed over them)."""
 
 
 class ConfigurationCalibration(Record):

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from autoseg.inference.export import Probabilities, slabs
 from autoseg.inference.temperature import stored_logits
+from autoseg.metrics.calibration import CalibrationBins, brier_score, count_bins, expected_calibration_error
 from autoseg.metrics.statistics import aggregate
 from autoseg.records.calibration import FoldTemperature, Reliability
 from autoseg.records.labels import LabelScheme
@@ -37,7 +38,6 @@ _LEAST_LOGIT, _MOST_LOGIT = math.log(2.0**-24), math.log(2.0**12 - 1)
 """Of the truth where it was stored as impossible: the smallest positive float16, and for regions what is nearest to 1.
 It was below, but one voxel without any likelihood must not outweigh all others."""
 _BISECTIONS = 30
-_BINS = 15
 
 
 class Sample(NamedTuple):
@@ -195,23 +195,20 @@ def _reliability(sample: Sample, temperature: float, labels: LabelScheme) -> tup
     logits, truth, weights = sample.logits / temperature, sample.truth, sample.weights.double()
     if labels.has_regions:
         found = torch.sigmoid(logits)
-        brier = (found - truth).square().mean(1)
-        nll = torch.nn.functional.binary_cross_entropy_with_logits(logits, truth, reduction="none").sum(1)
-        sure = torch.maximum(found, 1 - found)
-        right = (found > 0.5) == (truth > 0.5)
-        heads = range(found.shape[1])
-        ece = sum(_expected_error(sure[:, head], right[:, head], weights) for head in heads) / len(heads)
+        losses = torch.nn.functional.binary_cross_entropy_with_logits(logits, truth, reduction="none").sum(1)
+        errors, inside = (found - truth).square(), truth > 0.5
+        parts = [_bins(found[:, n], inside[:, n], errors[:, n], weights) for n in range(found.shape[1])]
     else:
         found = torch.softmax(logits, dim=1)
-        brier = (found - torch.nn.functional.one_hot(truth, found.shape[1])).square().sum(1)
-        nll = torch.nn.functional.cross_entropy(logits, truth, reduction="none")
+        losses = torch.nn.functional.cross_entropy(logits, truth, reduction="none")
+        errors = (found - torch.nn.functional.one_hot(truth, found.shape[1])).square().sum(1)
         sure, answer = found.max(1)
-        ece = _expected_error(sure, answer == truth, weights)
-    return ece, float(brier.double() @ weights), float(nll.double() @ weights)
+        parts = [_bins(sure, answer == truth, errors, weights)]
+    ece = [expected_calibration_error(bins) or 0.0 for bins in parts]
+    brier = [brier_score(bins) or 0.0 for bins in parts]
+    return sum(ece) / len(parts), sum(brier) / len(parts), float(losses.double() @ weights)
 
 
-def _expected_error(confidence: Tensor, right: Tensor, weights: Tensor) -> float:
-    """Sum over bins of confidence of |right - confidence| (Naeini et al. 2015), for voxels of given weight."""
-    bins = (confidence * _BINS).long().clamp_(0, _BINS - 1)
-    gap = torch.zeros(_BINS, dtype=torch.float64).index_add_(0, bins, weights * (right.double() - confidence.double()))
-    return float(gap.abs().sum())
+def _bins(confidence: Tensor, true: Tensor, errors: Tensor, weights: Tensor) -> CalibrationBins:
+    total = float(errors.double() @ weights)
+    return count_bins(confidence.double().numpy(), true.numpy(), total, weights.numpy())

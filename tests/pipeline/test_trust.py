@@ -18,6 +18,7 @@ from autoseg.inference.predictor import case_answer, segment
 from autoseg.inference.store import read_disagreement, read_probabilities, write_disagreement, write_probabilities
 from autoseg.pipeline.flow import choose
 from autoseg.pipeline.predict import Predictor, load_predictor, predict, prepare, read_finished
+from autoseg.pipeline.report import report
 from autoseg.pipeline.trust import learn_trust, measure_features
 from autoseg.records.base import read_record, write_record
 from autoseg.records.dataset import Case, Dataset
@@ -261,6 +262,15 @@ def test_the_commands_print_and_return_it(workspace, chosen, tmp_path: Path, cap
     assert content["segmentations"] == [str(tmp_path / "out" / "x.nii.gz")]
     assert content["judged"]["x"]["reasons"]
     assert main(["select", paths.folder.name, "--device", "cpu", "--objective", "dice:nothing", *where]) == 2
+
+
+def test_the_report_shows_it(workspace, chosen) -> None:
+    page = report(workspace[0]).read_text("utf-8")
+    for part in (
+        'aria-label="Risk by coverage"', "Seconds a case", "How it was chosen", "best single configuration",
+        "ECE before", "Conformal intervals of volumes", "mean probability (",
+    ):  # fmt: skip
+        assert part in page
 
 
 def test_nothing_selected_is_a_usage_error(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from autoseg.inference import export
+from autoseg.metrics.calibration import brier_score, calibration_bins, expected_calibration_error
 from autoseg.records.labels import LabelScheme, Target
 from autoseg.selection.calibration import (
     HIGHEST,
@@ -139,6 +140,15 @@ def test_calibration_mends_an_overconfident_network() -> None:
     assert after.brier.mean < before.brier.mean
     assert after.nll.mean < before.nll.mean
     assert after.ece.num_cases == 4
+
+
+@pytest.mark.parametrize("labels", [TWO, REGIONS])
+def test_figures_of_all_voxels_are_those_of_the_metrics(labels: LabelScheme) -> None:
+    stored, reference = volume(labels, 1.5, side=12)
+    found = reliability([(draw(stored, reference, labels, size=reference.size), 1.0)], labels)
+    bins = calibration_bins(stored, reference, labels).values()
+    assert found.ece.mean == pytest.approx(np.mean([expected_calibration_error(one) for one in bins]), abs=2e-4)
+    assert found.brier.mean == pytest.approx(np.mean([brier_score(one) for one in bins]), abs=2e-4)
 
 
 @pytest.mark.parametrize("labels", [TWO, REGIONS])
