@@ -60,7 +60,7 @@ def select(
         str,
         typer.Option(
             metavar="METRIC[:TARGET][=WEIGHT],...",
-            help="By what: dice, iou, sensitivity, precision, nsd or lesion_f1; of one target; weighted.",
+            help="By what: dice, nsd, lesion_f1 or another score of `evaluate`; of one target; weighted.",
         ),
     ] = "dice",
     plan: o.PlanName = None,

@@ -110,9 +110,9 @@ def count_bins(
     numbers = np.searchsorted(inner, confidence, side="left")
     counted = np.ones(len(confidence)) if weights is None else weights
     return CalibrationBins(
-        voxels=np.bincount(numbers, weights=counted, minlength=NUM_BINS),
-        confidence=np.bincount(numbers, weights=counted * confidence, minlength=NUM_BINS),
-        true=np.bincount(numbers, weights=counted * true, minlength=NUM_BINS),
+        voxels=np.bincount(numbers, weights=counted, minlength=NUM_BINS).astype(np.float64),
+        confidence=np.bincount(numbers, weights=counted * confidence, minlength=NUM_BINS).astype(np.float64),
+        true=np.bincount(numbers, weights=counted * true, minlength=NUM_BINS).astype(np.float64),
         squared_error=squared_error,
     )
 

@@ -54,7 +54,7 @@ def select(paths: Paths, plan: Plan, objective: str = "dice") -> Selection:
     decided_by = sha256_json([plan.name, digests, cases, wanted.model_dump(mode="json")])
     if paths.selection.is_file():
         earlier = read_record(paths.selection, Selection)
-        if earlier.decided_by == decided_by:
+        if earlier.decided_by == decided_by and paths.calibration.is_file():
             console.say(f"selection: done already ({' + '.join(earlier.configurations)})")
             return earlier
         if earlier.plan != plan.name:
@@ -93,7 +93,8 @@ def _score_case(
     box = in_box(case, held_out, reference, labels)
     segmentations: dict[Members, Classes] | None = {} if needs_segmentations(objective) else None
     counts = count_ensembles(readers_of(case, held_out, labels), box.shape, box.reference, labels, segmentations)
-    geometry, scores = box.meta.geometry, {}
+    geometry = box.meta.geometry
+    scores: dict[Members, Scores] = {}
     for members, matrix in counts.items():
         if segmentations is None:
             matrix[:, 0] += box.outside  # outside the crop every prediction is background
