@@ -103,11 +103,6 @@ def load_model(folders: Sequence[Path], device: torch.device, temperatures: Sequ
     return Model(networks, plan, configuration, tuple(folders), digest, previous)
 
 
-def weights_digest(folder: Path) -> str:
-    """Changes when the fold in this folder is trained anew."""
-    return sha256_file(folder / WEIGHTS / "MANIFEST.json")
-
-
 def read_fold(folder: Path) -> tuple[Plan, TrainedFold]:
     """Plan and result of a finished fold; raises ModelError when the training did not finish."""
     trained = read_record(folder / "fold.json", TrainedFold, ModelError, "Finish its training first.")
@@ -115,6 +110,11 @@ def read_fold(folder: Path) -> tuple[Plan, TrainedFold]:
     if trained.configuration not in plan.configurations:
         raise ModelError(f"{folder / 'plan.json'} has no configuration {trained.configuration}.")
     return plan, trained
+
+
+def weights_digest(folder: Path) -> str:
+    """Digest of the weights of a finished fold: the same where a training gave the same."""
+    return sha256_file(folder / WEIGHTS / "MANIFEST.json")
 
 
 def _predicting(plan: Plan, configuration: str) -> object:

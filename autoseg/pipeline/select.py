@@ -2,7 +2,8 @@
 
 First every fold's temperature is fitted, since it decides how much a configuration weighs in an ensemble. Then all
 subsets of the trained configurations are compared on the cases that every one of them held out; the files of a case
-are read once for all of them. Called again with nothing trained in between, the stage is skipped.
+are read once for all of them. Called again with nothing trained and no file of a case changed in between, the stage is
+skipped.
 """
 
 from collections.abc import Mapping
@@ -27,6 +28,7 @@ from autoseg.selection.objectives import Scores, needs_segmentations, parse_obje
 from autoseg.selection.ranking import rank
 from autoseg.selection.temperatures import calibrate
 from autoseg.storage.hashing import sha256_json
+from autoseg.training.inputs import digests_now, outdated_folds
 
 
 def select(paths: Paths, plan: Plan, objective: str = "dice") -> Selection:
@@ -50,8 +52,10 @@ def select(paths: Paths, plan: Plan, objective: str = "dice") -> Selection:
             "Run `autoseg train` without a fold, or with a number."
         )
     cases = _comparable_cases(held_out)
-    digests = {name: held.digest for name, held in held_out.items()}
-    decided_by = sha256_json([plan.name, digests, cases, wanted.model_dump(mode="json")])
+    digests, files = {name: held.digest for name, held in held_out.items()}, digests_now(paths)
+    scored_on = {case: files.get(case) for case in cases}
+    decided_by = sha256_json([plan.name, digests, scored_on, wanted.model_dump(mode="json")])
+    _warn_of_outdated(paths, plan)
     if paths.selection.is_file():
         earlier = read_record(paths.selection, Selection)
         if earlier.decided_by == decided_by and paths.calibration.is_file():
@@ -63,7 +67,7 @@ def select(paths: Paths, plan: Plan, objective: str = "dice") -> Selection:
                 f"chosen from plan {plan.name} takes its place. `autoseg select --plan {earlier.plan}` brings it back."
             )
     dataset = read_record(paths.dataset, Dataset)
-    write_record(paths.calibration, calibrate(plan, held_out, dataset, _earlier_calibration(paths, plan)))
+    write_record(paths.calibration, calibrate(plan, held_out, dataset))
     held_out = find_held_out(paths, plan)
     scores = {}
     for case in console.track(cases, len(cases), "comparing configurations"):
@@ -105,11 +109,14 @@ def _score_case(
     return scores
 
 
-def _earlier_calibration(paths: Paths, plan: Plan) -> Calibration | None:
-    if not paths.calibration.is_file():
-        return None
-    earlier = read_record(paths.calibration, Calibration)
-    return earlier if earlier.plan == plan.name else None
+def _warn_of_outdated(paths: Paths, plan: Plan) -> None:
+    """Name the folds that know the data only as they were."""
+    for (configuration, fold), changes in outdated_folds(paths, plan).items():
+        folder = paths.fold(plan.name, configuration, fold)
+        console.warn(
+            f"{configuration} fold {fold} was trained on other data than there is now: {changes}. It is compared on "
+            f"the references of now; delete {folder} and train it again if the change matters."
+        )
 
 
 def _comparable_cases(held_out: dict[str, HeldOut]) -> list[str]:

@@ -19,6 +19,7 @@ from autoseg.preprocessing import store
 from autoseg.records.base import read_record, write_record
 from autoseg.records.dataset import Dataset, Fold, Folds
 from autoseg.records.fingerprint import Fingerprint, check_same_cases
+from autoseg.records.inputs import TrainingInputs, describe_changes
 from autoseg.records.plan import Plan
 from autoseg.records.results import TrainedFold
 from autoseg.records.workspace import Paths
@@ -26,6 +27,7 @@ from autoseg.storage import tensors
 from autoseg.storage.locks import locked
 from autoseg.training.budget import decide_schedule
 from autoseg.training.checkpoint import remove_checkpoints
+from autoseg.training.inputs import previous_folds, training_inputs
 from autoseg.training.loop import final_weights, memory_errors, train_network
 from autoseg.training.schedule import SCHEDULE, TrainingSchedule, TrainOptions
 from autoseg.training.stopping import StopRequest, listening_for_stop
@@ -61,8 +63,8 @@ def train(
         UsageError: no such configuration or fold, other options than the fold was begun with, another process
             trains this fold, or the dataset is not preprocessed.
         DataError: the dataset's cases changed since it was preprocessed, or a preprocessed file is damaged.
-        ModelError: no checkpoint is whole, the fold was begun with another plan or other cases, or the loss is not
-            finite.
+        ModelError: no checkpoint is whole, the fold was begun with another plan, other cases or other data, or the
+            loss is not finite.
         ResourceError: memory or disk are full.
         Preempted, KeyboardInterrupt: a signal asked to stop; the same call goes on.
     """
@@ -75,13 +77,15 @@ def train(
     cases = _cases_of(paths, fold)
     with locked(folder, f"training {title}"), listening_for_stop() as stop, memory_errors(title):
         _check_same_plan(folder, plan, configuration)
+        fingerprint = read_record(paths.fingerprint, Fingerprint, remedy=_REMEDY)
+        inputs = training_inputs(paths, plan, configuration, fingerprint, (*cases.train, *cases.validation))
         if is_trained(paths, plan, configuration, fold):
-            return _trained_already(folder, title, cases, options)
-        schedule = _read_schedule(folder, cases, options)
-        task = _open(paths, plan, configuration, title, folder, cases, options)
+            return _trained_already(folder, title, cases, inputs, options)
+        schedule = _read_schedule(folder, cases, inputs, options)
+        task = _open(paths, plan, configuration, title, folder, cases, fingerprint, options)
         stop.raise_if_asked(title)
         if schedule is None:
-            schedule = decide_schedule(task, options, started).model_copy(update={"cases": cases})
+            schedule = decide_schedule(task, options, started).model_copy(update={"cases": cases, "inputs": inputs})
             write_record(folder / "plan.json", plan)
             write_record(folder / SCHEDULE, schedule)
         record = _train_and_validate(task, schedule, configuration, fold, stop)
@@ -124,17 +128,18 @@ def _train_and_validate(
 
 
 def _open(
-    paths: Paths, plan: Plan, configuration: str, title: str, folder: Path, cases: Fold, options: TrainOptions
+    paths: Paths,
+    plan: Plan,
+    configuration: str,
+    title: str,
+    folder: Path,
+    cases: Fold,
+    fingerprint: Fingerprint,
+    options: TrainOptions,
 ) -> Task:
     settings = plan.configurations[configuration]  # type: ignore[index]
     dataset = read_record(paths.dataset, Dataset, remedy=_REMEDY)
-    fingerprint = read_record(paths.fingerprint, Fingerprint, remedy=_REMEDY)
     check_same_cases(fingerprint, (case.id for case in dataset.training), dataset.name)
-    digest = store.digest(plan, configuration, fingerprint)
-    previous_folds: list[Path] = []
-    if settings.previous_stage is not None:
-        numbers = range(len(read_record(paths.folds, Folds).folds))
-        previous_folds = [paths.fold(plan.name, settings.previous_stage, str(number)) for number in numbers]
     return open_task(
         title,
         folder,
@@ -142,8 +147,8 @@ def _open(
         configuration,
         cases,
         dataset,
-        paths.preprocessed(digest),
-        previous_folds,
+        paths.preprocessed(store.digest(plan, configuration, fingerprint)),
+        previous_folds(paths, plan, configuration),
         settings.recipe.seed if options.seed is None else options.seed,
         choose_device(options.device),
     )
@@ -202,7 +207,9 @@ def _check_same_cases(folder: Path, before: Fold, now: Fold) -> None:
     )
 
 
-def _trained_already(folder: Path, title: str, cases: Fold, options: TrainOptions) -> TrainedFold:
+def _trained_already(
+    folder: Path, title: str, cases: Fold, inputs: TrainingInputs, options: TrainOptions
+) -> TrainedFold:
     """The record of a finished fold; warns where other values are asked for now than it was trained with."""
     done = read_record(folder / "fold.json", TrainedFold, ModelError)
     _check_same_cases(folder, Fold(train=done.train_cases, validation=done.validation_cases), cases)
@@ -210,10 +217,11 @@ def _trained_already(folder: Path, title: str, cases: Fold, options: TrainOption
     course = f"{done.epochs} epochs of {done.iterations_per_epoch} steps{budget}"
     console.say(f"{title} is trained already ({course}); delete {folder} to train it anew.")
     if (folder / SCHEDULE).is_file():
-        for option, wanted, value in _other_values(
-            options, read_record(folder / SCHEDULE, TrainingSchedule, ModelError)
-        ):
+        fixed = read_record(folder / SCHEDULE, TrainingSchedule, ModelError)
+        for option, wanted, value in _other_values(options, fixed):
             console.warn(f"{option} {wanted} changes nothing: {title} was trained with {value}.")
+        if fixed.inputs is not None and (changes := describe_changes(fixed.inputs, inputs)):
+            console.warn(f"{title} was trained on other data than there is now: {'; '.join(changes)}.")
     return done
 
 
@@ -227,8 +235,8 @@ def _other_values(options: TrainOptions, fixed: TrainingSchedule) -> list[tuple[
     return [(option, wanted, value) for option, wanted, value in asked if wanted is not None and wanted != value]
 
 
-def _read_schedule(folder: Path, cases: Fold, options: TrainOptions) -> TrainingSchedule | None:
-    """The schedule that an earlier call fixed; raises UsageError when other values are asked for now.
+def _read_schedule(folder: Path, cases: Fold, inputs: TrainingInputs, options: TrainOptions) -> TrainingSchedule | None:
+    """The schedule that an earlier call fixed; raises when other values are asked for now or the data are others.
 
     Another budget is only warned of: a command that shares one among its folds gives each another share when it is
     called again.
@@ -238,6 +246,11 @@ def _read_schedule(folder: Path, cases: Fold, options: TrainOptions) -> Training
     fixed = read_record(folder / SCHEDULE, TrainingSchedule, ModelError)
     if fixed.cases is not None:
         _check_same_cases(folder, fixed.cases, cases)
+    if fixed.inputs is not None and (changes := describe_changes(fixed.inputs, inputs)):
+        raise ModelError(
+            f"{folder} was begun with other data: {'; '.join(changes)} since. Going on would mix both: delete it to "
+            "train it anew."
+        )
     for option, wanted, value in _other_values(options, fixed):
         raise UsageError(
             f"{option} {wanted}: this training was begun with {value}. Call it without {option} to go on, "

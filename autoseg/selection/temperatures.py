@@ -18,29 +18,20 @@ from autoseg.selection.held_out import HeldOut, in_box, reference_of
 Samples = dict[str, Sample]
 
 
-def calibrate(
-    plan: Plan, held_out: Mapping[str, HeldOut], dataset: Dataset, earlier: Calibration | None
-) -> Calibration:
+def calibrate(plan: Plan, held_out: Mapping[str, HeldOut], dataset: Dataset) -> Calibration:
     """Fit the temperature of every fold of every configuration.
 
     Args:
         plan: of the configurations.
         held_out: configuration -> its folds and the cases they held out.
         dataset: with the references.
-        earlier: of the same plan; what it says of configurations whose folds are the same is kept.
 
     Raises:
         DataError: a reference or a stored file cannot be read.
     """
-    kept = {
-        name: known
-        for name, known in (earlier.configurations.items() if earlier is not None else ())
-        if name in held_out and _is_current(known, held_out[name])
-    }
-    waiting = {name: held for name, held in held_out.items() if name not in kept}
-    samples = _draw(waiting, dataset, plan.labels)
-    fitted = {name: _fit(waiting[name], samples[name], plan.labels) for name in waiting}
-    return Calibration(plan=plan.name, configurations={name: {**kept, **fitted}[name] for name in held_out})
+    samples = _draw(held_out, dataset, plan.labels)
+    fitted = {name: _fit(held, samples[name], plan.labels) for name, held in held_out.items()}
+    return Calibration(plan=plan.name, configurations=fitted)
 
 
 def _draw(held_out: Mapping[str, HeldOut], dataset: Dataset, labels: LabelScheme) -> dict[str, Samples]:
@@ -74,13 +65,6 @@ def _fit(held: HeldOut, samples: Samples, labels: LabelScheme) -> ConfigurationC
         after=reliability(scored, labels),
         num_cases=len(scored),
     )
-
-
-def _is_current(known: ConfigurationCalibration, held: HeldOut) -> bool:
-    folders = _fold_folders(held)
-    return {fold: temperature.weights_sha256 for fold, temperature in known.folds.items()} == {
-        fold: weights_digest(folder) for fold, folder in folders.items()
-    }
 
 
 def _fold_folders(held: HeldOut) -> dict[str, Path]:

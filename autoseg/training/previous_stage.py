@@ -13,12 +13,13 @@ import numpy as np
 from autoseg import console
 from autoseg.errors import UsageError
 from autoseg.inference.export import previous_stage_labels
+from autoseg.inference.model import weights_digest
 from autoseg.inference.store import read_meta, read_probabilities
 from autoseg.records.base import read_record
 from autoseg.records.labels import LabelScheme
 from autoseg.records.results import Manifest, TrainedFold
 from autoseg.storage.arrays import write_array
-from autoseg.storage.hashing import sha256_file, sha256_json
+from autoseg.storage.hashing import sha256_json
 
 
 def resample_previous_stage(
@@ -52,8 +53,7 @@ def resample_previous_stage(
             f"A cascade learns from the held-out predictions of all folds of {stage}; not trained yet: "
             f"{', '.join(missing) or 'any fold'}. Train it first: autoseg train DATASET {stage}"
         )
-    decided_by = [sha256_file(fold / "fold.json") for fold in folds] + [sha256_json(fine.decided_by)]
-    out = folder / sha256_json(decided_by)[:16]
+    out = folder / sha256_json([stage_digest(folds), sha256_json(fine.decided_by)])[:16]
     held_out = _validation_folders(folds)
     if never := [case for case in cases if case not in held_out]:
         raise UsageError(
@@ -70,6 +70,13 @@ def resample_previous_stage(
         )
         write_array(paths[case], found.astype(np.int16, copy=False), (patch_zyx[0], patch_zyx[1], patch_zyx[2]))
     return paths
+
+
+def stage_digest(folds: Sequence[Path]) -> str | None:
+    """Digest of the weights, and so of the held-out predictions, of these folds; None: not all of them are trained."""
+    if not all((fold / "fold.json").is_file() for fold in folds):
+        return None
+    return sha256_json([weights_digest(fold) for fold in folds])
 
 
 def _validation_folders(folds: Sequence[Path]) -> Mapping[str, Path]:
