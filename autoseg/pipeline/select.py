@@ -15,7 +15,6 @@ from autoseg.inference.store import read_meta
 from autoseg.metrics.build import score_case, scores_from_matrix
 from autoseg.metrics.tolerances import tolerance_mm
 from autoseg.records.base import read_record, write_record
-from autoseg.records.calibration import Calibration
 from autoseg.records.dataset import Dataset
 from autoseg.records.plan import Plan
 from autoseg.records.results import Selection
