@@ -79,6 +79,10 @@ def stored_temperatures(calibration: Path, plan: str, configuration: str, folder
         return [1.0] * len(folders)
     known = read_record(calibration, Calibration)
     of_configuration = known.configurations.get(configuration) if known.plan == plan else None
-    folds = of_configuration.folds.values() if of_configuration is not None else ()
-    fitted = {fold.weights_sha256: fold.temperature for fold in folds}
-    return [fitted.get(weights_digest(folder), 1.0) for folder in folders]
+    fitted = of_configuration.folds if of_configuration is not None else {}
+    temperatures = [1.0] * len(folders)
+    for position, folder in enumerate(folders):
+        own = fitted.get(folder.name.removeprefix("fold_"))
+        if own is not None and own.weights_sha256 == weights_digest(folder):
+            temperatures[position] = own.temperature
+    return temperatures
