@@ -1,6 +1,7 @@
 """What can be said about a prediction without its reference: quality, volumes, and whether the scan is unusual."""
 
 from autoseg.records.base import Record
+from autoseg.records.results import Aggregate
 
 
 class Curve(Record):
@@ -24,6 +25,9 @@ class QualityScores(Record):
     """In no order: the mean risk at every coverage."""
     perfect: Curve
     """Ordered by the true Dice: what cannot be beaten."""
+    gain: Aggregate
+    """Area by mean probability minus area by the model with all features, whichever was stored: where the interval does
+    not lie above zero, the stored one knows the mean probability alone."""
     mean_absolute_error: float
     """Of the predicted Dice."""
 

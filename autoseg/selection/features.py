@@ -28,6 +28,9 @@ CONFIGURATIONS = "configuration_disagreement"
 LOG_VOLUME = "log10_volume"
 """Decimal logarithm of the segmented volume in mm3."""
 
+DIRECTIONS = {MEAN_PROBABILITY: 1, EXPECTED_DICE: 1, WORST_EXPECTED_DICE: 1, MIRRORING: -1, CONFIGURATIONS: -1}
+"""1: a higher value cannot mean a lower Dice, -1: a higher one; a feature that is not in here may mean either."""
+
 _SUSPECTED = 0.1
 
 

@@ -1,13 +1,15 @@
 """Features and Dice of held-out cases in, a model that predicts the Dice of a case without reference out.
 
-Ridge regression on standardised features; the penalty is the one with the smallest leave-one-out error, which for
-ridge needs no refitting (Golub, Heath and Wahba 1979). Everything that is reported comes from nested
+Ridge regression on standardised features, whose coefficients may only point where they make sense (surer is better,
+disagreement is worse): a few dozen cases would otherwise teach nonsense about features that say nearly the same. The
+penalty is the one with the smallest error in five-fold cross-validation. Everything that is reported comes from nested
 cross-validation: the cases of one group are predicted by a model, its penalty included, that was fitted on the
 other groups.
 
-The model with all features stands only if it orders the held-out cases better (a smaller area under the nested
-risk-coverage curve) than the one that knows the mean probability of the answer alone; else that one is stored.
-A case is flagged when its predicted Dice is as low as that of the worst tenth of the held-out cases.
+The model with all features stands only if it orders the held-out cases better than their mean probability alone does:
+if the bootstrap 95 % interval over cases of the difference of the areas under the two risk-coverage curves (nested for
+the model) lies above zero. Else the regression on the mean probability is stored. A case is flagged when its predicted
+Dice is lower than that of all but the worst tenth of the held-out cases.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,16 +17,19 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy import optimize
 
 from autoseg.metrics.risk_coverage import area, risk_coverage
+from autoseg.records.results import Aggregate
 from autoseg.records.trust import Curve, QualityModel, QualityScores
-from autoseg.selection.features import MEAN_PROBABILITY
+from autoseg.selection.features import DIRECTIONS, MEAN_PROBABILITY
 
 FloatArray = npt.NDArray[np.float64]
 
 FEWEST_CASES = 10
 """Below, a model of quality would be a guess, and so would be what is said about it."""
 FLAGGED_SHARE = 0.1
+_NUM_RESAMPLES = 1000
 _PENALTIES = tuple(10.0**exponent for exponent in range(-2, 4))
 _FEWEST_GROUPS = 3
 _GROUPS = 5
@@ -64,20 +69,21 @@ def fit_quality(
     wanted = np.array([dice[case] for case in cases], dtype=np.float64)
     parts = _parts([groups[case] for case in cases])
     confidence = rows[:, names.index(MEAN_PROBABILITY)]
-    nested, chosen = _nested(rows, wanted, parts), names
-    alone = _nested(confidence[:, None], wanted, parts)
-    if area(risk_coverage(1 - wanted, nested)) >= area(risk_coverage(1 - wanted, confidence)):
-        nested, chosen, rows = alone, [MEAN_PROBABILITY], confidence[:, None]
-    final = _fit(rows, wanted)
+    nested = _nested(rows, wanted, parts, names)
+    gain = _gain(1 - wanted, nested, confidence)
+    if gain.low is None or gain.low <= 0:
+        names, rows = [MEAN_PROBABILITY], confidence[:, None]
+        nested = _nested(rows, wanted, parts, names)
+    final = _fit(rows, wanted, names)
     return QualityModel(
-        features=tuple(chosen),
+        features=tuple(names),
         centres=_plain(final.centres),
         scales=_plain(final.scales),
         coefficients=_plain(final.coefficients),
         intercept=final.intercept,
         ridge=final.ridge,
         flag_below=float(np.quantile(nested, FLAGGED_SHARE)),
-        scores=_scores(wanted, nested, confidence),
+        scores=_scores(wanted, nested, confidence, gain),
     )
 
 
@@ -100,34 +106,55 @@ def _parts(groups: Sequence[str]) -> list[npt.NDArray[np.bool_]]:
     return [np.arange(len(groups)) % _GROUPS == part for part in range(_GROUPS)]
 
 
-def _nested(rows: FloatArray, wanted: FloatArray, parts: Sequence[npt.NDArray[np.bool_]]) -> FloatArray:
+def _nested(
+    rows: FloatArray, wanted: FloatArray, parts: Sequence[npt.NDArray[np.bool_]], names: Sequence[str]
+) -> FloatArray:
     predicted = np.empty(len(rows))
     for held_out in parts:
-        predicted[held_out] = _fit(rows[~held_out], wanted[~held_out]).predict(rows[held_out])
+        predicted[held_out] = _fit(rows[~held_out], wanted[~held_out], names).predict(rows[held_out])
     return predicted
 
 
-def _fit(rows: FloatArray, wanted: FloatArray) -> _Fitted:
-    """Ridge regression with the penalty of the smallest leave-one-out error."""
+def _fit(rows: FloatArray, wanted: FloatArray, names: Sequence[str]) -> _Fitted:
+    """Ridge regression with the penalty of the smallest error in five-fold cross-validation."""
+    part = np.arange(len(rows)) % _GROUPS
+    errors = []
+    for penalty in _PENALTIES:
+        residuals = [
+            _fit_with(rows[part != one], wanted[part != one], names, penalty).predict(rows[part == one])
+            - wanted[part == one]
+            for one in range(_GROUPS)
+        ]
+        errors.append(float(np.square(np.concatenate(residuals)).mean()))
+    return _fit_with(rows, wanted, names, _PENALTIES[int(np.argmin(errors))])
+
+
+def _fit_with(rows: FloatArray, wanted: FloatArray, names: Sequence[str], penalty: float) -> _Fitted:
+    """Ridge regression as bounded least squares: the penalty is a row more for each coefficient."""
     centres, deviations = rows.mean(0), rows.std(0)
     scales = np.where(deviations > 1e-9, deviations, 1.0)
     standard, mean = (rows - centres) / scales, float(wanted.mean())
-    left, singular, right = np.linalg.svd(standard, full_matrices=False)
-    rest = left.T @ (wanted - mean)
-    best: tuple[float, float] | None = None
-    for penalty in _PENALTIES:
-        shrunk = singular**2 / (singular**2 + penalty)
-        leverage = 1 / len(rows) + (left**2 * shrunk).sum(1)
-        residuals = (wanted - mean - left @ (shrunk * rest)) / np.maximum(1 - leverage, 1e-9)
-        error = float(np.square(residuals).mean())
-        if best is None or error < best[0]:
-            best = (error, penalty)
-    assert best is not None
-    coefficients = right.T @ (singular / (singular**2 + best[1]) * rest)
-    return _Fitted(centres, scales, coefficients, mean, best[1])
+    left = np.concatenate([standard, np.sqrt(penalty) * np.eye(len(names))])
+    right = np.concatenate([wanted - mean, np.zeros(len(names))])
+    directions = [DIRECTIONS.get(name, 0) for name in names]
+    bounds = ([0.0 if d > 0 else -np.inf for d in directions], [0.0 if d < 0 else np.inf for d in directions])
+    solved = optimize.lsq_linear(left, right, bounds, method="bvls", tol=1e-12)
+    return _Fitted(centres, scales, solved.x, mean, penalty)
 
 
-def _scores(wanted: FloatArray, nested: FloatArray, confidence: FloatArray) -> QualityScores:
+def _gain(risk: FloatArray, predicted: FloatArray, confidence: FloatArray) -> Aggregate:
+    """Area by mean probability minus area by prediction, with the bootstrap 95 % interval over cases."""
+    rng, gains = np.random.default_rng(12345), []
+    for _ in range(_NUM_RESAMPLES):
+        drawn = rng.integers(len(risk), size=len(risk))
+        alone = area(risk_coverage(risk[drawn], confidence[drawn]))
+        gains.append(alone - area(risk_coverage(risk[drawn], predicted[drawn])))
+    low, high = np.percentile(gains, [2.5, 97.5])
+    mean = area(risk_coverage(risk, confidence)) - area(risk_coverage(risk, predicted))
+    return Aggregate(mean=mean, low=float(low), high=float(high), num_cases=len(risk))
+
+
+def _scores(wanted: FloatArray, nested: FloatArray, confidence: FloatArray, gain: Aggregate) -> QualityScores:
     risk = 1 - wanted
     return QualityScores(
         num_cases=len(wanted),
@@ -135,6 +162,7 @@ def _scores(wanted: FloatArray, nested: FloatArray, confidence: FloatArray) -> Q
         mean_probability=_curve(risk, confidence),
         random=_curve(risk, np.zeros(len(risk))),
         perfect=_curve(risk, wanted),
+        gain=gain,
         mean_absolute_error=float(np.abs(nested - wanted).mean()),
     )
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from autoseg.records.labels import LabelScheme, Target
+from autoseg.records.results import Aggregate
 from autoseg.records.trust import Curve, Judgement, KnownRange, QualityModel, QualityScores, Trust, VolumeInterval
 from autoseg.selection.judging import judge, quality_table
 from tests.selection.test_familiar import case
@@ -34,6 +35,7 @@ QUALITY = QualityModel(
         mean_probability=NO_CURVE,
         random=NO_CURVE,
         perfect=NO_CURVE,
+        gain=Aggregate(mean=0.1, low=0.0, high=0.2, num_cases=10),
         mean_absolute_error=0.1,
     ),
 )

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
-from sklearn.model_selection import LeaveOneOut, cross_val_predict
 
+from autoseg.metrics.risk_coverage import risk_coverage
 from autoseg.records.base import parse_record, read_record, write_record
 from autoseg.records.trust import QualityModel
 from autoseg.selection import quality
-from autoseg.selection.features import MEAN_PROBABILITY
+from autoseg.selection.features import EXPECTED_DICE, MEAN_PROBABILITY, MIRRORING
 from autoseg.selection.quality import FEWEST_CASES, fit_quality, predict_quality
 
 
@@ -64,20 +64,57 @@ def test_pure_noise_is_never_reported_as_better_than_random() -> None:
     assert np.mean(gains) < 0.005
 
 
-def test_ridge_is_that_of_sklearn_with_the_penalty_of_the_smallest_leave_one_out_error() -> None:
+def of_sklearn(rows: np.ndarray, wanted: np.ndarray, penalty: float, **options) -> Ridge:
+    return Ridge(alpha=penalty, **options).fit((rows - rows.mean(0)) / rows.std(0), wanted)
+
+
+def test_ridge_is_that_of_sklearn_with_the_penalty_of_the_smallest_error() -> None:
     rng = np.random.default_rng(3)
     rows = rng.normal(2.0, [1.0, 5.0, 0.1], (25, 3))
     wanted = 0.5 + 0.05 * rows[:, 0] - 0.01 * rows[:, 1] + 0.05 * rng.standard_normal(25)
-    fitted = quality._fit(rows, wanted)
-    standard = (rows - rows.mean(0)) / rows.std(0)
-    errors = {
-        penalty: np.mean((cross_val_predict(Ridge(alpha=penalty), standard, wanted, cv=LeaveOneOut()) - wanted) ** 2)
-        for penalty in quality._PENALTIES
-    }
+    fitted, errors = quality._fit(rows, wanted, ["u", "v", "w"]), {}
+    for penalty in quality._PENALTIES:
+        residuals = []
+        for part in range(5):
+            left_out = np.arange(25) % 5 == part
+            model = of_sklearn(rows[~left_out], wanted[~left_out], penalty)
+            standard = (rows[left_out] - rows[~left_out].mean(0)) / rows[~left_out].std(0)
+            residuals += (np.clip(model.predict(standard), 0, 1) - wanted[left_out]).tolist()
+        errors[penalty] = np.mean(np.square(residuals))
     assert fitted.ridge == min(errors, key=errors.get)
-    reference = Ridge(alpha=fitted.ridge).fit(standard, wanted)
-    np.testing.assert_allclose(fitted.coefficients, reference.coef_, rtol=1e-8)
-    np.testing.assert_allclose(fitted.predict(rows), np.clip(reference.predict(standard), 0, 1), rtol=1e-8)
+    np.testing.assert_allclose(fitted.coefficients, of_sklearn(rows, wanted, fitted.ridge).coef_, rtol=1e-6)
+
+
+def test_coefficients_point_where_they_make_sense() -> None:
+    """What a sample says against it is nonsense: such a coefficient is 0, the others are those of sklearn."""
+    rng = np.random.default_rng(4)
+    rows = rng.standard_normal((30, 3))
+    wanted = 0.6 - 0.05 * rows[:, 0] + 0.05 * rows[:, 1] - 0.05 * rows[:, 2]
+    fitted = quality._fit_with(rows, wanted, [MEAN_PROBABILITY, EXPECTED_DICE, MIRRORING], 1.0)
+    flipped = rows * [1, 1, -1]
+    reference = of_sklearn(flipped, wanted, 1.0, positive=True, tol=1e-12)
+    np.testing.assert_allclose(fitted.coefficients, reference.coef_ * [1, 1, -1], atol=1e-6)
+    assert fitted.coefficients[0] == 0
+    assert fitted.coefficients[1] > 0 > fitted.coefficients[2]
+
+
+def test_twins_of_the_mean_probability_are_not_turned_against_each_other() -> None:
+    """Nearly equal features and little signal, as on few real cases: new cases are ordered no worse for it."""
+    losses = []
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        probability = rng.normal(0.87, 0.01, 140)
+        twin, dice = probability + rng.normal(0, 0.003, 140), 0.8 + 2 * (probability - 0.87) + rng.normal(0, 0.05, 140)
+        names = [f"{n:03d}" for n in range(140)]
+        features = {
+            n: {MEAN_PROBABILITY: p, EXPECTED_DICE: t} for n, p, t in zip(names, probability, twin, strict=True)
+        }
+        seen = {n: features[n] for n in names[:40]}
+        model = fit_quality(seen, dict(zip(names, dice, strict=True)), dict.fromkeys(names, "fold_0"))
+        predicted = [predict_quality(model, features[n]) for n in names[40:]]
+        order = risk_coverage(1 - dice[40:], predicted).mean(), risk_coverage(1 - dice[40:], probability[40:]).mean()
+        losses.append(order[0] - order[1])
+    assert np.mean(losses) < 0.005
 
 
 def test_held_out_groups_are_predicted_by_models_that_never_saw_them() -> None:
