@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from autoseg.cli.options import interval
 from autoseg.errors import UsageError
 from autoseg.records.comparison import Comparison
-from autoseg.records.detection import LesionRule
+from autoseg.records.detection import FrocCurve, LesionRule
 from autoseg.records.results import Aggregate, Evaluation
 from autoseg.records.scoring import Group, Scoring
 
@@ -18,8 +18,9 @@ _TABLES: dict[str, tuple[str, ...]] = {
     "volume": ("volume_difference_mm3", "absolute_volume_difference_mm3", "relative_volume_difference"),
     "surface": ("nsd", "hd95_mm", "hausdorff_mm", "assd_mm", "boundary_dice"),
     "lesions": ("lesion_sensitivity", "lesion_precision", "lesion_f1"),
+    "probabilities": ("ece", "brier"),
 }
-_POOLED = ("dice", "sensitivity", "precision", "lesion_sensitivity", "lesion_precision", "lesion_f1")
+_POOLED = ("dice", "precision", "lesion_sensitivity", "lesion_precision", "lesion_f1")
 _WIDTH = 33
 
 
@@ -30,7 +31,7 @@ def read_scoring(
 
     Args:
         base: what holds where nothing is asked for.
-        metrics: groups with commas between them, or `all`.
+        metrics: groups with commas between them, or `all` that need no probabilities.
         tolerances: `NAME=MM` for one target each, or `MM` for all others.
         lesion_overlap: share, with `iou=` before it for intersection over union.
 
@@ -62,6 +63,7 @@ def score_table(evaluation: Evaluation) -> str:
     for title, metrics in _TABLES.items():
         rows += _table(title, metrics, evaluation.targets if title == "volume" else means, num_cases)
     rows += _table("pooled over cases", _POOLED, evaluation.pooled, num_cases)
+    rows += [_curve(target, curve) for target, curve in evaluation.froc.items()]
     if evaluation.scoring is not None:
         rows += _how(evaluation.scoring)
     rows.append(f"{num_cases} cases scored, {len(evaluation.failed)} failed; means over cases, 95 % intervals")
@@ -109,6 +111,14 @@ def _cell(aggregate: Aggregate, num_cases: int) -> str:
     return text if aggregate.num_cases in (0, num_cases) else f"{text} ({aggregate.num_cases})"
 
 
+def _curve(target: str, curve: FrocCurve) -> str:
+    """The sensitivities that CPM averages, in one line."""
+    if curve.sensitivity_at is None or curve.cpm is None:
+        return f"FROC {target}: not defined, no lesion in {curve.num_cases} cases"
+    points = ", ".join(f"{s:.3f} at {r:g}" for r, s in zip(curve.rates, curve.sensitivity_at, strict=True))
+    return f"FROC {target}: sensitivity {points} false positives a case; CPM {curve.cpm:.3f}"
+
+
 def _how(scoring: Scoring) -> list[str]:
     own = "".join(f", {name} {value:g} mm" for name, value in scoring.tolerances_mm.items())
     rule = scoring.lesion_rule
@@ -122,7 +132,7 @@ def _how(scoring: Scoring) -> list[str]:
 
 def _read_groups(text: str) -> tuple[Group, ...]:
     if text == "all":
-        return _GROUPS
+        return tuple(group for group in _GROUPS if group != "probabilities")
     names = [name.strip() for name in text.split(",")]
     unknown = [name for name in names if name not in _GROUPS]
     if unknown:

@@ -10,6 +10,7 @@ from autoseg.errors import ModelError
 from autoseg.inference.export import (
     Disagreement,
     Labels,
+    Probabilities,
     labels_from_probabilities,
     previous_stage_labels,
     slabs,
@@ -160,9 +161,14 @@ def segment(
         probabilities.append(to_native_probabilities(answer.logits, meta, labels))
         apart += _disagreement(answer, meta) if watch is not None else []
     if watch is not None:
-        for rows in slabs(probabilities[0].shape):
-            watch([torch.from_numpy(one[:, rows]) for one in probabilities], [one[rows] for one in apart])
+        show_slabs(probabilities, apart, watch)
     return labels_from_probabilities(probabilities, metas[0], labels)
+
+
+def show_slabs(probabilities: Sequence[Probabilities], apart: Sequence[Disagreement], watch: Watch) -> None:
+    """Show whole volumes, one of probabilities a model and one of disagreement a model that mirrors, slab by slab."""
+    for rows in slabs(probabilities[0].shape):
+        watch([torch.from_numpy(one[:, rows]) for one in probabilities], [one[rows] for one in apart])
 
 
 def _disagreement(answer: Answer, meta: PreprocessedCase) -> list[Disagreement]:

@@ -2,7 +2,8 @@
 
 `METRICS` is the one list of what can be scored. Groups differ in what they cost: overlap needs one pass over the
 voxels for all targets together; surface, boundary and lesions are computed a target at a time, in the box
-that holds it in prediction and reference. What each metric is for empty masks stands in the module of its group.
+that holds it in prediction and reference. `probabilities` are not in label maps: whoever reads them adds these scores
+(`metrics.calibration`). What each metric is for empty masks stands in the module of its group.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -71,6 +72,8 @@ METRICS: dict[str, Metric] = {
     "lesion_sensitivity": Metric("lesions", "higher", pooled=_lesions(detection.sensitivity_terms)),
     "lesion_precision": Metric("lesions", "higher", pooled=_lesions(detection.precision_terms)),
     "lesion_f1": Metric("lesions", "higher", pooled=_lesions(detection.f1_terms)),
+    "ece": Metric("probabilities", "lower"),
+    "brier": Metric("probabilities", "lower"),
 }
 
 
@@ -97,7 +100,7 @@ def score_case(
     """
     matrix = overlap.confusion_matrix(prediction, reference, labels)
     scores = scores_from_matrix(matrix, labels, geometry.voxel_volume_mm3)
-    if set(scoring.groups) <= {"overlap"}:
+    if not {"surface", "boundary", "lesions"} & set(scoring.groups):
         return scores
     if labels.ignore_index is not None:
         prediction = np.where(reference == labels.ignore_index, 0, prediction)

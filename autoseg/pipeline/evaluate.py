@@ -5,33 +5,33 @@ prediction, another grid, a value outside the labels) is listed with its reason,
 scored. A segmentation whose voxels run in another order but lie in the same place is turned first.
 """
 
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from autoseg import console
-from autoseg.datasets.description import FILE_NAME, read_description
-from autoseg.datasets.findings import raise_faults
-from autoseg.datasets.pairs import compare_grids, grid_of_label
+from autoseg.datasets.label_files import label_files, scheme_from_values, scheme_of, turn_onto
 from autoseg.devices import free_memory, num_cores
-from autoseg.errors import DataError, UsageError
-from autoseg.images.formats import known_ending, stem
+from autoseg.errors import DataError, ModelError, UsageError
+from autoseg.images.formats import stem
 from autoseg.images.reading import expected_bytes, read_label
 from autoseg.metrics.build import METRICS, score_case, score_counts, summarize
+from autoseg.metrics.calibration import brier_score, expected_calibration_error
 from autoseg.metrics.comparison import compare_evaluations
+from autoseg.metrics.detection import ScoredCandidate, froc
 from autoseg.metrics.overlap import Counts
 from autoseg.metrics.tolerances import tolerance_mm
 from autoseg.records.base import write_record
 from autoseg.records.comparison import Comparison
-from autoseg.records.labels import IntArray, LabelScheme
+from autoseg.records.detection import FrocCurve
+from autoseg.records.labels import LabelScheme
 from autoseg.records.results import Evaluation, Score
 from autoseg.records.scoring import Group, Scoring
-from autoseg.spatial.orientation import turn
+from autoseg.selection.probabilities import has_probabilities, measure_probabilities
+from autoseg.spatial.orientation import turn, turn_back
 from autoseg.storage.atomic import write_text
+from autoseg.storage.tables import csv_text
 
 DEFAULT_GROUPS: tuple[Group, ...] = ("overlap", "surface", "lesions")
 """Metrics that are computed where no others are asked for; the rest costs more than all of them."""
@@ -45,8 +45,13 @@ _LESION_COLUMNS = {
 }
 _COPIES = 3
 """Times the voxels of both files that a case takes at its peak: as read, as class numbers, masks and components."""
-# A spreadsheet takes a cell that begins so for a formula; case names come from files of anyone.
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+
+@dataclass(frozen=True)
+class _CaseResult:
+    scores: dict[str, Score]
+    candidates: dict[str, list[ScoredCandidate]]
+    """Target name -> scored components; empty without probabilities."""
 
 
 def evaluate(
@@ -76,23 +81,28 @@ def evaluate(
     Raises:
         UsageError: a folder is missing or holds no images, or a tolerance is for a target that does not exist.
     """
-    found, wanted = _label_files(predictions), _label_files(references)
-    scheme = labels or _scheme_of(references, dataset_json)
+    found, wanted = label_files(predictions), label_files(references)
+    scheme = labels or scheme_of(references, dataset_json)
     scoring = default_scoring(references, dataset_json) if scoring is None else scoring
     if scheme is not None:
         _check_tolerances(scoring, [target.name for target in scheme.targets])
     failed = {case: f"there is no reference {case} in {references}" for case in sorted(set(found) - set(wanted))}
     failed |= {case: f"there is no prediction {case} in {predictions}" for case in sorted(set(wanted) - set(found))}
     scores: dict[str, dict[str, Score]] = {}
+    candidates: dict[str, list[ScoredCandidate]] = {}
     pairs = {case: (found[case], wanted[case]) for case in sorted(set(found) & set(wanted))}
+    _check_probabilities(predictions, list(pairs), scheme, scoring)
     for case, result in _in_parallel(pairs, scheme, scoring, num_workers):
-        if isinstance(result, DataError):
-            failed[case] = str(result)
-        else:
-            scores[case] = result
+        if isinstance(result, str):
+            failed[case] = result
+            continue
+        scores[case] = result.scores
+        for target, found_there in result.candidates.items():
+            candidates.setdefault(target, []).extend(found_there)
     if scheme is None and scores:
         _check_tolerances(scoring, sorted({name for case in scores.values() for name in case}))
     evaluation = summarize(f"{predictions} against {references}", _with_all_targets(scores), failed, scoring)
+    evaluation = evaluation.model_copy(update={"froc": _froc_curves(candidates, scores)})
     folder = predictions if output is None else output
     write_record(folder / "evaluation.json", evaluation)
     write_text(folder / "evaluation.csv", to_csv(evaluation))
@@ -130,54 +140,29 @@ def to_csv(evaluation: Evaluation) -> str:
     computed = {metric for aggregates in evaluation.targets.values() for metric in aggregates}
     metrics = [metric for metric in METRICS if metric in computed]
     lesions = tuple(_LESION_COLUMNS) if "lesion_f1" in computed else ()
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["case", "target", *metrics, *_COUNTS, *(_LESION_COLUMNS[name] for name in lesions)])
-    for case, scores in evaluation.cases.items():
-        for target, score in scores.items():
-            numbers = [getattr(score, column) for column in (*metrics, *_COUNTS)]
-            counts = [score.lesion_counts and getattr(score.lesion_counts, name) for name in lesions]
-            writer.writerow([_cell(case), _cell(target), *numbers, *counts])
-    return text.getvalue()
+    columns = ["case", "target", *metrics, *_COUNTS, *(_LESION_COLUMNS[name] for name in lesions)]
+    rows = (
+        [
+            case,
+            target,
+            *(getattr(score, column) for column in (*metrics, *_COUNTS)),
+            *(score.lesion_counts and getattr(score.lesion_counts, name) for name in lesions),
+        ]
+        for case, scores in evaluation.cases.items()
+        for target, score in scores.items()
+    )
+    return csv_text(columns, rows)
 
 
 def comparison_csv(comparison: Comparison) -> str:
     """One row a metric and target; undefined values are empty cells."""
-    columns = ("first", "second", "better", "p_value", "p_holm", "num_undefined")
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["metric", "target", "num_cases", "difference", "low", "high", *columns])
-    for row in comparison.rows:
-        d = row.difference
-        numbers = (d.num_cases, d.mean, d.low, d.high, *(getattr(row, column) for column in columns))
-        writer.writerow([row.metric, _cell(row.target), *numbers])
-    return text.getvalue()
-
-
-def _cell(value: str) -> str:
-    return f"'{value}" if value.startswith(_FORMULA_STARTS) else value
-
-
-def _label_files(folder: Path) -> dict[str, Path]:
-    """Case name -> file, hidden files (`._*` of macOS) left out."""
-    if not folder.is_dir():
-        raise UsageError(f"{folder} is no folder.")
-    files = [p for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith(".") and known_ending(p)]
-    if not files:
-        raise UsageError(f"{folder} holds no label files.")
-    return {stem(path): path for path in files}
-
-
-def _scheme_of(references: Path, dataset_json: Path | None) -> LabelScheme | None:
-    """The scheme in the given file, or in the dataset the references belong to; None where there is none."""
-    beside = [folder / FILE_NAME for folder in (references, references.resolve().parent)]
-    path = dataset_json or next((path for path in beside if path.is_file()), None)
-    if path is None:
-        return None
-    described = read_description(path)
-    if described.labels is None:
-        raise_faults(described.findings, str(path))
-    return described.labels
+    own = ("first", "second", "better", "p_value", "p_holm", "num_undefined")
+    rows = (
+        [row.metric, row.target, d.num_cases, d.mean, d.low, d.high, *(getattr(row, column) for column in own)]
+        for row in comparison.rows
+        for d in [row.difference]
+    )
+    return csv_text(["metric", "target", "num_cases", "difference", "low", "high", *own], rows)
 
 
 def _check_tolerances(scoring: Scoring, targets: Sequence[str]) -> None:
@@ -188,17 +173,17 @@ def _check_tolerances(scoring: Scoring, targets: Sequence[str]) -> None:
 
 def _in_parallel(
     pairs: Mapping[str, tuple[Path, Path]], labels: LabelScheme | None, scoring: Scoring, num_workers: int | None
-) -> Iterator[tuple[str, dict[str, Score] | DataError]]:
-    """Score cases in threads, in order: unpacking, trees and most of numpy run outside Python's lock."""
+) -> Iterator[tuple[str, _CaseResult | str]]:
+    """Score cases in threads (unpacking and most of numpy run outside Python's lock); in order, a text says why not."""
     count, memory = num_workers or num_cores(), free_memory()
     at_once = max(1, min(count, len(pairs)))
 
-    def score(files: tuple[Path, Path]) -> dict[str, Score] | DataError:
+    def score(files: tuple[Path, Path]) -> _CaseResult | str:
         with memory.share(_COPIES * sum(expected_bytes(file) for file in files)):
             try:
                 return _score_files(files[0], files[1], labels, scoring, max(1, count // at_once))
-            except DataError as error:
-                return error
+            except (DataError, ModelError) as error:
+                return str(error)
 
     with ThreadPoolExecutor(at_once) as pool:
         results = zip(pairs, pool.map(score, pairs.values()), strict=True)
@@ -207,30 +192,48 @@ def _in_parallel(
 
 def _score_files(
     prediction: Path, reference: Path, labels: LabelScheme | None, scoring: Scoring, num_workers: int
-) -> dict[str, Score]:
+) -> _CaseResult:
     """Scores of one pair; raises DataError when they do not lie on one grid or hold values outside the labels."""
     wanted, found = read_label(reference), read_label(prediction)
-    difference = compare_grids(wanted.geometry, grid_of_label(wanted.geometry, found, prediction))
-    if difference.turn is None:
-        text = difference.detail.replace("image", "reference").replace("label", "prediction")
-        raise DataError(f"{prediction} does not lie on the grid of {reference}: {text}.")
-    values = turn(found.array, difference.turn)[0]
-    scheme = labels or _scheme_from_values(values, wanted.array[0])
-    return score_case(
-        scheme.to_internal(values, str(prediction)),
-        scheme.to_internal(wanted.array[0], str(reference)),
-        scheme,
-        wanted.geometry,
-        scoring,
-        num_workers,
-    )
+    turned = turn_onto(found, prediction, wanted, reference, "prediction", "reference")
+    values = turn(found.array, turned)[0]
+    scheme = labels or scheme_from_values(values, wanted.array[0])
+    classes = scheme.to_internal(values, str(prediction))
+    truth = scheme.to_internal(wanted.array[0], str(reference))
+    scores = score_case(classes, truth, scheme, wanted.geometry, scoring, num_workers)
+    if "probabilities" not in scoring.groups:
+        return _CaseResult(scores, {})
+    rule = scoring.lesion_rule if "lesions" in scoring.groups else None
+    in_order = [turn_back(array, turned) for array in (classes, truth)]
+    believed = measure_probabilities(prediction.parent, stem(prediction), in_order[0], in_order[1], scheme, rule)
+    for name, bins in believed.bins.items():
+        more = {"ece": expected_calibration_error(bins), "brier": brier_score(bins)}
+        scores[name] = scores[name].model_copy(update=more)
+    return _CaseResult(scores, believed.candidates)
 
 
-def _scheme_from_values(*arrays: IntArray) -> LabelScheme:
-    """Each value found is a class named by its number; 0 is background."""
-    values = sorted({int(value) for array in arrays for value in np.unique(array)} - {0}) or [1]
-    names = ("0", *(str(value) for value in values))
-    return LabelScheme(class_names=names, class_values=(0, *values), num_entries=len(names))
+def _check_probabilities(folder: Path, cases: Sequence[str], labels: LabelScheme | None, scoring: Scoring) -> None:
+    if "probabilities" not in scoring.groups:
+        return
+    if labels is None:
+        raise UsageError("probabilities can only be scored with the dataset's labels: give --dataset-json.")
+    missing = [case for case in cases if not has_probabilities(folder, case)]
+    if missing:
+        raise UsageError(
+            f"{folder} holds no probabilities of {', '.join(missing)}. They lie beside the segmentations of held-out "
+            "cases (fold_*/validation); score other folders without the group `probabilities`."
+        )
+
+
+def _froc_curves(
+    candidates: Mapping[str, Sequence[ScoredCandidate]], cases: Mapping[str, Mapping[str, Score]]
+) -> dict[str, FrocCurve]:
+    """The curve of each target over all scored cases."""
+    counts = {target: [scores[target].lesion_counts for scores in cases.values()] for target in candidates}
+    return {
+        target: froc(found, sum(c.lesions for c in counts[target] if c is not None), len(cases))
+        for target, found in candidates.items()
+    }
 
 
 def _with_all_targets(cases: Mapping[str, Mapping[str, Score]]) -> dict[str, dict[str, Score]]:

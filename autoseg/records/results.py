@@ -3,8 +3,9 @@
 from pydantic import Field
 
 from autoseg.records.base import Record
-from autoseg.records.detection import LesionCounts
+from autoseg.records.detection import FrocCurve, LesionCounts
 from autoseg.records.geometry import Geometry, IntTriple, Triple
+from autoseg.records.postprocessing import ComponentRule
 from autoseg.records.scoring import Scoring
 from autoseg.records.selection import Cost, Objective
 
@@ -102,6 +103,10 @@ class Score(Record):
     lesion_f1: float | None = None
     lesion_counts: LesionCounts | None = None
     """Components of reference and prediction, by the rule of the evaluation."""
+    ece: float | None = None
+    """Expected calibration error of the target's probability, over the voxels for which probabilities are kept."""
+    brier: float | None = None
+    """Mean squared error of the target's probability, over the same voxels."""
 
 
 class Aggregate(Record):
@@ -133,6 +138,8 @@ class Evaluation(Record):
     """Target name -> metric name -> score of the voxels (or lesions) of all cases together, interval over cases."""
     scoring: Scoring | None = None
     """How it was scored: groups of metrics, tolerances, lesion rule; None: before this was kept."""
+    froc: dict[str, FrocCurve] = {}
+    """Target name -> curve of its components scored by their mean probability, where all cases have probabilities."""
 
 
 class TrainedFold(Record):
@@ -157,7 +164,7 @@ class TrainedFold(Record):
 
 
 class PostprocessingRule(Record):
-    """False-positive components are removed by keeping the largest one, where that was seen to help."""
+    """What happens to the components of a segmentation: by what was learned about them, or the largest ones stay."""
 
     keep_largest_foreground: bool = False
     """Whether only the largest component of the union of all foreground is kept, before the targets' own rules."""
@@ -167,6 +174,9 @@ class PostprocessingRule(Record):
     """A line for each rule tried: what it changed out of fold, and whether it was accepted."""
     decided_by: str = ""
     """Digest of what it was chosen on."""
+    components: ComponentRule | None = None
+    """Rules of each target, chosen by nested cross-validation; then the fields above are not used. None: there were too
+    few patients, or an older autoseg wrote this."""
 
 
 class Candidate(Record):

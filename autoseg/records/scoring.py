@@ -9,7 +9,7 @@ from autoseg.records.detection import LesionRule
 
 DEFAULT_TOLERANCE_MM = 2.0
 """Of the surface Dice, for targets without their own."""
-Group = Literal["overlap", "surface", "boundary", "lesions"]
+Group = Literal["overlap", "surface", "boundary", "lesions", "probabilities"]
 
 
 class Scoring(Record):

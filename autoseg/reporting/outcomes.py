@@ -59,7 +59,7 @@ def selection_section(
         blocks.append(Drawing(draw_means(rows, "Dice", chosen), caption))
         blocks.append(candidate_table(selection))
     blocks += choice_blocks(selection, calibration, trust)
-    if rule is not None:
+    if rule is not None and rule.components is None:
         if rule.reasons:
             reasons = tuple((reason,) for reason in rule.reasons)
             blocks.append(Table(("Post-processing rules that were tried",), reasons))

@@ -12,6 +12,7 @@ from autoseg.errors import UsageError
 from autoseg.images.writing import write_label
 from autoseg.metrics.build import METRICS, score_counts, summarize
 from autoseg.metrics.comparison import compare_evaluations
+from autoseg.metrics.detection import ScoredCandidate, froc
 from autoseg.metrics.overlap import Counts
 from autoseg.records.detection import LesionRule
 from autoseg.records.geometry import Geometry
@@ -59,6 +60,11 @@ def test_tables_show_every_group_and_what_is_not_defined() -> None:
     assert "lesion" not in text.split("pooled")[0]
     shown = {word for line in text.splitlines() for word in line.split()}
     assert {name for name, metric in METRICS.items() if metric.group == "surface"} <= shown
+    curve = froc([ScoredCandidate("x", 0.9, (0,), False)], num_lesions=2, num_cases=2)
+    shown = score_table(evaluation.model_copy(update={"froc": {"a": curve, "b": froc([], 0, 2)}}))
+    assert "FROC a: sensitivity 0.500 at 0.125, 0.500 at 0.25" in shown
+    assert "CPM 0.500" in shown
+    assert "FROC b: not defined" in shown
     table = comparison_table(compare_evaluations(evaluation, evaluation, names=("A", "B")))
     assert "first: A" in table
     assert "dice a" in table

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from autoseg.errors import DataError, ModelError, UsageError
-from autoseg.images.writing import write_label
+from autoseg.images.writing import write_image, write_label
 from autoseg.inference.store import read_probabilities, write_probabilities
 from autoseg.inference.temperature import tempered
 from autoseg.metrics.build import score_case
@@ -19,6 +19,7 @@ from autoseg.records.base import read_record, write_record
 from autoseg.records.calibration import Calibration
 from autoseg.records.dataset import Case, Dataset
 from autoseg.records.plan import Plan
+from autoseg.records.postprocessing import LearningSettings
 from autoseg.records.results import Evaluation, PreprocessedCase
 from autoseg.records.scoring import COUNTS_ONLY
 from autoseg.records.workspace import Paths
@@ -26,7 +27,7 @@ from autoseg.selection.held_out import calibrated_probabilities, find_held_out, 
 from autoseg.selection.objectives import objective_value, parse_objective, scoring_of
 from autoseg.selection.temperatures import stored_temperatures
 from autoseg.spatial.orientation import Turn, turn, turn_for, turned
-from tests.pipeline.fakes import LABELS, blobs, make_plan, make_workspace, oblique_grid, stored_as, write_fold
+from tests.pipeline.fakes import LABELS, blobs, image_of, make_plan, make_workspace, oblique_grid, stored_as, write_fold
 
 NAMES = ("3d_fullres", "3d_lowres")
 IDS = ("case_0", "case_1", "case_2", "case_3")
@@ -81,6 +82,7 @@ def paths(tmp_path: Path) -> Paths:
         classes = truth(case, paths)
         array, geometry = stored_as(classes, oblique_grid(classes.shape), STORED)
         write_label(tmp_path / "data" / "labelsTr" / f"{case}.nii.gz", LABELS.to_file(array), geometry)
+        write_image(tmp_path / "data" / "imagesTr" / f"{case}.nii.gz", image_of(array), geometry)
     return paths
 
 
@@ -277,10 +279,13 @@ def test_postprocessing_and_evaluation_of_what_was_selected(paths: Paths, plan: 
             classes[-2, 1, -2] = 1
             store(folder, case, classes, 0.7)
     select(paths, plan)
-    rule = choose_postprocessing(paths, plan)
+    few = LearningSettings(min_groups=5)
+    rule = choose_postprocessing(paths, plan, learning=few)
+    assert rule.components is None
     assert rule.keep_largest_foreground or rule.keep_largest == (1,)
+    assert "fewer than 5 patients" in rule.reasons[0]
     assert any("accepted" in line for line in rule.reasons)
-    assert choose_postprocessing(paths, plan) == rule
+    assert choose_postprocessing(paths, plan, learning=few) == rule
     (held,) = find_held_out(paths, plan).values()
     for case in IDS:
         classes, meta = segmentation_of(case, [held], LABELS)

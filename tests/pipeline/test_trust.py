@@ -16,6 +16,7 @@ from autoseg.inference.export import to_native_disagreement, to_native_probabili
 from autoseg.inference.model import load_model
 from autoseg.inference.predictor import case_answer, segment
 from autoseg.inference.store import read_disagreement, read_probabilities, write_disagreement, write_probabilities
+from autoseg.inference.voices import speak
 from autoseg.pipeline.flow import choose
 from autoseg.pipeline.predict import Predictor, load_predictor, predict, prepare, read_finished
 from autoseg.pipeline.report import report
@@ -27,6 +28,7 @@ from autoseg.records.recipe import Mirroring
 from autoseg.records.results import Evaluation, PostprocessingRule
 from autoseg.records.trust import Trust
 from autoseg.records.workspace import Paths
+from autoseg.selection.features import FeatureSums
 from autoseg.selection.held_out import HeldOut, calibrated_probabilities, find_held_out
 from tests.pipeline.fakes import LABELS, blobs, image_of, make_plan, make_workspace, oblique_grid, write_fold
 
@@ -172,6 +174,21 @@ def test_folds_and_ensembles_show_the_same_to_the_watcher(workspace, chosen) -> 
         segment(models[:1], grids, CPU, lambda *shown: single.append(shown)), segment(models[:1], grids, CPU)
     )
     assert single
+
+
+def test_asked_fold_by_fold_a_model_shows_the_same(workspace, chosen, tmp_path: Path) -> None:
+    """Post-processing that needs probabilities predicts fold by fold; what is measured is the same but for rounding."""
+    paths, plan = workspace
+    case, root = read_case(paths, IDS[2]), Path(read_root(paths))
+    models = [load_model([paths.fold(plan.name, name, fold) for fold in FOLDS], CPU) for name in NAMES]
+    for asked in (models[:1], models):
+        grids = prepare(predictor_of(*asked), root, case)
+        together, one_by_one = FeatureSums(LABELS, 3.0), FeatureSums(LABELS, 3.0)
+        found = segment(asked, grids, CPU, together.add)
+        folder = tmp_path / str(len(asked))
+        folder.mkdir()
+        np.testing.assert_array_equal(speak(asked, grids, CPU, folder, one_by_one.add).labels, found)
+        assert one_by_one.result() == pytest.approx(together.result(), abs=5e-3)
 
 
 def test_predict_says_which_new_cases_to_look_at(workspace, chosen, tmp_path: Path, capsys) -> None:
