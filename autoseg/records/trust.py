@@ -44,8 +44,9 @@ class QualityModel(Record):
     intercept: float
     ridge: float
     """Penalty of the squared coefficients."""
-    flag_below: float
-    """Predicted Dice below which a person should look at a case."""
+    flag_below: float | None
+    """Predicted Dice below which a person should look at a case; None: held-out cases are ordered no better than by
+    chance, so that nothing is flagged."""
     scores: QualityScores
 
 

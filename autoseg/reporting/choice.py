@@ -118,8 +118,7 @@ def _trust_lines(trust: Trust) -> list[str]:
         lines.append(
             f"predicted Dice: area under the risk-coverage curve {scores.predicted.area:.4f} (mean probability "
             f"{scores.mean_probability.area:.4f}, random {scores.random.area:.4f}, perfect {scores.perfect.area:.4f}; "
-            f"{scores.num_cases} cases, nested cross-validation); {_learned(trust.quality)}; flagged below "
-            f"{trust.quality.flag_below:.3f}"
+            f"{scores.num_cases} cases, nested cross-validation); {_learned(trust.quality)}; {_flagged(trust.quality)}"
         )
     return lines
 
@@ -154,9 +153,15 @@ def _quality_caption(quality: QualityModel) -> str:
         "Predicted quality: mean of 1 - Dice over the share of held-out cases that is trusted most, in nested "
         "cross-validation; lower is better, in brackets the area under the curve. The Dice is predicted from "
         f"{', '.join(name.replace('_', ' ') for name in quality.features)}, with a mean absolute error of "
-        f"{quality.scores.mean_absolute_error:.3f}; predictions below {quality.flag_below:.3f} are flagged. "
+        f"{quality.scores.mean_absolute_error:.3f}; {_flagged(quality)}. "
         f"Learned from it: {_learned(quality)}."
     )
+
+
+def _flagged(quality: QualityModel) -> str:
+    if quality.flag_below is None:
+        return "no better than chance, so nothing is flagged"
+    return f"predictions below {quality.flag_below:.3f} are flagged"
 
 
 def _learned(quality: QualityModel) -> str:

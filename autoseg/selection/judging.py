@@ -53,8 +53,9 @@ def judge(
         reasons.append("nothing was segmented")
     elif trust.quality is not None:
         predicted = predict_quality(trust.quality, features)
-        if predicted is not None and predicted < trust.quality.flag_below:
-            reasons.append(f"predicted Dice {predicted:.2f}, below {trust.quality.flag_below:.2f}")
+        limit = trust.quality.flag_below
+        if predicted is not None and limit is not None and predicted < limit:
+            reasons.append(f"predicted Dice {predicted:.2f}, below {limit:.2f}")
     return Judgement(
         predicted_dice=predicted,
         reasons=tuple(reasons),

@@ -9,7 +9,8 @@ other groups.
 The model with all features stands only if it orders the held-out cases better than their mean probability alone does:
 if the bootstrap 95 % interval over cases of the difference of the areas under the two risk-coverage curves (nested for
 the model) lies above zero. Else the regression on the mean probability is stored. A case is flagged when its predicted
-Dice is lower than that of all but the worst tenth of the held-out cases.
+Dice is lower than that of all but the worst tenth of the held-out cases; nothing is flagged where what is stored orders
+the held-out cases no better than chance.
 """
 
 from collections.abc import Mapping, Sequence
@@ -74,7 +75,7 @@ def fit_quality(
     if gain.low is None or gain.low <= 0:
         names, rows = [MEAN_PROBABILITY], confidence[:, None]
         nested = _nested(rows, wanted, parts, names)
-    final = _fit(rows, wanted, names)
+    final, scores = _fit(rows, wanted, names), _scores(wanted, nested, confidence, gain)
     return QualityModel(
         features=tuple(names),
         centres=_plain(final.centres),
@@ -82,8 +83,8 @@ def fit_quality(
         coefficients=_plain(final.coefficients),
         intercept=final.intercept,
         ridge=final.ridge,
-        flag_below=float(np.quantile(nested, FLAGGED_SHARE)),
-        scores=_scores(wanted, nested, confidence, gain),
+        flag_below=float(np.quantile(nested, FLAGGED_SHARE)) if scores.predicted.area < scores.random.area else None,
+        scores=scores,
     )
 
 

@@ -141,6 +141,17 @@ def test_flagged_are_those_as_low_as_the_worst_tenth() -> None:
     assert len(set(worst) & set(flagged)) >= 7
 
 
+def test_nothing_is_flagged_where_nothing_can_be_told() -> None:
+    """Dice that falls with the mean probability: the only sensible coefficient is 0, the order that of chance."""
+    features, _, groups = planted()
+    dice = {case: 1.7 - values[MEAN_PROBABILITY] for case, values in features.items()}
+    features = {case: {MEAN_PROBABILITY: values[MEAN_PROBABILITY]} for case, values in features.items()}
+    model = fit_quality(features, dice, groups)
+    assert model.coefficients == (0.0,)
+    assert model.flag_below is None
+    assert model.scores.predicted.area >= model.scores.random.area - 1e-9
+
+
 def test_few_cases_empty_cases_and_undefined_dice() -> None:
     features, dice, groups = planted(num=FEWEST_CASES + 2)
     assert fit_quality(features, dice, groups) is not None
