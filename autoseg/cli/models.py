@@ -77,7 +77,10 @@ def select(
     paths = ingest(dataset, o.start(work, quiet))
     choice = choose(paths, plan, o.device_kind(device), objective)
     rows = choice_lines(choice.selection, choice.calibration, choice.trust)
-    rows += [*choice.rule.reasons, f"Next: autoseg predict -i IMAGES -o OUT {dataset}   and   autoseg report {dataset}"]
+    rows += [
+        *o.describe_postprocessing(choice.rule),
+        f"Next: autoseg predict -i IMAGES -o OUT {dataset}   and   autoseg report {dataset}",
+    ]
     content = {
         "selection": choice.selection.model_dump(mode="json"),
         "calibration": choice.calibration.model_dump(mode="json"),
