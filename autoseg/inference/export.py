@@ -25,6 +25,7 @@ from autoseg.spatial.resampling import resample_linear_slabs, separate_axis
 
 Labels = npt.NDArray[np.int16]
 Probabilities = npt.NDArray[np.float16]
+Disagreement = npt.NDArray[np.uint8]
 
 # Voxels (of all heads) held in float32 at a time when stored probabilities are averaged.
 _VALUES_PER_SLAB = 1 << 24
@@ -63,6 +64,18 @@ def to_native_probabilities(logits: Tensor, meta: PreprocessedCase, labels: Labe
         values = torch.sigmoid(slab) if labels.has_regions else torch.softmax(slab, dim=0)
         probabilities[:, where] = values.half().cpu().numpy()
     return probabilities
+
+
+def to_native_disagreement(disagreement: Tensor, meta: PreprocessedCase) -> Disagreement:
+    """Disagreement of mirrorings, `Z Y X` from 0 to 1 on the network's grid, resampled linearly.
+
+    Returns:
+        `z y x` uint8 on the crop box of the turned grid, 255 for 1: steps of 0.004 are finer than it is known.
+    """
+    native = np.empty(crop_shape(meta), dtype=np.uint8)
+    for where, slab in _resampled(disagreement[None], meta):
+        native[where] = slab[0].mul(255).round_().clamp_(0, 255).byte().cpu().numpy()
+    return native
 
 
 def labels_from_probabilities(

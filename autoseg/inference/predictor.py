@@ -1,10 +1,10 @@
 """Loaded models and one case on their grids in, its logits or its segmentation on the file's own grid out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from autoseg.errors import ModelError
 from autoseg.inference.export import (
@@ -15,7 +15,7 @@ from autoseg.inference.export import (
     to_native_probabilities,
 )
 from autoseg.inference.model import Model
-from autoseg.inference.sliding_window import predict_logits, prediction_precision
+from autoseg.inference.sliding_window import Answer, predict_logits, prediction_precision
 from autoseg.records.plan import Plan
 from autoseg.records.results import PreprocessedCase
 
@@ -76,8 +76,8 @@ def _preparation(model: Model) -> object:
     return settings.spacing_mm, settings.normalization, settings.use_mask_for_norm, intensities
 
 
-def case_logits(model: Model, grids: Mapping[str, OnGrid], device: torch.device) -> Tensor:
-    """Logits `H Z Y X` of one case on the grid of the model's configuration; a cascade's first stage comes first.
+def case_answer(model: Model, grids: Mapping[str, OnGrid], device: torch.device) -> Answer:
+    """What all folds of a model together say about a case, on the grid of the model's configuration.
 
     Args:
         model: networks on `device`.
@@ -87,15 +87,32 @@ def case_logits(model: Model, grids: Mapping[str, OnGrid], device: torch.device)
     Raises:
         ModelError: the networks' values are not finite.
     """
-    here, labels, settings = grids[model.configuration], model.plan.labels, model.settings
-    image = here.image
-    if model.previous is not None:
-        earlier = grids[model.previous.configuration]
-        probabilities = to_native_probabilities(case_logits(model.previous, grids, device), earlier.meta, labels)
-        classes = previous_stage_labels(probabilities, earlier.meta, here.meta, labels)
-        image = torch.cat([image, torch.from_numpy(classes)[None].float()])
+    return _answer(model, model.networks, _input(model, grids, device), device)
+
+
+def fold_answers(model: Model, grids: Mapping[str, OnGrid], device: torch.device) -> Iterator[Answer]:
+    """What each fold of a model says alone, one after another; arguments and errors as for `case_answer`."""
+    image = _input(model, grids, device)
+    for network in model.networks:
+        yield _answer(model, [network], image, device)
+
+
+def _input(model: Model, grids: Mapping[str, OnGrid], device: torch.device) -> Tensor:
+    """The case's image; for a cascade with the first stage's class numbers, which all its folds make together."""
+    here, labels = grids[model.configuration], model.plan.labels
+    if model.previous is None:
+        return here.image
+    earlier = grids[model.previous.configuration]
+    logits = case_answer(model.previous, grids, device).logits
+    probabilities = to_native_probabilities(logits, earlier.meta, labels)
+    classes = previous_stage_labels(probabilities, earlier.meta, here.meta, labels)
+    return torch.cat([here.image, torch.from_numpy(classes)[None].float()])
+
+
+def _answer(model: Model, networks: Sequence[nn.Module], image: Tensor, device: torch.device) -> Answer:
+    labels, settings = model.plan.labels, model.settings
     return predict_logits(
-        model.networks,
+        networks,
         image,
         settings.patch_zyx,
         labels.num_heads,
@@ -116,10 +133,10 @@ def segment(models: Sequence[Model], grids: Mapping[str, OnGrid], device: torch.
     labels = models[0].plan.labels
     if len(models) == 1:
         model = models[0]
-        return to_native_labels(case_logits(model, grids, device), grids[model.configuration].meta, labels)
+        return to_native_labels(case_answer(model, grids, device).logits, grids[model.configuration].meta, labels)
     metas = [grids[model.configuration].meta for model in models]
     probabilities = [
-        to_native_probabilities(case_logits(model, grids, device), meta, labels)
+        to_native_probabilities(case_answer(model, grids, device).logits, meta, labels)
         for model, meta in zip(models, metas, strict=True)
     ]
     return labels_from_probabilities(probabilities, metas[0], labels)

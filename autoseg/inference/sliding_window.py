@@ -1,4 +1,4 @@
-"""Networks and an image on the network's grid in, averaged logits of the whole image out.
+"""Networks and an image on the network's grid in, averaged logits of the whole image and how far mirrorings differ out.
 
 nnU-Net's rule: zero padding up to the patch, tiles half a patch apart, logits weighted by a Gaussian of sigma =
 patch / 8 and averaged over all mirrorings of the axes trained with, and over the networks (folds).
@@ -11,6 +11,7 @@ grows with the image.
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,17 @@ _MAX_TILES_PER_BATCH = 64
 _MAX_ACCUMULATOR_SHARE = 0.5
 
 
+class Answer(NamedTuple):
+    """What networks say about a whole image."""
+
+    logits: Tensor
+    """`H Z Y X` float32, averaged over tiles, mirrorings and networks."""
+    disagreement: Tensor | None
+    """`Z Y X` float32 from 0 to 1: total variation distance between the probabilities of the image as it is and those
+    of a mirroring of it, averaged over mirrorings and tiles (regions: the largest difference of one). It costs a
+    softmax and shows where the answer hangs by a thread. None: nothing is mirrored."""
+
+
 def predict_logits(
     networks: Sequence[nn.Module],
     image: Tensor,
@@ -44,8 +56,8 @@ def predict_logits(
     tile_batch: int | None = None,
     precision: str = "float32",
     has_previous: bool = False,
-) -> Tensor:
-    """Logits of a whole image, averaged over tiles, mirrorings and networks.
+) -> Answer:
+    """Logits of a whole image, averaged over tiles, mirrorings and networks; and how far the mirrorings differ.
 
     Args:
         networks: in eval mode, on `device`; each returns a tuple whose first entry is `N H Z Y X`.
@@ -63,7 +75,7 @@ def predict_logits(
             channel a foreground class instead, made tile by tile.
 
     Returns:
-        `H Z Y X` float32 on `device`, or on the CPU where it would not fit.
+        Logits and disagreement on `device`, or on the CPU where they would not fit.
 
     Raises:
         ModelError: an output is not finite, or the regions do not follow the classes that `mirroring` exchanges.
@@ -75,8 +87,11 @@ def predict_logits(
     heads = head_permutation(labels, mirroring.swap_pairs)
     channels = _channel_permutation(len(image) - has_previous, has_previous, labels, mirroring)
     weights = gaussian_weights(patch_zyx).to(device)
-    keep_on = _accumulator_device(num_heads + len(padded), shape, device)
+    mirrors = len(flips) > 1
+    keep_on = _accumulator_device(num_heads + len(padded) + mirrors, shape, device)
     total, source = torch.zeros((num_heads, *shape), device=keep_on), padded.to(keep_on)
+    differing = torch.zeros(shape, device=keep_on) if mirrors else None
+    unflipped = None
     with torch.inference_mode(), _arithmetic(precision), autocast(device, precision):
         for batch in _batches(jobs, tile_batch or _default_tile_batch(patch_zyx, device)):
             pieces = [_tile(source, start, patch_zyx, labels if has_previous else None) for start, _ in batch]
@@ -84,13 +99,23 @@ def predict_logits(
             tiles = torch.stack([_mirrored(piece, flip, mirroring, channels) for piece, (_, flip) in flipped])
             logits = _sum_of_networks(networks, tiles.to(device))
             for (start, flip), values in zip(batch, logits, strict=True):
-                weighted = _mirrored(values, flip, mirroring, heads) * weights
-                total[(slice(None), *_box(start, patch_zyx))] += weighted.to(keep_on)
-        total /= _weight_sum(starts, weights.to(keep_on), shape) * (len(networks) * len(flips))
+                where, turned = _box(start, patch_zyx), _mirrored(values, flip, mirroring, heads)
+                total[(slice(None), *where)] += (turned * weights).to(keep_on)
+                if differing is None:
+                    continue
+                found = _probabilities(turned / len(networks), labels)
+                if unflipped is None or not flip:  # the jobs of a tile follow one another, this one first
+                    unflipped = found
+                else:
+                    differing[where] += (_distance(found, unflipped, labels) * weights).to(keep_on)
+        weight_sum = _weight_sum(starts, weights.to(keep_on), shape)
+        total /= weight_sum * (len(networks) * len(flips))
+        if differing is not None:
+            differing /= weight_sum * (len(flips) - 1)
     # Head by head: the check of all at once would need another accumulator.
     if not torch.stack([torch.isfinite(head).all() for head in total]).all():
         raise ModelError("The network gives values that are not finite: its weights or the image are damaged.")
-    return total[(slice(None), *inner)]
+    return Answer(total[(slice(None), *inner)], None if differing is None else differing[inner])
 
 
 def mirror_flips(mirroring: Mirroring, patch_zyx: IntTriple) -> list[Flip]:
@@ -213,6 +238,16 @@ def _mirrored(values: Tensor, flip: Flip, mirroring: Mirroring, exchange: Sequen
     swaps = mirroring.swap_axis in flip and list(exchange) != list(range(len(exchange)))
     # Stacked, since a list as index would be copied to a GPU, and the copy waited for.
     return torch.stack([flipped[other] for other in exchange]) if swaps else flipped
+
+
+def _probabilities(logits: Tensor, labels: LabelScheme) -> Tensor:
+    return logits.sigmoid() if labels.has_regions else logits.softmax(0)
+
+
+def _distance(first: Tensor, second: Tensor, labels: LabelScheme) -> Tensor:
+    """Distance `Z Y X` from 0 to 1 between probabilities `H Z Y X`: half the sum of differences, or the largest one."""
+    difference = (first - second).abs_()
+    return difference.amax(0) if labels.has_regions else difference.sum(0) / 2
 
 
 def _sum_of_networks(networks: Sequence[nn.Module], tiles: Tensor) -> Tensor:

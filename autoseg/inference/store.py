@@ -1,27 +1,28 @@
-"""Out-of-fold probabilities of a case in, two files beside its segmentation out, and slabs of them back.
+"""Out-of-fold probabilities of a case in, files beside its segmentation out, and slabs of them back.
 
-`<case>.probabilities.b2nd` holds float16 `H z y x` on the crop box of the turned grid, and `<case>.json` the
-record `PreprocessedCase` that says where that box lies. Slabs can be read alone, so that ensembles are scored in
+`<case>.probabilities.b2nd` holds float16 `H z y x` on the crop box of the turned grid, `<case>.disagreement.b2nd`
+(where the model mirrors) uint8 `z y x` there, 255 for the largest possible, and `<case>.json` the record
+`PreprocessedCase` that says where that box lies. Slabs can be read alone, so that ensembles are scored in
 memory that does not grow with the number of configurations.
 """
 
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from autoseg.errors import ModelError
-from autoseg.inference.export import slabs
+from autoseg.inference.export import Disagreement, Probabilities, slabs
 from autoseg.records.base import read_record, write_record
 from autoseg.records.results import PreprocessedCase
 from autoseg.storage.arrays import array_shape, read_array, write_array
-
-Probabilities = npt.NDArray[np.float16]
 
 
 def probabilities_path(folder: Path, case: str) -> Path:
     """Where the probabilities of a case lie in a fold's `validation` folder."""
     return folder / f"{case}.probabilities.b2nd"
+
+
+def disagreement_path(folder: Path, case: str) -> Path:
+    """Where the disagreement of a case's mirrorings lies, beside its probabilities."""
+    return folder / f"{case}.disagreement.b2nd"
 
 
 def meta_path(folder: Path, case: str) -> Path:
@@ -35,6 +36,22 @@ def write_probabilities(folder: Path, meta: PreprocessedCase, probabilities: Pro
     chunks = (len(probabilities), min(depth, 16), *probabilities.shape[2:])
     write_array(probabilities_path(folder, meta.id), probabilities, chunks)
     write_record(meta_path(folder, meta.id), meta)
+
+
+def write_disagreement(folder: Path, case: str, disagreement: Disagreement) -> None:
+    """Write `z y x` uint8; raises ResourceError when the disk is full."""
+    write_array(disagreement_path(folder, case), disagreement, (16, *disagreement.shape[1:]))
+
+
+def read_disagreement(folder: Path, case: str, rows: slice | None = None) -> Disagreement | None:
+    """Disagreement `z y x` of a case's mirrorings, or only `rows` along z; None where the model does not mirror."""
+    path = disagreement_path(folder, case)
+    if not path.is_file():
+        return None
+    if rows is None:
+        return read_array(path)
+    _, y, x = array_shape(path)
+    return read_array(path, (rows, slice(0, y), slice(0, x)))
 
 
 def read_probabilities(folder: Path, case: str, rows: slice | None = None) -> Probabilities:

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from autoseg import console
 from autoseg.errors import ModelError
-from autoseg.inference.export import to_native_labels, to_native_probabilities
-from autoseg.inference.sliding_window import predict_logits, prediction_precision
-from autoseg.inference.store import meta_path, write_probabilities
+from autoseg.inference.export import to_native_disagreement, to_native_labels, to_native_probabilities
+from autoseg.inference.sliding_window import Answer, predict_logits, prediction_precision
+from autoseg.inference.store import meta_path, write_disagreement, write_probabilities
 from autoseg.metrics.build import score_case, summarize
 from autoseg.preprocessing import store
 from autoseg.records.base import Record, read_record, write_record
@@ -46,7 +46,7 @@ class Validator:
     """Where held-out cases come from and where their results go."""
 
     folder: Path
-    """Gets `<case>` segmentation, `<case>.probabilities.b2nd`, `<case>.json` and `<case>.scores.json`."""
+    """Gets of each case its segmentation, the files of `inference.store`, and last `<case>.scores.json`."""
     store_folder: Path
     manifest: Manifest
     dataset: Dataset
@@ -75,8 +75,7 @@ def validate(network: nn.Module, validator: Validator, cases: Sequence[str], sto
         stop.raise_if_asked("validation")
         done = scores_path(validator, case) if can_score else meta_path(validator.folder, case)
         if not done.is_file():
-            logits = predict_image(network, validator, network_input(validator, case))
-            write_case(validator, case, logits)
+            write_case(validator, case, predict_image(network, validator, network_input(validator, case)))
         if can_score:
             scores[case] = read_record(done, CaseScores, ModelError).scores
     return summarize("out-of-fold validation", scores) if can_score else None
@@ -87,8 +86,8 @@ def has_image_libraries() -> bool:
     return all(importlib.util.find_spec(name) is not None for name in _IMAGE_LIBRARIES)
 
 
-def predict_image(network: nn.Module, validator: Validator, image: Tensor) -> Tensor:
-    """Logits `H Z Y X` of an image as `network_input` gives it."""
+def predict_image(network: nn.Module, validator: Validator, image: Tensor) -> Answer:
+    """What the network says about an image as `network_input` gives it."""
     configuration, labels = validator.configuration, validator.labels
     return predict_logits(
         [network],
@@ -112,9 +111,11 @@ def network_input(validator: Validator, case: str) -> Tensor:
     return torch.cat([image, classes[None].float()])
 
 
-def write_case(validator: Validator, case: str, logits: Tensor) -> None:
+def write_case(validator: Validator, case: str, answer: Answer) -> None:
     """Write the probabilities of one case and, with image libraries, its segmentation and last its scores."""
-    meta, labels = validator.manifest.cases[case], validator.labels
+    meta, labels, logits = validator.manifest.cases[case], validator.labels, answer.logits
+    if answer.disagreement is not None:
+        write_disagreement(validator.folder, case, to_native_disagreement(answer.disagreement, meta))
     write_probabilities(validator.folder, meta, to_native_probabilities(logits, meta, labels))
     if not has_image_libraries():
         return

@@ -12,7 +12,13 @@ from autoseg.inference.export import (
     to_native_labels,
     to_native_probabilities,
 )
-from autoseg.inference.store import read_meta, read_probabilities, write_probabilities
+from autoseg.inference.store import (
+    read_disagreement,
+    read_meta,
+    read_probabilities,
+    write_disagreement,
+    write_probabilities,
+)
 from autoseg.records.geometry import Geometry
 from autoseg.records.labels import LabelScheme, Target
 from autoseg.records.results import PreprocessedCase
@@ -152,6 +158,11 @@ def test_stored_probabilities_come_back(tmp_path) -> None:
     meta = meta_for()
     probabilities = to_native_probabilities(logits_for(FILE_SHAPE), meta, CLASSES)
     write_probabilities(tmp_path, meta, probabilities)
+    assert read_disagreement(tmp_path, meta.id) is None
+    disagreement = (np.arange(probabilities[0].size) % 256).astype(np.uint8).reshape(probabilities[0].shape)
+    write_disagreement(tmp_path, meta.id, disagreement)
+    np.testing.assert_array_equal(read_disagreement(tmp_path, meta.id), disagreement)
+    np.testing.assert_array_equal(read_disagreement(tmp_path, meta.id, slice(1, 3)), disagreement[1:3])
     np.testing.assert_array_equal(read_probabilities(tmp_path, "case"), probabilities)
     np.testing.assert_array_equal(read_probabilities(tmp_path, "case", slice(2, 5)), probabilities[:, 2:5])
     assert read_meta(tmp_path, "case") == meta

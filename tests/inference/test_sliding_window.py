@@ -46,17 +46,17 @@ def volume(*shape: int, seed: int = 0) -> Tensor:
 @pytest.mark.parametrize("mirroring", [Mirroring(), NO_MIRRORING])
 def test_pointwise_networks_are_reproduced(shape: tuple[int, ...], mirroring: Mirroring) -> None:
     image = volume(1, *shape)
-    found = predict_logits([Pointwise()], image, (4, 8, 6), 3, mirroring, LABELS, CPU)
+    found = predict_logits([Pointwise()], image, (4, 8, 6), 3, mirroring, LABELS, CPU).logits
     torch.testing.assert_close(found, Pointwise()(image[None])[0][0], rtol=1e-5, atol=1e-5)
 
 
 def test_batch_size_and_tile_order_change_no_label(monkeypatch: pytest.MonkeyPatch) -> None:
     image, networks = volume(1, 11, 13, 9), [Smoothing(1), Smoothing(2)]
-    first = predict_logits(networks, image, (4, 6, 4), 3, Mirroring(), LABELS, CPU, tile_batch=1)
-    second = predict_logits(networks, image, (4, 6, 4), 3, Mirroring(), LABELS, CPU, tile_batch=7)
+    first = predict_logits(networks, image, (4, 6, 4), 3, Mirroring(), LABELS, CPU, tile_batch=1).logits
+    second = predict_logits(networks, image, (4, 6, 4), 3, Mirroring(), LABELS, CPU, tile_batch=7).logits
     forwards = sliding_window.tile_starts
     monkeypatch.setattr(sliding_window, "tile_starts", lambda *args: forwards(*args)[::-1])
-    third = predict_logits(networks, image, (4, 6, 4), 3, Mirroring(), LABELS, CPU)
+    third = predict_logits(networks, image, (4, 6, 4), 3, Mirroring(), LABELS, CPU).logits
     for other in (second, third):
         torch.testing.assert_close(first, other, rtol=1e-5, atol=1e-5)
         assert torch.equal(first.argmax(0), other.argmax(0))
@@ -64,10 +64,10 @@ def test_batch_size_and_tile_order_change_no_label(monkeypatch: pytest.MonkeyPat
 
 def test_networks_are_averaged() -> None:
     image = volume(1, 6, 6, 6)
-    pair = predict_logits([Pointwise(1.0), Pointwise(3.0)], image, (4, 4, 4), 3, NO_MIRRORING, LABELS, CPU)
+    pair = predict_logits([Pointwise(1.0), Pointwise(3.0)], image, (4, 4, 4), 3, NO_MIRRORING, LABELS, CPU).logits
     torch.testing.assert_close(pair, Pointwise(2.0)(image[None])[0][0], rtol=1e-5, atol=1e-5)
-    twice = predict_logits([Smoothing(1)] * 2, image, (4, 4, 4), 3, Mirroring(), LABELS, CPU)
-    once = predict_logits([Smoothing(1)], image, (4, 4, 4), 3, Mirroring(), LABELS, CPU)
+    twice = predict_logits([Smoothing(1)] * 2, image, (4, 4, 4), 3, Mirroring(), LABELS, CPU).logits
+    once = predict_logits([Smoothing(1)], image, (4, 4, 4), 3, Mirroring(), LABELS, CPU).logits
     torch.testing.assert_close(twice, once, rtol=1e-5, atol=1e-5)
 
 
@@ -78,7 +78,48 @@ def test_mirrors_are_averaged() -> None:
     assert len(flips) == 8
     axes = [[a + 1 for a in flip] for flip in flips]
     wanted = torch.stack([network(image.flip(a)[None])[0][0].flip(a) for a in axes]).mean(0)
-    found = predict_logits([network], image, (4, 6, 4), 3, Mirroring(), LABELS, CPU)
+    found = predict_logits([network], image, (4, 6, 4), 3, Mirroring(), LABELS, CPU).logits
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+def probabilities_of_mirrorings(image: Tensor, network: nn.Module, patch: tuple[int, int, int]) -> list[Tensor]:
+    """Softmax `H Z Y X` of every mirroring, turned back, the unflipped one first."""
+    axes = [[a + 1 for a in flip] for flip in mirror_flips(Mirroring(), patch)]
+    return [network(image.flip(a)[None])[0][0].flip(a).softmax(0) for a in axes]
+
+
+def test_disagreement_is_the_mean_total_variation_to_the_image_as_it_is() -> None:
+    """One tile that holds the image: written down."""
+    image, network = volume(1, 4, 6, 4), Smoothing(3)
+    first, *others = probabilities_of_mirrorings(image, network, (4, 6, 4))
+    wanted = torch.stack([(other - first).abs().sum(0) / 2 for other in others]).mean(0)
+    found = predict_logits([network], image, (4, 6, 4), 3, Mirroring(), LABELS, CPU).disagreement
+    assert found is not None
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    assert 0.05 < float(found.mean()) < 1
+
+
+def test_disagreement_does_not_depend_on_the_batch_and_is_nothing_without_cause() -> None:
+    image, networks = volume(1, 11, 13, 9), [Smoothing(1), Smoothing(2)]
+    found = [
+        predict_logits(networks, image, (4, 6, 4), 3, Mirroring(), LABELS, CPU, tile_batch=size).disagreement
+        for size in (1, 3, 64)
+    ]
+    for other in found[1:]:
+        torch.testing.assert_close(found[0], other, rtol=1e-5, atol=1e-5)
+    same = predict_logits([Pointwise()], image, (4, 6, 4), 3, Mirroring(), LABELS, CPU).disagreement
+    assert same is not None
+    assert float(same.max()) < 1e-6
+    assert predict_logits([Pointwise()], image, (4, 6, 4), 3, NO_MIRRORING, LABELS, CPU).disagreement is None
+
+
+def test_disagreement_of_regions_is_the_largest_of_one() -> None:
+    regions = tuple(Target(name=str(i), members=(1,)) for i in range(3))
+    labels = LABELS.model_copy(update={"regions": regions, "region_order": (1, 1, 1)})
+    image, network = volume(1, 4, 6, 4), Smoothing(3)
+    flipped = network(image.flip(3)[None])[0][0].flip(3).sigmoid()
+    wanted = (flipped - network(image[None])[0][0].sigmoid()).abs().amax(0)
+    found = predict_logits([network], image, (4, 6, 4), 3, Mirroring(axes=(2,)), labels, CPU).disagreement
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
 
 
@@ -86,10 +127,10 @@ def test_a_flip_across_the_swap_axis_exchanges_left_and_right() -> None:
     """A mirrored image gives the mirrored answer with sides exchanged, whatever the network."""
     mirroring = Mirroring(axes=(0, 1, 2), swap_axis=2, swap_pairs=((1, 2),))
     image, network = volume(1, 4, 6, 4), Smoothing(4)
-    found = predict_logits([network], image, (4, 6, 4), 3, mirroring, LABELS, CPU)
-    mirrored = predict_logits([network], image.flip(3), (4, 6, 4), 3, mirroring, LABELS, CPU)
+    found = predict_logits([network], image, (4, 6, 4), 3, mirroring, LABELS, CPU).logits
+    mirrored = predict_logits([network], image.flip(3), (4, 6, 4), 3, mirroring, LABELS, CPU).logits
     torch.testing.assert_close(mirrored.flip(3)[[0, 2, 1]], found, rtol=1e-5, atol=1e-5)
-    plain = predict_logits([network], image, (4, 6, 4), 3, Mirroring(), LABELS, CPU)
+    plain = predict_logits([network], image, (4, 6, 4), 3, Mirroring(), LABELS, CPU).logits
     assert not torch.allclose(plain, found, atol=1e-2)
 
 
@@ -99,7 +140,7 @@ def test_previous_stage_channels_follow_their_classes() -> None:
     image, network = volume(1, 4, 6, 4), Smoothing(5, channels=3)
     found = predict_logits(
         [network], torch.cat([image, classes]), (4, 6, 4), 3, mirroring, LABELS, CPU, has_previous=True
-    )
+    ).logits
     whole = torch.cat([image, classes == 1, classes == 2])
     mirrored = whole.flip(3)[[0, 2, 1]]
     wanted = (network(whole[None])[0][0] + network(mirrored[None])[0][0].flip(3)[[0, 2, 1]]) / 2
@@ -123,14 +164,14 @@ def test_pairs_of_classes_that_are_not_there_are_refused() -> None:
 def test_slices_are_not_flipped_along_z() -> None:
     assert mirror_flips(Mirroring(), (1, 8, 8)) == [(), (1,), (2,), (1, 2)]
     image = volume(1, 5, 8, 8)
-    found = predict_logits([Pointwise()], image, (1, 8, 8), 3, Mirroring(), LABELS, CPU)
+    found = predict_logits([Pointwise()], image, (1, 8, 8), 3, Mirroring(), LABELS, CPU).logits
     torch.testing.assert_close(found, Pointwise()(image[None])[0][0], rtol=1e-5, atol=1e-5)
 
 
 def test_mixed_precision_accumulates_in_float32() -> None:
     image = volume(1, 6, 6, 6)
-    exact = predict_logits([Smoothing(6)], image, (4, 4, 4), 3, NO_MIRRORING, LABELS, CPU)
-    found = predict_logits([Smoothing(6)], image, (4, 4, 4), 3, NO_MIRRORING, LABELS, CPU, precision="bfloat16")
+    exact = predict_logits([Smoothing(6)], image, (4, 4, 4), 3, NO_MIRRORING, LABELS, CPU).logits
+    found = predict_logits([Smoothing(6)], image, (4, 4, 4), 3, NO_MIRRORING, LABELS, CPU, precision="bfloat16").logits
     assert found.dtype == torch.float32
     assert not torch.equal(found, exact)
     torch.testing.assert_close(found, exact, rtol=0.05, atol=0.2)
