@@ -8,7 +8,7 @@ import traceback
 
 import typer
 
-from autoseg.cli import data, info, models, whole
+from autoseg.cli import data, info, labels, models, whole
 from autoseg.errors import AutosegError
 
 _INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
@@ -22,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (*whole.COMMANDS, *data.COMMANDS, *models.COMMANDS, *info.COMMANDS):
+for command in (*whole.COMMANDS, *data.COMMANDS, *models.COMMANDS, *labels.COMMANDS, *info.COMMANDS):
     app.command(name=command.__name__.rstrip("_"))(command)
 
 

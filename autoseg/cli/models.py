@@ -78,6 +78,40 @@ def select(
     o.show(content, as_json, "\n".join(rows))
 
 
+def postprocess(
+    dataset: o.DatasetArgument,
+    input_: Annotated[
+        Path | None, typer.Option("-i", "--input", help="Folder of predictions with probabilities to apply it to.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for the segmentations.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the predictions' images; default: those of the dataset.")
+    ] = None,
+    objective: Annotated[str, typer.Option(help="What post-processing is chosen by: dice or lesion_f1.")] = "dice",
+    truth: Annotated[
+        str, typer.Option(metavar="MEASURE=VALUE", help="When a component is true: voxels=1, share=0.5, iou=0.1, ...")
+    ] = "voxels=1",
+    plan: o.PlanName = None,
+    work: o.Work = None,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Choose post-processing by nested cross-validation; with -i apply it, listing every removed component."""
+    from autoseg.pipeline.flow import learn_postprocessing, postprocess_predictions
+
+    workspace = o.start(work, quiet)
+    if input_ is not None:
+        if output is None:
+            raise UsageError("postprocess -i PREDICTIONS needs -o OUT as well.")
+        written = postprocess_predictions(dataset, workspace, plan, input_, images, output)
+        text = f"{len(written)} segmentations in {output}, changes of each in *.components.json. "
+        o.show([str(path) for path in written], as_json, f"{text}Next: autoseg evaluate {output} REFERENCES")
+        return
+    paths, rule = learn_postprocessing(dataset, workspace, plan, o.parse_learning(objective, truth))
+    text = "\n".join([*rule.reasons, f"Components: {paths.component_table}", f"Next: autoseg report {dataset}"])
+    o.show(rule.model_dump(mode="json"), as_json, text)
+
+
 def predict(
     dataset: Annotated[str | None, typer.Argument(metavar="DATASET", help="Whose selected model predicts.")] = None,
     input_: Annotated[Path | None, typer.Option("-i", "--input", help="Folder of images, or one image.")] = None,
@@ -85,6 +119,12 @@ def predict(
     model: Annotated[Path | None, typer.Option("--model", help="A model folder instead of DATASET.")] = None,
     plan: o.PlanName = None,
     continue_: Annotated[bool, typer.Option("--continue", help="Keep segmentations that are already there.")] = False,
+    save_probabilities: Annotated[
+        bool, typer.Option("--save-probabilities", help="Write the probabilities too, as `postprocess` reads them.")
+    ] = False,
+    shift: Annotated[
+        bool, typer.Option("--shift", help="Also measure how components of single folds and the ensemble differ.")
+    ] = False,
     device: o.Device = "auto",
     work: o.Work = None,
     as_json: o.Json = False,
@@ -109,6 +149,8 @@ def predict(
         plan_name=plan,
         device=device,
         keep_finished=continue_,
+        save_probabilities=save_probabilities,
+        with_shift=shift,
     )
     text = f"{len(written)} segmentations in {output}. Next: autoseg evaluate {output} REFERENCES"
     o.show([str(path) for path in written], as_json, text)
@@ -185,4 +227,4 @@ def report(dataset: o.DatasetArgument, work: o.Work = None, as_json: o.Json = Fa
     o.show({"report": str(page)}, as_json, f"Open {page} in a browser. Next: autoseg status {paths.folder.name}")
 
 
-COMMANDS = (train, select, predict, evaluate, report)
+COMMANDS = (train, select, postprocess, predict, evaluate, report)

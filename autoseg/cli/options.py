@@ -9,7 +9,9 @@ import typer
 
 from autoseg import console
 from autoseg.errors import UsageError
+from autoseg.records.base import parse_record
 from autoseg.records.plan import Plan
+from autoseg.records.postprocessing import LearningSettings
 from autoseg.records.results import Aggregate
 from autoseg.records.workspace import Paths, find_workspace
 
@@ -73,6 +75,17 @@ def parse_duration(text: str | None) -> float | None:
     if total <= 0:
         raise UsageError(f"--budget {text}: must be longer than nothing.")
     return total
+
+
+def parse_learning(objective: str, truth: str) -> LearningSettings:
+    """How post-processing is chosen, from `--objective dice` and `--truth voxels=1`; raises UsageError."""
+    measure, _, value = truth.partition("=")
+    try:
+        minimum = float(value)
+    except ValueError as error:
+        raise UsageError(f"--truth {truth}: expected a measure and a number, for example share=0.5.") from error
+    content = {"objective": objective, "truth": {"measure": measure, "minimum": minimum}}
+    return parse_record(content, LearningSettings, "--objective and --truth", UsageError)
 
 
 def show(value: Any, as_json: bool, text: str) -> None:

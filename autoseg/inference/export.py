@@ -91,10 +91,38 @@ def labels_from_probabilities(
     Returns:
         `Z Y X` int16 internal class numbers on the grid of `meta.geometry`.
     """
-    cropped = np.empty(crop_shape(meta), dtype=np.int16)
+    return uncrop(classes_from_probabilities(probabilities, labels), meta)
+
+
+def classes_from_probabilities(probabilities: Sequence[Probabilities], labels: LabelScheme) -> Labels:
+    """Internal class numbers `z y x`, still on the crop box, from the mean of probability volumes `H z y x`."""
+    cropped = np.empty(probabilities[0].shape[1:], dtype=np.int16)
     for where in slabs(probabilities[0].shape):
         cropped[where] = decide_mean([torch.from_numpy(p[:, where]) for p in probabilities], labels).numpy()
-    return uncrop(cropped, meta)
+    return cropped
+
+
+def mean_probabilities(probabilities: Sequence[Probabilities]) -> Probabilities:
+    """Mean of probability volumes `H z y x`, averaged in float32 slab by slab."""
+    if len(probabilities) == 1:
+        return probabilities[0]
+    mean = np.empty_like(probabilities[0])
+    for where in slabs(mean.shape):
+        total = sum(p[:, where].astype(np.float32) for p in probabilities)
+        mean[:, where] = total / len(probabilities)
+    return mean
+
+
+def mean_disagreement(disagreements: Sequence[Disagreement | None]) -> Disagreement | None:
+    """Mean of the disagreements `z y x` of those models that mirror; None when none does."""
+    known = [d for d in disagreements if d is not None]
+    if len(known) < 2:
+        return known[0] if known else None
+    total = np.zeros(known[0].shape, dtype=np.float32)
+    for disagreement in known:
+        total += disagreement
+    mean: Disagreement = np.rint(total / len(known)).astype(np.uint8)
+    return mean
 
 
 def previous_stage_labels(

@@ -5,22 +5,16 @@ prediction, another grid, a value outside the labels) is listed with its reason,
 scored. A segmentation whose voxels run in another order but lie in the same place is turned first.
 """
 
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from autoseg import console
-from autoseg.datasets.description import FILE_NAME, read_description
-from autoseg.datasets.findings import raise_faults
-from autoseg.datasets.pairs import compare_grids, grid_of_label
+from autoseg.datasets.label_files import label_files, scheme_from_values, scheme_of, turn_onto
 from autoseg.devices import free_memory, num_cores
 from autoseg.errors import DataError, ModelError, UsageError
-from autoseg.images.formats import known_ending, stem
+from autoseg.images.formats import stem
 from autoseg.images.reading import expected_bytes, read_label
 from autoseg.metrics.build import METRICS, score_case, score_counts, summarize
 from autoseg.metrics.calibration import brier_score, expected_calibration_error
@@ -31,12 +25,13 @@ from autoseg.metrics.tolerances import tolerance_mm
 from autoseg.records.base import write_record
 from autoseg.records.comparison import Comparison
 from autoseg.records.detection import FrocCurve
-from autoseg.records.labels import IntArray, LabelScheme
+from autoseg.records.labels import LabelScheme
 from autoseg.records.results import Evaluation, Score
 from autoseg.records.scoring import Group, Scoring
 from autoseg.selection.probabilities import has_probabilities, measure_probabilities
 from autoseg.spatial.orientation import turn, turn_back
 from autoseg.storage.atomic import write_text
+from autoseg.storage.tables import csv_text
 
 DEFAULT_GROUPS: tuple[Group, ...] = ("overlap", "surface", "lesions")
 """Metrics that are computed where no others are asked for; the rest costs more than all of them."""
@@ -50,8 +45,6 @@ _LESION_COLUMNS = {
 }
 _COPIES = 3
 """Times the voxels of both files that a case takes at its peak: as read, as class numbers, masks and components."""
-# A spreadsheet takes a cell that begins so for a formula; case names come from files of anyone.
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 @dataclass(frozen=True)
@@ -88,8 +81,8 @@ def evaluate(
     Raises:
         UsageError: a folder is missing or holds no images, or a tolerance is for a target that does not exist.
     """
-    found, wanted = _label_files(predictions), _label_files(references)
-    scheme = labels or _scheme_of(references, dataset_json)
+    found, wanted = label_files(predictions), label_files(references)
+    scheme = labels or scheme_of(references, dataset_json)
     scoring = default_scoring(references, dataset_json) if scoring is None else scoring
     if scheme is not None:
         _check_tolerances(scoring, [target.name for target in scheme.targets])
@@ -147,54 +140,29 @@ def to_csv(evaluation: Evaluation) -> str:
     computed = {metric for aggregates in evaluation.targets.values() for metric in aggregates}
     metrics = [metric for metric in METRICS if metric in computed]
     lesions = tuple(_LESION_COLUMNS) if "lesion_f1" in computed else ()
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["case", "target", *metrics, *_COUNTS, *(_LESION_COLUMNS[name] for name in lesions)])
-    for case, scores in evaluation.cases.items():
-        for target, score in scores.items():
-            numbers = [getattr(score, column) for column in (*metrics, *_COUNTS)]
-            counts = [score.lesion_counts and getattr(score.lesion_counts, name) for name in lesions]
-            writer.writerow([_cell(case), _cell(target), *numbers, *counts])
-    return text.getvalue()
+    columns = ["case", "target", *metrics, *_COUNTS, *(_LESION_COLUMNS[name] for name in lesions)]
+    rows = (
+        [
+            case,
+            target,
+            *(getattr(score, column) for column in (*metrics, *_COUNTS)),
+            *(score.lesion_counts and getattr(score.lesion_counts, name) for name in lesions),
+        ]
+        for case, scores in evaluation.cases.items()
+        for target, score in scores.items()
+    )
+    return csv_text(columns, rows)
 
 
 def comparison_csv(comparison: Comparison) -> str:
     """One row a metric and target; undefined values are empty cells."""
-    columns = ("first", "second", "better", "p_value", "p_holm", "num_undefined")
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["metric", "target", "num_cases", "difference", "low", "high", *columns])
-    for row in comparison.rows:
-        d = row.difference
-        numbers = (d.num_cases, d.mean, d.low, d.high, *(getattr(row, column) for column in columns))
-        writer.writerow([row.metric, _cell(row.target), *numbers])
-    return text.getvalue()
-
-
-def _cell(value: str) -> str:
-    return f"'{value}" if value.startswith(_FORMULA_STARTS) else value
-
-
-def _label_files(folder: Path) -> dict[str, Path]:
-    """Case name -> file, hidden files (`._*` of macOS) left out."""
-    if not folder.is_dir():
-        raise UsageError(f"{folder} is no folder.")
-    files = [p for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith(".") and known_ending(p)]
-    if not files:
-        raise UsageError(f"{folder} holds no label files.")
-    return {stem(path): path for path in files}
-
-
-def _scheme_of(references: Path, dataset_json: Path | None) -> LabelScheme | None:
-    """The scheme in the given file, or in the dataset the references belong to; None where there is none."""
-    beside = [folder / FILE_NAME for folder in (references, references.resolve().parent)]
-    path = dataset_json or next((path for path in beside if path.is_file()), None)
-    if path is None:
-        return None
-    described = read_description(path)
-    if described.labels is None:
-        raise_faults(described.findings, str(path))
-    return described.labels
+    own = ("first", "second", "better", "p_value", "p_holm", "num_undefined")
+    rows = (
+        [row.metric, row.target, d.num_cases, d.mean, d.low, d.high, *(getattr(row, column) for column in own)]
+        for row in comparison.rows
+        for d in [row.difference]
+    )
+    return csv_text(["metric", "target", "num_cases", "difference", "low", "high", *own], rows)
 
 
 def _check_tolerances(scoring: Scoring, targets: Sequence[str]) -> None:
@@ -227,19 +195,16 @@ def _score_files(
 ) -> _CaseResult:
     """Scores of one pair; raises DataError when they do not lie on one grid or hold values outside the labels."""
     wanted, found = read_label(reference), read_label(prediction)
-    difference = compare_grids(wanted.geometry, grid_of_label(wanted.geometry, found, prediction))
-    if difference.turn is None:
-        text = difference.detail.replace("image", "reference").replace("label", "prediction")
-        raise DataError(f"{prediction} does not lie on the grid of {reference}: {text}.")
-    values = turn(found.array, difference.turn)[0]
-    scheme = labels or _scheme_from_values(values, wanted.array[0])
+    turned = turn_onto(found, prediction, wanted, reference, "prediction", "reference")
+    values = turn(found.array, turned)[0]
+    scheme = labels or scheme_from_values(values, wanted.array[0])
     classes = scheme.to_internal(values, str(prediction))
     truth = scheme.to_internal(wanted.array[0], str(reference))
     scores = score_case(classes, truth, scheme, wanted.geometry, scoring, num_workers)
     if "probabilities" not in scoring.groups:
         return _CaseResult(scores, {})
     rule = scoring.lesion_rule if "lesions" in scoring.groups else None
-    in_order = [turn_back(array, difference.turn) for array in (classes, truth)]
+    in_order = [turn_back(array, turned) for array in (classes, truth)]
     believed = measure_probabilities(prediction.parent, stem(prediction), in_order[0], in_order[1], scheme, rule)
     for name, bins in believed.bins.items():
         more = {"ece": expected_calibration_error(bins), "brier": brier_score(bins)}
@@ -269,13 +234,6 @@ def _froc_curves(
         target: froc(found, sum(c.lesions for c in counts[target] if c is not None), len(cases))
         for target, found in candidates.items()
     }
-
-
-def _scheme_from_values(*arrays: IntArray) -> LabelScheme:
-    """Each value found is a class named by its number; 0 is background."""
-    values = sorted({int(value) for array in arrays for value in np.unique(array)} - {0}) or [1]
-    names = ("0", *(str(value) for value in values))
-    return LabelScheme(class_names=names, class_values=(0, *values), num_entries=len(names))
 
 
 def _with_all_targets(cases: Mapping[str, Mapping[str, Score]]) -> dict[str, dict[str, Score]]:

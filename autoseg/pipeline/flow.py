@@ -22,6 +22,7 @@ from autoseg.pipeline.ingest import ingest
 from autoseg.records.base import read_record
 from autoseg.records.dataset import Dataset, Folds
 from autoseg.records.plan import Plan
+from autoseg.records.postprocessing import LearningSettings
 from autoseg.records.results import PostprocessingRule, Selection, TrainedFold
 from autoseg.records.workspace import Paths
 
@@ -201,6 +202,41 @@ def choose(paths: Paths, plan_name: str | None, device_kind: str) -> tuple[Selec
     return select(paths, plan), choose_postprocessing(paths, plan)
 
 
+def learn_postprocessing(
+    source: str, workspace: Path, plan_name: str | None, learning: LearningSettings
+) -> tuple[Paths, PostprocessingRule]:
+    """Choose the post-processing of what is selected, compared as `learning` says."""
+    from autoseg.pipeline.postprocess import choose_postprocessing
+
+    paths, selection = _selected(source, workspace, plan_name)
+    plan = read_record(paths.plan(selection.plan), Plan)
+    return paths, choose_postprocessing(paths, plan, learning=learning)
+
+
+def postprocess_predictions(
+    source: str, workspace: Path, plan_name: str | None, predictions: Path, images: Path | None, output: Path
+) -> list[Path]:
+    """Apply a dataset's post-processing to predictions with probabilities; `images` None: the dataset's own images."""
+    from autoseg.pipeline.postprocess import postprocess_folder
+
+    paths, selection = _selected(source, workspace, plan_name)
+    rule = read_record(paths.postprocessing, PostprocessingRule, UsageError, "Run `autoseg select` first.")
+    plan = read_record(paths.plan(selection.plan), Plan)
+    source_of_images = read_record(paths.dataset, Dataset) if images is None else images
+    return postprocess_folder(rule, plan, selection.configurations[0], predictions, source_of_images, output)
+
+
+def _selected(source: str, workspace: Path, plan_name: str | None) -> tuple[Paths, Selection]:
+    paths = ingest(source, workspace)
+    selection = read_record(paths.selection, Selection, UsageError, "Run `autoseg select` first.")
+    if plan_name not in (None, selection.plan):
+        raise UsageError(
+            f"{' + '.join(selection.configurations)} of plan {selection.plan} is selected, nothing of plan "
+            f"{plan_name}. Run `autoseg select --plan {plan_name}` first."
+        )
+    return paths, selection
+
+
 def predict_folder(
     model: str | Path,
     images: Path,
@@ -210,12 +246,23 @@ def predict_folder(
     plan_name: str | None = None,
     device: str = "auto",
     keep_finished: bool = False,
+    save_probabilities: bool = False,
+    with_shift: bool = False,
 ) -> list[Path]:
     """Segment `images` with a dataset's selected model (a name or dataset folder) or a model folder (a Path)."""
     from autoseg.pipeline.predict import predict
 
     where = model if isinstance(model, Path) else ingest(model, workspace)
-    return predict(where, images, output, plan_name=plan_name, device=device, keep_finished=keep_finished)
+    return predict(
+        where,
+        images,
+        output,
+        plan_name=plan_name,
+        device=device,
+        keep_finished=keep_finished,
+        save_probabilities=save_probabilities,
+        with_shift=with_shift,
+    )
 
 
 def run_dataset(source: str, workspace: Path, options: RunOptions) -> RunResult:

@@ -21,6 +21,7 @@ from autoseg.records.plan import Plan
 from autoseg.records.results import EpochRecord, Evaluation, PostprocessingRule, Selection, TrainedFold
 from autoseg.records.workspace import Paths
 from autoseg.reporting.advice import commands_of_making, facts_of_making, headline, next_steps
+from autoseg.reporting.components import components_section
 from autoseg.reporting.describe import Runs, dataset_section, plan_section, training_section
 from autoseg.reporting.examples import Example, draw_example, pick_cases
 from autoseg.reporting.figures import class_colours
@@ -71,7 +72,10 @@ def report(paths: Paths) -> Path:
     for plan in shown:
         sections += [plan_section(plan), training_section(dataset.name, plan, runs[plan.name])]
     sections.append(scores_section(dataset.name, {titles[key]: e for key, e in evaluations.items()}, colours))
-    sections.append(selection_section(dataset.name, selection, _read(paths.postprocessing, PostprocessingRule)))
+    rule = _read(paths.postprocessing, PostprocessingRule)
+    sections.append(selection_section(dataset.name, selection, rule))
+    if rule is not None and rule.components is not None:
+        sections.append(components_section(rule.components, rule.reasons))
     if main is not None:
         examples = _examples(paths, dataset, main, evaluations[main], colours)
         sections.append(examples_section(examples, colours, titles[main]))

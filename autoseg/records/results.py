@@ -5,6 +5,7 @@ from pydantic import Field
 from autoseg.records.base import Record
 from autoseg.records.detection import FrocCurve, LesionCounts
 from autoseg.records.geometry import Geometry, IntTriple, Triple
+from autoseg.records.postprocessing import ComponentRule
 from autoseg.records.scoring import Scoring
 
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
@@ -160,7 +161,7 @@ class TrainedFold(Record):
 
 
 class PostprocessingRule(Record):
-    """False-positive components are removed by keeping the largest one, where that was seen to help."""
+    """What happens to the components of a segmentation: by what was learned about them, or the largest ones stay."""
 
     keep_largest_foreground: bool = False
     """Whether only the largest component of the union of all foreground is kept, before the targets' own rules."""
@@ -170,6 +171,9 @@ class PostprocessingRule(Record):
     """A line for each rule tried: what it changed out of fold, and whether it was accepted."""
     decided_by: str = ""
     """Digest of what it was chosen on."""
+    components: ComponentRule | None = None
+    """Rules of each target, chosen by nested cross-validation; then the fields above are not used. None: there were too
+    few patients, or an older autoseg wrote this."""
 
 
 class Candidate(Record):

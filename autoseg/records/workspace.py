@@ -85,6 +85,11 @@ class Paths(Record):
         return self.folder / "postprocessing.json"
 
     @property
+    def component_table(self) -> Path:
+        """One row for each component of the out-of-fold segmentations that post-processing was chosen on."""
+        return self.folder / "component_table.csv"
+
+    @property
     def evaluation(self) -> Path:
         """Record `Evaluation` of the selected candidate."""
         return self.folder / "evaluation.json"
@@ -93,3 +98,8 @@ class Paths(Record):
     def report(self) -> Path:
         """The report's first page."""
         return self.folder / "report" / "index.html"
+
+    @property
+    def audit(self) -> Path:
+        """Folder of the audit of the reference labels: `audit.json`, `audit.csv`, `index.html`."""
+        return self.folder / "audit"

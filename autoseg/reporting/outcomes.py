@@ -49,7 +49,7 @@ def selection_section(dataset: str, selection: Selection | None, rule: Postproce
         caption = "Mean foreground Dice over held-out cases with 95 % interval; the chosen one is coloured."
         blocks.append(Drawing(draw_means(rows, "Dice", chosen), caption))
         blocks.append(_candidate_table(selection.candidates))
-    if rule is not None:
+    if rule is not None and rule.components is None:
         if rule.reasons:
             reasons = tuple((reason,) for reason in rule.reasons)
             blocks.append(Table(("Post-processing rules that were tried",), reasons))

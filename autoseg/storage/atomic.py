@@ -90,6 +90,21 @@ def filled_folder(path: Path) -> Iterator[Path]:
         raise cannot_write(path, error) from error
 
 
+@contextmanager
+def scratch_folder(parent: Path) -> Iterator[Path]:
+    """Yield an empty folder inside `parent` (made if missing) that is removed when the block ends.
+
+    Raises:
+        ResourceError: no space is left, or `parent` cannot be written to.
+    """
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=parent) as scratch:
+            yield Path(scratch)
+    except OSError as error:
+        raise cannot_write(parent, error) from error
+
+
 def cannot_write(path: Path, error: OSError) -> ResourceError:
     """What to tell a person when `path` could not be written."""
     if error.errno in _NO_SPACE:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from autoseg.errors import DataError, ModelError, UsageError
-from autoseg.images.writing import write_label
+from autoseg.images.writing import write_image, write_label
 from autoseg.inference.store import write_probabilities
 from autoseg.pipeline.evaluate import evaluate
 from autoseg.pipeline.postprocess import choose_postprocessing
@@ -16,12 +16,13 @@ from autoseg.postprocessing.rules import apply_rule
 from autoseg.records.base import read_record, write_record
 from autoseg.records.dataset import Case, Dataset
 from autoseg.records.plan import Plan
+from autoseg.records.postprocessing import LearningSettings
 from autoseg.records.results import Evaluation, PreprocessedCase
 from autoseg.records.scoring import COUNTS_ONLY
 from autoseg.records.workspace import Paths
 from autoseg.selection.held_out import find_held_out, segmentation_of
 from autoseg.spatial.orientation import Turn, turn, turn_for, turned
-from tests.pipeline.fakes import LABELS, blobs, make_plan, make_workspace, oblique_grid, stored_as, write_fold
+from tests.pipeline.fakes import LABELS, blobs, image_of, make_plan, make_workspace, oblique_grid, stored_as, write_fold
 
 NAMES = ("3d_fullres", "3d_lowres")
 IDS = ("case_0", "case_1", "case_2", "case_3")
@@ -76,6 +77,7 @@ def paths(tmp_path: Path) -> Paths:
         classes = truth(case, paths)
         array, geometry = stored_as(classes, oblique_grid(classes.shape), STORED)
         write_label(tmp_path / "data" / "labelsTr" / f"{case}.nii.gz", LABELS.to_file(array), geometry)
+        write_image(tmp_path / "data" / "imagesTr" / f"{case}.nii.gz", image_of(array), geometry)
     return paths
 
 
@@ -204,10 +206,13 @@ def test_postprocessing_and_evaluation_of_what_was_selected(paths: Paths, plan: 
             classes[-2, 1, -2] = 1
             store(folder, case, classes, 0.7)
     select(paths, plan)
-    rule = choose_postprocessing(paths, plan)
+    few = LearningSettings(min_groups=5)
+    rule = choose_postprocessing(paths, plan, learning=few)
+    assert rule.components is None
     assert rule.keep_largest_foreground or rule.keep_largest == (1,)
+    assert "fewer than 5 patients" in rule.reasons[0]
     assert any("accepted" in line for line in rule.reasons)
-    assert choose_postprocessing(paths, plan) == rule
+    assert choose_postprocessing(paths, plan, learning=few) == rule
     (held,) = find_held_out(paths, plan).values()
     for case in IDS:
         classes, meta = segmentation_of(case, [held], LABELS)

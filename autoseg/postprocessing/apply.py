@@ -1,0 +1,154 @@
+"""A segmentation and a learned rule in, the cleaned segmentation out, with a list of everything that was changed."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from autoseg.inference.export import uncrop
+from autoseg.postprocessing.decide import decide
+from autoseg.postprocessing.effects import decided_classes
+from autoseg.postprocessing.features import CaseGrid, Voice, feature_names, measure
+from autoseg.postprocessing.find import Classes, Found, find_components
+from autoseg.postprocessing.position_features import centres
+from autoseg.postprocessing.rows import Bools, Floats, painting
+from autoseg.postprocessing.shape_features import shape_features
+from autoseg.records.labels import LabelScheme
+from autoseg.records.postprocessing import ComponentChange, ComponentRule
+from autoseg.records.results import PreprocessedCase
+from autoseg.spatial.cropping import crop
+from autoseg.spatial.orientation import Turn, turn
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What rules with a score need besides the segmentation."""
+
+    probabilities: npt.NDArray[np.float16]
+    """`H z y x` of the ensemble on the crop box, for candidates of lower thresholds."""
+    voices: Iterable[Voice]
+    """Its fold models, one after another."""
+    grid: CaseGrid
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Decisions on the `n` components of one case."""
+
+    found: Found
+    keep: Bools
+    """`n`: component stays, candidate is restored."""
+    scores: Floats
+    """`n`: NaN where the target's rule has no score."""
+    features: Floats
+    """`n f`."""
+    names: tuple[str, ...]
+
+
+def clean_components(
+    native: Classes, meta: PreprocessedCase, labels: LabelScheme, rule: ComponentRule, heard: Heard | None
+) -> tuple[npt.NDArray[np.int16], tuple[ComponentChange, ...]]:
+    """A segmentation after post-processing, and everything that was changed.
+
+    Args:
+        native: internal class numbers `Z Y X` on the image file's own grid.
+        meta: how it was turned and cropped; outside the crop nothing is segmented.
+        labels: scheme.
+        rule: as learned.
+        heard: may be None where `rule.needs_probabilities` is False.
+    """
+    if rule.changes_nothing:
+        return np.array(native, dtype=np.int16), ()
+    classes = np.ascontiguousarray(crop(turn(native, Turn(meta.axes, meta.flips)), meta.crop))
+    judged = judge_components(classes, meta, labels, rule, heard)
+    return uncrop(apply_decisions(classes, judged, labels), meta), changes_of(judged, labels, rule, meta)
+
+
+def judge_components(
+    classes: Classes, meta: PreprocessedCase, labels: LabelScheme, rule: ComponentRule, heard: Heard | None
+) -> Judged:
+    """Find, measure and decide the components of one case; `classes` `z y x` on the crop box, the rest as above."""
+    planar = meta.geometry.planar
+    found = find_components(classes, None if heard is None else heard.probabilities, labels, rule.components, planar)
+    if heard is None:
+        columns = shape_features(found, meta.spacing_before_mm, planar, len(labels.targets))
+        names, features = tuple(columns), np.stack(list(columns.values()), axis=1)
+    else:
+        names = feature_names(len(heard.grid.image))
+        features = measure(found, classes, heard.voices, labels, heard.grid, rule.components.ring_mm)
+    keep, scores = found.is_decided.copy(), np.full(len(found.targets), np.nan)
+    by_name = {target.target: target for target in rule.targets}
+    for number, target in enumerate(labels.targets):
+        own = found.targets == number
+        if target.name in by_name and own.any():
+            keep[own], scores[own] = decide(
+                by_name[target.name], found.is_decided[own], found.in_largest[own], features[own], names
+            )
+    return Judged(found, keep, scores, features, names)
+
+
+def component_features(classes: Classes, labels: LabelScheme, rule: ComponentRule, heard: Heard) -> Floats:
+    """Features `n f` of the components and candidates of a segmentation `z y x`, as a rule would see them."""
+    found = find_components(classes, heard.probabilities, labels, rule.components, heard.grid.planar)
+    return measure(found, classes, heard.voices, labels, heard.grid, rule.components.ring_mm)
+
+
+def apply_decisions(classes: Classes, judged: Judged, labels: LabelScheme) -> npt.NDArray[np.int16]:
+    """The segmentation `z y x` after all decisions."""
+    found, how = judged.found, painting(labels)
+    cleaned = np.array(classes, dtype=np.int16, order="C")
+    changed = np.flatnonzero(judged.keep != found.is_decided)
+    if not changed.size:
+        return cleaned
+    # Only voxels of changed rows: a voxel is then decided with all rows that it lies in.
+    touched = np.unique(np.concatenate([found.voxels_of(int(row)) for row in changed]))
+    rows_of = np.full((len(touched), len(how.names)), -1, dtype=np.int64)
+    for row in changed:
+        rows_of[np.searchsorted(touched, found.voxels_of(int(row))), found.targets[row]] = row
+    flat = cleaned.reshape(-1)
+    flat[touched] = decided_classes(flat[touched], rows_of, found.is_decided, how, judged.keep)
+    return cleaned
+
+
+def changes_of(
+    judged: Judged, labels: LabelScheme, rule: ComponentRule, meta: PreprocessedCase
+) -> tuple[ComponentChange, ...]:
+    """Every removed component and restored candidate, with what it was judged by."""
+    found = judged.found
+    methods = {target.target: target for target in rule.targets}
+    places = world_mm(centres(found), meta) if len(found.targets) else np.zeros((0, 3))
+    changes = []
+    for row in np.flatnonzero(judged.keep != found.is_decided):
+        target = labels.targets[int(found.targets[row])].name
+        by_model = methods[target].logistic is not None or methods[target].boosting is not None
+        values = zip(judged.names, judged.features[row], strict=True)
+        changes.append(
+            ComponentChange(
+                target=target,
+                action="restored" if judged.keep[row] else "removed",
+                method=methods[target].method,
+                probability=float(judged.scores[row]) if by_model else None,
+                centre_mm=tuple(float(v) for v in places[row]),
+                features={name: float(value) if np.isfinite(value) else None for name, value in values},
+            )
+        )
+    return tuple(changes)
+
+
+def changes_path(folder: Path, case: str) -> Path:
+    """Where the list of what was changed in a case lies, beside its segmentation: record `CaseChanges`."""
+    return folder / f"{case}.components.json"
+
+
+def world_mm(centre: Floats, meta: PreprocessedCase) -> Floats:
+    """World x, y, z (RAS+, mm) of array indices `n 3` on the crop box of the turned grid."""
+    on_turned = centre + np.array([start for start, _ in meta.crop])
+    stored = np.empty_like(on_turned)
+    for axis, (source, flip) in enumerate(zip(meta.axes, meta.flips, strict=True)):
+        last = meta.geometry.shape[source] - 1
+        stored[:, source] = last - on_turned[:, axis] if flip else on_turned[:, axis]
+    matrix = meta.geometry.matrix
+    world: Floats = stored @ matrix[:3, :3].T + matrix[:3, 3]
+    return world
