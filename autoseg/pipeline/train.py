@@ -18,6 +18,7 @@ from autoseg.networks.cost import count_parameters
 from autoseg.preprocessing import store
 from autoseg.records.base import read_record, write_record
 from autoseg.records.dataset import Dataset, Fold, Folds
+from autoseg.records.distractors import DistractorCensus
 from autoseg.records.fingerprint import Fingerprint, check_same_cases
 from autoseg.records.plan import Plan
 from autoseg.records.results import TrainedFold
@@ -26,10 +27,12 @@ from autoseg.storage import tensors
 from autoseg.storage.locks import locked
 from autoseg.training.budget import decide_schedule
 from autoseg.training.checkpoint import remove_checkpoints
+from autoseg.training.distractors import LEARNER, check_same_distractors
 from autoseg.training.loop import final_weights, memory_errors, train_network
+from autoseg.training.out_of_fold import check_trained
 from autoseg.training.schedule import SCHEDULE, TrainingSchedule, TrainOptions
 from autoseg.training.stopping import StopRequest, listening_for_stop
-from autoseg.training.task import Task, new_learner, open_task
+from autoseg.training.task import Earlier, Task, new_learner, open_task
 from autoseg.training.validation import validate
 
 __all__ = ["TrainOptions", "is_trained", "train"]
@@ -68,7 +71,7 @@ def train(
     """
     started = time.monotonic() if options.started_seconds is None else options.started_seconds
     fold = _fold_name(fold)
-    title, folder = f"{configuration} fold {fold}", paths.fold(plan.name, configuration, fold)
+    title, folder = _title(configuration, fold), paths.fold(plan.name, configuration, fold)
     if configuration not in plan.configurations:
         known = ", ".join(plan.configurations)
         raise UsageError(f"Plan {plan.name} has no configuration {configuration}; it has {known}.")
@@ -78,8 +81,11 @@ def train(
         if is_trained(paths, plan, configuration, fold):
             return _trained_already(folder, title, cases, options)
         schedule = _read_schedule(folder, cases, options)
-        task = _open(paths, plan, configuration, title, folder, cases, options)
+        task = _open(paths, plan, configuration, fold, cases, options)
         stop.raise_if_asked(title)
+        if task.census is not None:
+            check_same_distractors(folder, task.census)
+            _tell_distractors(task.census, title)
         if schedule is None:
             schedule = decide_schedule(task, options, started).model_copy(update={"cases": cases})
             write_record(folder / "plan.json", plan)
@@ -123,30 +129,65 @@ def _train_and_validate(
     )
 
 
-def _open(
-    paths: Paths, plan: Plan, configuration: str, title: str, folder: Path, cases: Fold, options: TrainOptions
-) -> Task:
+def _open(paths: Paths, plan: Plan, configuration: str, fold: str, cases: Fold, options: TrainOptions) -> Task:
     settings = plan.configurations[configuration]  # type: ignore[index]
     dataset = read_record(paths.dataset, Dataset, remedy=_REMEDY)
     fingerprint = read_record(paths.fingerprint, Fingerprint, remedy=_REMEDY)
     check_same_cases(fingerprint, (case.id for case in dataset.training), dataset.name)
     digest = store.digest(plan, configuration, fingerprint)
-    previous_folds: list[Path] = []
-    if settings.previous_stage is not None:
-        numbers = range(len(read_record(paths.folds, Folds).folds))
-        previous_folds = [paths.fold(plan.name, settings.previous_stage, str(number)) for number in numbers]
     return open_task(
-        title,
-        folder,
+        _title(configuration, fold),
+        paths.fold(plan.name, configuration, fold),
         plan,
         configuration,
         cases,
         dataset,
         paths.preprocessed(digest),
-        previous_folds,
+        _learned_from(paths, plan, configuration, fold),
         settings.recipe.seed if options.seed is None else options.seed,
         choose_device(options.device),
     )
+
+
+def check_base(paths: Paths, plan: Plan, base: str) -> None:
+    """Raise UsageError unless all folds of `base` are trained, so that its false positives are known."""
+    check_trained(_all_folds(paths, plan, base), LEARNER)
+
+
+def _learned_from(paths: Paths, plan: Plan, configuration: str, fold: str) -> Earlier:
+    """What must be trained before this fold; raises ModelError where the base was trained with another plan."""
+    settings = plan.configurations[configuration]  # type: ignore[index]
+    previous = () if settings.previous_stage is None else _all_folds(paths, plan, settings.previous_stage)
+    if settings.recipe.distractors is None:
+        return Earlier(previous_stage=previous)
+    name = settings.recipe.distractors.base
+    base, start = _all_folds(paths, plan, name), paths.fold(plan.name, name, fold)
+    for folder in (*base, start):
+        _check_same_plan(folder, plan, name)
+    return Earlier(previous, base, start)
+
+
+def _all_folds(paths: Paths, plan: Plan, configuration: str) -> tuple[Path, ...]:
+    """Folders of all cross-validation folds of a configuration, trained or not."""
+    numbers = range(len(read_record(paths.folds, Folds, remedy=_REMEDY).folds))
+    return tuple(paths.fold(plan.name, configuration, str(number)) for number in numbers)
+
+
+def _tell_distractors(census: DistractorCensus, title: str) -> None:
+    """Say what there is to learn from."""
+    having = sum(case.components > 0 for case in census.cases.values())
+    if having:
+        counted = f"{census.num_components} false-positive components in {having} of {len(census.cases)} training cases"
+        console.say(f"{title}: {counted} are taught as distractors")
+    else:
+        console.warn(
+            f"{title}: no training case has a false-positive component out of fold, so there is no distractor to "
+            "learn; the network is only trained on."
+        )
+
+
+def _title(configuration: str, fold: str) -> str:
+    return f"{configuration} fold {fold}"
 
 
 def _fold_name(fold: str) -> str:

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from autoseg.records.base import Record
+from autoseg.records.distractors import Distractors
 
 Range = tuple[float, float]
 
@@ -160,5 +161,7 @@ class Recipe(Record):
     sampling: Sampling = Sampling()
     augmentation: Augmentation = Augmentation()
     mirroring: Mirroring = Mirroring()
+    distractors: Distractors | None = None
+    """False positives of an earlier configuration as a class of their own, background at export; None: none."""
     seed: int = 12345
     """Seed of weights, sampling and augmentation."""

@@ -1,6 +1,5 @@
 """The stage as a whole on cases of a few voxels: what it leaves, what it refuses, how it goes on."""
 
-import json
 import os
 import shutil
 import signal
@@ -26,7 +25,6 @@ from autoseg.preprocessing import store
 from autoseg.records.base import read_record, write_record
 from autoseg.records.dataset import Dataset, Folds
 from autoseg.records.fingerprint import Fingerprint
-from autoseg.records.plan import Configuration, Plan
 from autoseg.records.recipe import Mirroring, Sampling
 from autoseg.records.results import Evaluation, TrainedFold
 from autoseg.records.workspace import Paths
@@ -36,75 +34,25 @@ from autoseg.training.batches import Sampler, batches
 from autoseg.training.previous_stage import resample_previous_stage
 from autoseg.training.schedule import TrainingSchedule
 from autoseg.training.source import open_source
-from tests.training.tools import RECIPE, SPEC
+from tests.pipeline.tiny import make_plan, write_dataset
+from tests.training.tools import RECIPE
 
 SHORT = TrainOptions(epochs=2, iterations=2, seed=5, device="cpu")
-
-
-def _write_dataset(folder: Path, num_cases: int = 6) -> None:
-    rng = np.random.default_rng(4)
-    for number in range(num_cases):
-        labels = np.zeros((10, 12, 9 + number), np.uint8)
-        labels[3:7, 4:8, 3:6] = 1
-        labels[3:7, 4:8, 6:9] = 5
-        image = labels.astype(np.float32) + rng.normal(0, 0.1, labels.shape).astype(np.float32) + 1
-        for kind, array in (("imagesTr", image), ("labelsTr", labels)):
-            (folder / kind).mkdir(parents=True, exist_ok=True)
-            affine = np.diag([-1.0, 1.0, 1.5, 1.0])
-            nibabel.save(nibabel.Nifti1Image(array, affine), folder / kind / f"case_{number}.nii.gz")
-    pairs = [{"image": f"./imagesTr/case_{n}.nii.gz", "label": f"./labelsTr/case_{n}.nii.gz"} for n in range(num_cases)]
-    content = {
-        "modality": {"0": "MRI"},
-        "labels": {"0": "background", "1": "near", "5": "far"},
-        "numTraining": num_cases,
-        "training": pairs,
-        "test": [],
-    }
-    (folder / "dataset.json").write_text(json.dumps(content))
-
-
-def _make_plan(paths: Paths, name: str = "tiny", **changes: object) -> Plan:
-    dataset = read_record(paths.dataset, Dataset)
-    fine = Configuration(
-        spacing_mm=(1.5, 1.0, 1.0),
-        patch_size=(8, 8, 8),
-        batch_size=2,
-        median_shape=(12, 12, 10),
-        normalization=("zscore",),
-        use_mask_for_norm=(False,),
-        batch_dice=False,
-        network=SPEC,
-        recipe=RECIPE,
-    ).model_copy(update=changes)
-    coarse = fine.model_copy(update={"spacing_mm": (2.0, 1.5, 1.5)})
-    cascade = fine.model_copy(update={"previous_stage": "3d_lowres"})
-    return Plan(
-        name=name,
-        preset="default",
-        dataset=dataset.name,
-        channel_names=dataset.channel_names,
-        labels=dataset.labels,
-        orientation="canonical",
-        transpose=(0, 1, 2),
-        intensities={},
-        original_median_spacing_mm=(1.5, 1.0, 1.0),
-        configurations={"3d_fullres": fine, "3d_lowres": coarse, "3d_cascade_fullres": cascade},
-    )
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Paths:
     folder = tmp_path_factory.mktemp("train")
-    _write_dataset(folder / "Tiny")
+    write_dataset(folder / "Tiny")
     paths = ingest(str(folder / "Tiny"), folder / "work", num_folds=3)
     verify_and_fingerprint(paths, num_workers=1)
-    preprocess(paths, _make_plan(paths), num_workers=1)
+    preprocess(paths, make_plan(paths), num_workers=1)
     return paths
 
 
 @pytest.fixture(scope="module")
 def trained(prepared: Paths) -> TrainedFold:
-    return train(prepared, _make_plan(prepared), "3d_fullres", "0", SHORT)
+    return train(prepared, make_plan(prepared), "3d_fullres", "0", SHORT)
 
 
 def _weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -142,14 +90,14 @@ def test_the_fold_predicts(prepared: Paths, trained: TrainedFold) -> None:
 def test_a_finished_fold_is_not_touched(prepared: Paths, trained: TrainedFold) -> None:
     folder = prepared.fold("tiny", "3d_fullres", "0")
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
-    plan = _make_plan(prepared)
+    plan = make_plan(prepared)
     assert is_trained(prepared, plan, "3d_fullres", "0")
     assert train(prepared, plan, "3d_fullres", "0", SHORT) == trained
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
 def test_a_fold_has_one_name_however_it_is_written(prepared: Paths, trained: TrainedFold) -> None:
-    plan = _make_plan(prepared)
+    plan = make_plan(prepared)
     assert is_trained(prepared, plan, "3d_fullres", "00")
     assert train(prepared, plan, "3d_fullres", "00", SHORT) == trained
     assert not prepared.fold("tiny", "3d_fullres", "00").exists()
@@ -158,7 +106,7 @@ def test_a_fold_has_one_name_however_it_is_written(prepared: Paths, trained: Tra
 def test_other_options_on_a_finished_fold_are_warned_of(
     prepared: Paths, trained: TrainedFold, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plan = _make_plan(prepared)
+    plan = make_plan(prepared)
     train(prepared, plan, "3d_fullres", "0", SHORT.model_copy(update={"epochs": 9, "seed": 6}))
     told = capsys.readouterr().err
     assert "--epochs 9 changes nothing: 3d_fullres fold 0 was trained with 2" in told
@@ -169,7 +117,7 @@ def test_other_options_on_a_finished_fold_are_warned_of(
 
 
 def test_other_cases_than_trained_on_are_refused(prepared: Paths, trained: TrainedFold) -> None:
-    plan, before = _make_plan(prepared), read_record(prepared.folds, Folds)
+    plan, before = make_plan(prepared), read_record(prepared.folds, Folds)
     schedule = TrainingSchedule(
         epochs=2, iterations_per_epoch=2, seed=5, precision="float32", device="cpu", cases=before.folds[1]
     )
@@ -179,7 +127,7 @@ def test_other_cases_than_trained_on_are_refused(prepared: Paths, trained: Train
         with pytest.raises(ModelError, match="begun with other cases: case_"):
             train(prepared, plan, "3d_fullres", "0", SHORT)
         with pytest.raises(ModelError, match="begun with other cases: case_"):
-            train(prepared, _make_plan(prepared, name="half"), "3d_fullres", "1", SHORT)
+            train(prepared, make_plan(prepared, name="half"), "3d_fullres", "1", SHORT)
     finally:
         write_record(prepared.folds, before)
 
@@ -190,10 +138,10 @@ def test_folds_of_cases_that_do_not_exist_are_refused(prepared: Paths) -> None:
     write_record(prepared.folds, before.model_copy(update={"folds": (*before.folds[:2], foreign)}))
     try:
         with pytest.raises(DataError, match=r"fold 2: no such training cases: gone\."):
-            train(prepared, _make_plan(prepared, name="foreign"), "3d_fullres", "2", SHORT)
+            train(prepared, make_plan(prepared, name="foreign"), "3d_fullres", "2", SHORT)
         write_record(prepared.folds, Folds(folds=(), source="too few cases"))
         with pytest.raises(UsageError, match="too few for folds, there is 'all'"):
-            train(prepared, _make_plan(prepared, name="foreign"), "3d_fullres", "0", SHORT)
+            train(prepared, make_plan(prepared, name="foreign"), "3d_fullres", "0", SHORT)
     finally:
         write_record(prepared.folds, before)
 
@@ -204,13 +152,13 @@ def test_a_case_newer_than_the_fingerprint_is_named(prepared: Paths) -> None:
     write_record(prepared.dataset, before.model_copy(update={"training": (*before.training[1:], new)}))
     try:
         with pytest.raises(DataError, match=r"new came since; case_0 went since"):
-            train(prepared, _make_plan(prepared, name="newer"), "3d_fullres", "all", SHORT)
+            train(prepared, make_plan(prepared, name="newer"), "3d_fullres", "all", SHORT)
     finally:
         write_record(prepared.dataset, before)
 
 
 def test_all_trains_on_every_case_without_validation(prepared: Paths) -> None:
-    record = train(prepared, _make_plan(prepared), "3d_fullres", "all", SHORT)
+    record = train(prepared, make_plan(prepared), "3d_fullres", "all", SHORT)
     assert len(record.train_cases) == 6
     assert record.validation_cases == ()
     assert record.mean_dice is None
@@ -218,7 +166,7 @@ def test_all_trains_on_every_case_without_validation(prepared: Paths) -> None:
 
 
 def test_the_cascade_learns_from_the_held_out_first_stage(prepared: Paths) -> None:
-    plan = _make_plan(prepared)
+    plan = make_plan(prepared)
     with pytest.raises(UsageError, match="fold_0, fold_1, fold_2"):
         train(prepared, plan, "3d_cascade_fullres", "1", SHORT)
     for fold in ("0", "1", "2"):
@@ -243,7 +191,7 @@ def test_the_cascade_learns_from_the_held_out_first_stage(prepared: Paths) -> No
 
 
 def test_unknown_configurations_and_folds_are_named(prepared: Paths) -> None:
-    plan = _make_plan(prepared)
+    plan = make_plan(prepared)
     with pytest.raises(UsageError, match="3d_lowres"):
         train(prepared, plan, "2d", "0", SHORT)
     for fold in ("3", "03", "-1", "zero"):
@@ -253,7 +201,7 @@ def test_unknown_configurations_and_folds_are_named(prepared: Paths) -> None:
 
 def test_sampling_weights_must_fit_the_targets(prepared: Paths) -> None:
     recipe = RECIPE.model_copy(update={"sampling": Sampling(class_weights=(1.0, 1.0, 1.0))})
-    plan = _make_plan(prepared, name="weighted", recipe=recipe)
+    plan = make_plan(prepared, name="weighted", recipe=recipe)
     with pytest.raises(UsageError, match="2 numbers from 0 up, one a target"):
         train(prepared, plan, "3d_fullres", "0", SHORT)
 
@@ -261,16 +209,16 @@ def test_sampling_weights_must_fit_the_targets(prepared: Paths) -> None:
 def test_mirroring_of_classes_that_are_not_there_is_refused_before_training(prepared: Paths) -> None:
     recipe = RECIPE.model_copy(update={"mirroring": Mirroring(swap_axis=2, swap_pairs=((1, 7),))})
     with pytest.raises(ModelError, match="swap_pairs"):
-        train(prepared, _make_plan(prepared, name="mirrored", recipe=recipe), "3d_fullres", "0", SHORT)
+        train(prepared, make_plan(prepared, name="mirrored", recipe=recipe), "3d_fullres", "0", SHORT)
 
 
 def test_another_content_of_the_plan_is_refused(prepared: Paths, trained: TrainedFold) -> None:
     with pytest.raises(ModelError, match="another name"):
-        train(prepared, _make_plan(prepared, batch_size=3), "3d_fullres", "0", SHORT)
+        train(prepared, make_plan(prepared, batch_size=3), "3d_fullres", "0", SHORT)
 
 
 def test_other_options_than_begun_with_are_refused(prepared: Paths, capsys: pytest.CaptureFixture[str]) -> None:
-    plan = _make_plan(prepared, name="begun")
+    plan = make_plan(prepared, name="begun")
     schedule = TrainingSchedule(epochs=2, iterations_per_epoch=2, seed=5, precision="float32", device="cpu")
     write_record(prepared.fold("begun", "3d_fullres", "1") / "schedule.json", schedule)
     for changed in ({"epochs": 3}, {"iterations": 3}, {"seed": 3}):
@@ -281,13 +229,13 @@ def test_other_options_than_begun_with_are_refused(prepared: Paths, capsys: pyte
 
 
 def test_not_preprocessed_says_what_to_do(prepared: Paths) -> None:
-    plan = _make_plan(prepared, name="other", spacing_mm=(3.0, 3.0, 3.0))
+    plan = make_plan(prepared, name="other", spacing_mm=(3.0, 3.0, 3.0))
     with pytest.raises(UsageError, match=r"does not exist\. Preprocess the dataset: `autoseg preprocess"):
         train(prepared, plan, "3d_fullres", "0", SHORT)
 
 
 def test_a_fold_in_use_is_refused(prepared: Paths) -> None:
-    plan = _make_plan(prepared, name="locked")
+    plan = make_plan(prepared, name="locked")
     folder = prepared.fold("locked", "3d_fullres", "0")
     with locked(folder, "training"), pytest.raises(UsageError, match=f"process {os.getpid()}"):
         train(prepared, plan, "3d_fullres", "0", SHORT)
@@ -295,7 +243,7 @@ def test_a_fold_in_use_is_refused(prepared: Paths) -> None:
 
 @pytest.mark.parametrize("configuration", ["3d_fullres", "3d_cascade_fullres"])
 def test_voxels_from_disk_and_memory_make_the_same_batches(prepared: Paths, configuration: str) -> None:
-    plan = _make_plan(prepared)
+    plan = make_plan(prepared)
     folder = prepared.preprocessed(store.digest(plan, configuration, read_record(prepared.fingerprint, Fingerprint)))
     manifest, device = store.open_store(folder), torch.device("cpu")
     ids = sorted(manifest.cases)
@@ -306,7 +254,7 @@ def test_voxels_from_disk_and_memory_make_the_same_batches(prepared: Paths, conf
     for tier in ("memory", "disk"):
         source = open_source(folder, manifest, ids, 1, device, previous, tier)  # type: ignore[arg-type]
         assert source.tier == tier
-        sampler = Sampler(source, RECIPE, plan.labels, (8, 8, 8), 2, 7, device, has_previous=previous is not None)
+        sampler = Sampler(source, RECIPE, plan.labels, (8, 8, 8), 2, 7, device, previous and plan.labels)
         both.append(list(batches(sampler, [(0, step) for step in range(12)])))
     for one, other in zip(*both, strict=True):
         assert one.cases == other.cases
@@ -318,7 +266,7 @@ def test_voxels_from_disk_and_memory_make_the_same_batches(prepared: Paths, conf
 def test_half_a_minute_holds_everything(prepared: Paths) -> None:
     started = time.monotonic()
     options = TrainOptions(budget_seconds=30.0, device="cpu")
-    train(prepared, _make_plan(prepared, name="budget"), "3d_fullres", "0", options)
+    train(prepared, make_plan(prepared, name="budget"), "3d_fullres", "0", options)
     assert 20 <= time.monotonic() - started <= 33
 
 
@@ -326,7 +274,7 @@ def test_half_a_minute_holds_everything(prepared: Paths) -> None:
 def test_a_validation_that_was_interrupted_goes_on(
     prepared: Paths, monkeypatch: pytest.MonkeyPatch, name: str, last: str
 ) -> None:
-    plan, folder = _make_plan(prepared, name=name), prepared.fold(name, "3d_fullres", "0")
+    plan, folder = make_plan(prepared, name=name), prepared.fold(name, "3d_fullres", "0")
     monkeypatch.setattr("autoseg.training.validation.has_image_libraries", lambda: name == "stopped")
     with monkeypatch.context() as patch:
         patch.setattr(console, "track", _signalled_after_one_case)
@@ -349,7 +297,7 @@ def _signalled_after_one_case(items, total, what):  # type: ignore[no-untyped-de
 
 def test_without_image_libraries_training_still_works(prepared: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("autoseg.training.validation.has_image_libraries", lambda: False)
-    record = train(prepared, _make_plan(prepared, name="headless"), "3d_fullres", "0", SHORT)
+    record = train(prepared, make_plan(prepared, name="headless"), "3d_fullres", "0", SHORT)
     folder = prepared.fold("headless", "3d_fullres", "0")
     assert record.mean_dice is None
     assert not (folder / "validation.json").exists()
@@ -377,7 +325,7 @@ def test_importing_the_trainer_needs_no_image_libraries() -> None:
 @pytest.mark.slow
 def test_a_killed_training_resumes_to_the_same_weights(prepared: Paths, tmp_path: Path) -> None:
     options = TrainOptions(epochs=30, iterations=4, seed=5, device="cpu")
-    plan = _make_plan(prepared, name="killed")
+    plan = make_plan(prepared, name="killed")
     write_record(prepared.plan("killed"), plan)
     program = (
         "from pathlib import Path; from autoseg.records.workspace import Paths; from autoseg.records.plan import Plan;"
