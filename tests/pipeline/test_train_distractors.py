@@ -15,9 +15,7 @@ from autoseg import console
 from autoseg.errors import ModelError, Preempted, UsageError
 from autoseg.inference.model import load_model
 from autoseg.inference.store import read_meta, read_probabilities, write_probabilities
-from autoseg.pipeline.fingerprint import verify_and_fingerprint
 from autoseg.pipeline.flow import TrainRequest, train_folds, wanted_configurations
-from autoseg.pipeline.ingest import ingest
 from autoseg.pipeline.plan import choose_plan
 from autoseg.pipeline.postprocess import choose_postprocessing
 from autoseg.pipeline.predict import predict
@@ -36,23 +34,10 @@ from autoseg.records.results import TrainedFold
 from autoseg.records.workspace import Paths
 from autoseg.storage import tensors
 from autoseg.storage.arrays import read_array
-from autoseg.training.schedule import TrainOptions
 from autoseg.training.task import Task, new_learner
-from tests.pipeline.tiny import make_plan, write_dataset
+from tests.pipeline.tiny import FOLDS, SHORT, prepare
 
-SHORT = TrainOptions(epochs=2, iterations=2, seed=5, device="cpu")
-FOLDS = ("0", "1", "2")
 CPU = torch.device("cpu")
-
-
-def prepare(folder: Path, kind: str = "classes") -> tuple[Paths, Plan]:
-    write_dataset(folder / "Tiny", kind=kind)
-    paths = ingest(str(folder / "Tiny"), folder / "work", num_folds=3)
-    verify_and_fingerprint(paths, num_workers=1)
-    plan = make_plan(paths)
-    preprocess(paths, plan, ["3d_fullres"], num_workers=1)
-    write_record(paths.plan(plan.name), plan)
-    return paths, plan
 
 
 def request(fold: str | None = None, **changes: object) -> TrainRequest:
@@ -170,7 +155,9 @@ def test_select_compares_it_with_its_base_and_all_else_works(tuned: tuple[Paths,
     images = Path(read_record(paths.dataset, Dataset).root) / "imagesTr"
     written = predict(paths, images, tmp_path / "out", device="cpu")
     assert len(written) == 6
-    assert "3d_fullres_distractors" in report(paths).read_text()
+    page = report(paths).read_text()
+    assert "autoseg train Tiny 3d_fullres --plan tiny --distractors --epochs 2" in page
+    assert "autoseg train Tiny 3d_fullres --plan tiny --epochs 2" in page
 
 
 def test_the_order_of_training(tuned: tuple[Paths, Plan]) -> None:

@@ -6,11 +6,18 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from autoseg.records.base import read_record
+from autoseg.pipeline.fingerprint import verify_and_fingerprint
+from autoseg.pipeline.ingest import ingest
+from autoseg.pipeline.preprocess import preprocess
+from autoseg.records.base import read_record, write_record
 from autoseg.records.dataset import Dataset
 from autoseg.records.plan import Configuration, Plan
 from autoseg.records.workspace import Paths
+from autoseg.training.schedule import TrainOptions
 from tests.training.tools import RECIPE, SPEC
+
+SHORT = TrainOptions(epochs=2, iterations=2, seed=5, device="cpu")
+FOLDS = ("0", "1", "2")
 
 LABELS: dict[str, dict[str, object]] = {
     "classes": {"labels": {"0": "background", "1": "near", "5": "far"}},
@@ -71,3 +78,14 @@ def make_plan(paths: Paths, name: str = "tiny", **changes: object) -> Plan:
         original_median_spacing_mm=(1.5, 1.0, 1.0),
         configurations={"3d_fullres": fine, "3d_lowres": coarse, "3d_cascade_fullres": cascade},
     )
+
+
+def prepare(folder: Path, kind: str = "classes") -> tuple[Paths, Plan]:
+    """The dataset opened and divided into three folds, its plan written, `3d_fullres` preprocessed."""
+    write_dataset(folder / "Tiny", kind=kind)
+    paths = ingest(str(folder / "Tiny"), folder / "work", num_folds=3)
+    verify_and_fingerprint(paths, num_workers=1)
+    plan = make_plan(paths)
+    preprocess(paths, plan, ["3d_fullres"], num_workers=1)
+    write_record(paths.plan(plan.name), plan)
+    return paths, plan
