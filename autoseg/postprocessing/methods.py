@@ -16,7 +16,7 @@ import numpy as np
 
 from autoseg.metrics.detection import ScoredCandidate, froc
 from autoseg.postprocessing.candidates import CANDIDATES, LEARNED, Problem
-from autoseg.postprocessing.choose import enough_groups, what_is_lacking
+from autoseg.postprocessing.choose import what_is_lacking
 from autoseg.postprocessing.effects import (
     dice_of,
     false_components,
@@ -85,8 +85,8 @@ def decide_nested(rows: Rows, problems: Sequence[tuple[Problem, Ints]], variant:
         that is so of all, or there are too few patients: why.
     """
     settings = problems[0][0].settings
-    if not enough_groups(rows, settings):
-        return f"there are {len(set(rows.groups))} patients, {settings.min_groups} are needed"
+    if (num_patients := len(set(rows.groups))) < settings.min_groups:
+        return f"there are {num_patients} patients, {settings.min_groups} are needed"
     keep, scores, ranked = untouched(rows).copy(), rows.column(_CONFIDENCE).copy(), untouched(rows).copy()
     notes = []
     for problem, positions in problems:

@@ -1,4 +1,4 @@
-"""The comparison of ways against false positives on tiny trainings: rows, reasons, numbers, training what is missing."""
+"""The comparison of ways against false positives on tiny trainings: rows, reasons, numbers, what is trained."""
 
 import json
 import shutil
