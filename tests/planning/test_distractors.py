@@ -26,7 +26,7 @@ def test_it_is_the_base_but_for_its_recipe() -> None:
     base, tuned = plan.configurations["3d_fullres"], changed.configurations[name]
     assert tuned.model_copy(update={"recipe": base.recipe}) == base
     assert tuned.recipe.distractors.base == "3d_fullres"
-    assert tuned.recipe.optimizer.learning_rate == pytest.approx(base.recipe.optimizer.learning_rate / 10)
+    assert tuned.recipe.optimizer.learning_rate == pytest.approx(0.3 * base.recipe.optimizer.learning_rate)
     assert tuned.recipe.schedule.epochs == base.recipe.schedule.epochs / 4
     assert f"{name}.recipe" in changed.reasons
     assert parse_record(changed.model_dump(mode="json"), Plan, "plan") == changed
