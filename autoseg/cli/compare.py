@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from autoseg.cli import options as o
-from autoseg.records.false_positives import FalsePositiveComparison, MethodRow
+from autoseg.records.false_positives import FalsePositiveComparison, MethodRow, mean_sensitivities
 
 
 def compare_fp(
@@ -77,9 +77,7 @@ def _row(row: MethodRow) -> str:
 
 def _curve(row: MethodRow) -> str:
     """Sensitivity at each rate, mean over targets."""
-    read = [t.froc.sensitivity_at for t in row.targets.values() if t.froc.sensitivity_at is not None]
-    values = [sum(column) / len(column) for column in zip(*read, strict=True)]
-    return f"{row.name:32s}" + "".join(f"{value:>8.3f}" for value in values)
+    return f"{row.name:32s}" + "".join(f"{value:>8.3f}" for value in mean_sensitivities(row))
 
 
 def _next(dataset: str, comparison: FalsePositiveComparison) -> str:

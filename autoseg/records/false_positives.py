@@ -66,6 +66,12 @@ class MethodRow(Record):
         return f"{self.method} ({self.variant})" if self.variant else self.method
 
 
+def mean_sensitivities(row: MethodRow) -> tuple[float, ...]:
+    """Sensitivity at each rate of the FROC curves, mean over the targets that have lesions; empty without any."""
+    read = [t.froc.sensitivity_at for t in row.targets.values() if t.froc.sensitivity_at is not None]
+    return tuple(sum(column) / len(column) for column in zip(*read, strict=True))
+
+
 class FalsePositiveComparison(Record):
     """All ways on the same held-out cases."""
 

@@ -11,6 +11,7 @@ from autoseg.cli.main import main
 from autoseg.errors import UsageError
 from autoseg.metrics.detection import lesion_matches
 from autoseg.pipeline.compare_fp import base_configuration, compare_false_positives, rivals
+from autoseg.pipeline.report import report
 from autoseg.pipeline.train import train
 from autoseg.planning.distractors import plan_distractors
 from autoseg.records.base import read_record, write_record
@@ -83,6 +84,14 @@ def test_none_is_what_the_metrics_say(trained: tuple[Paths, Plan], comparison: F
     assert sum(false.values()) > 0
     assert none.false_positives_per_case == pytest.approx(sum(false.values()) / 6)
     assert none.lesion_sensitivity == pytest.approx(sum(hit.values()) / sum(lesions.values()))
+
+
+def test_the_report_shows_it(trained: tuple[Paths, Plan], comparison: FalsePositiveComparison) -> None:
+    page = report(trained[0]).read_text("utf-8")
+    assert "Ways against false positives" in page
+    assert comparison.verdict.split(":")[0].split(" (")[0] in page
+    assert page.count("not trained; --train trains it") == 2
+    assert 'aria-label="FROC curves"' in page
 
 
 def test_folds_that_are_missing_are_counted(trained: tuple[Paths, Plan]) -> None:
