@@ -20,10 +20,17 @@ _PACKAGES = ("torch", "numpy", "scipy", "SimpleITK", "nibabel", "blosc2", "pydan
 def status(dataset: o.DatasetArgument, work: o.Work = None, as_json: o.Json = False, quiet: o.Quiet = False) -> None:
     """What is done for a dataset, and what comes next."""
     from autoseg.pipeline.ingest import locate
+    from autoseg.training.inputs import outdated_folds
 
     paths = locate(dataset, o.start(work, quiet))
     if not paths.dataset.is_file():
         raise UsageError(f"Nothing is done for {dataset} in {paths.folder} yet. Next: autoseg run {dataset}")
+    plans = [read_record(path, Plan) for path in sorted(paths.plans.glob("*.json"))]
+    outdated = {
+        f"{plan.name}/{configuration}/fold_{fold}": changes
+        for plan in plans
+        for (configuration, fold), changes in outdated_folds(paths, plan).items()
+    }
     trained = sorted(p.parent for p in (paths.folder / "models").glob("*/*/fold_*/fold.json"))
     steps: dict[str, bool | list[str]] = {
         "fingerprint": paths.fingerprint.is_file(),
@@ -34,8 +41,9 @@ def status(dataset: o.DatasetArgument, work: o.Work = None, as_json: o.Json = Fa
         "report": paths.report.is_file(),
     }
     rows = [f"{key:13s} {', '.join(value) if isinstance(value, list) else value}" for key, value in steps.items()]
+    rows += [f"outdated      {fold} was trained on other data: {changes}" for fold, changes in outdated.items()]
     after = _next_command(paths, steps, held_out=any(folder.name != "fold_all" for folder in trained))
-    o.show({**steps, "next": after}, as_json, "\n".join([*rows, f"Next: {after}"]))
+    o.show({**steps, "outdated": outdated, "next": after}, as_json, "\n".join([*rows, f"Next: {after}"]))
 
 
 def _next_command(paths: Paths, steps: Mapping[str, object], held_out: bool) -> str:

@@ -99,7 +99,7 @@ def load_model(folders: Sequence[Path], device: torch.device) -> Model:
         if not earlier:
             raise ModelError(f"{folders[0]} needs the folds of {settings.previous_stage} beside its configuration.")
         previous = load_model(earlier, device)
-    digests = [sha256_file(folder / WEIGHTS / "MANIFEST.json") for folder in folders]
+    digests = [weights_digest(folder) for folder in folders]
     digest = sha256_json([digests, _predicting(plan, configuration), previous and previous.digest])
     return Model(networks, plan, configuration, tuple(folders), digest, previous)
 
@@ -111,6 +111,11 @@ def read_fold(folder: Path) -> tuple[Plan, TrainedFold]:
     if trained.configuration not in plan.configurations:
         raise ModelError(f"{folder / 'plan.json'} has no configuration {trained.configuration}.")
     return plan, trained
+
+
+def weights_digest(folder: Path) -> str:
+    """Digest of the weights of a finished fold: the same where a training gave the same."""
+    return sha256_file(folder / WEIGHTS / "MANIFEST.json")
 
 
 def _predicting(plan: Plan, configuration: str) -> object:

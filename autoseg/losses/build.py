@@ -1,8 +1,8 @@
 """A recipe and a label scheme in, the training loss out: a function of a network's outputs and the labels.
 
 The one table of losses. Installed packages add some through Python entry points of group `autoseg.losses`,
-each a function `(logits N H Z Y X, target N Z Y X, context: LossContext) -> scalar` of float32 logits; a
-name in the table cannot be replaced.
+each a function `(logits N H Z Y X, target N Z Y X, context: LossContext, *, parameters) -> scalar` of float32 logits;
+a name in the table cannot be replaced. Compound losses are sums of terms, in the recipe.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,13 +12,27 @@ from torch import Tensor
 
 from autoseg.errors import UsageError
 from autoseg.extensions import find_function
-from autoseg.losses.overlap import soft_dice, tversky
+from autoseg.losses.distance import boundary, distance_penalised_cross_entropy, hausdorff
+from autoseg.losses.exponential import exponential_logarithmic
+from autoseg.losses.lovasz import lovasz, lovasz_hinge
+from autoseg.losses.overlap import (
+    asymmetric_similarity,
+    focal_tversky,
+    generalised_dice,
+    jaccard,
+    penalty_generalised_dice,
+    sensitivity_specificity,
+    soft_dice,
+    tversky,
+)
+from autoseg.losses.parameters import with_parameters
 from autoseg.losses.pixel import cross_entropy, focal, top_k_cross_entropy
+from autoseg.losses.skeleton import cl_dice
 from autoseg.losses.targets import LossContext, downsample
 from autoseg.records.labels import LabelScheme
 from autoseg.records.recipe import LossTerm, Recipe
 
-Loss = Callable[[Tensor, Tensor, LossContext], Tensor]
+Loss = Callable[..., Tensor]
 TrainingLoss = Callable[[Sequence[Tensor], Tensor], Tensor]
 
 ENTRY_POINTS = "autoseg.losses"
@@ -27,8 +41,21 @@ LOSSES: dict[str, Loss] = {
     "cross_entropy": cross_entropy,
     "focal": focal,
     "top_k_cross_entropy": top_k_cross_entropy,
+    "distance_penalised_cross_entropy": distance_penalised_cross_entropy,
     "soft_dice": soft_dice,
+    "generalised_dice": generalised_dice,
+    "penalty_generalised_dice": penalty_generalised_dice,
+    "jaccard": jaccard,
     "tversky": tversky,
+    "focal_tversky": focal_tversky,
+    "asymmetric_similarity": asymmetric_similarity,
+    "sensitivity_specificity": sensitivity_specificity,
+    "exponential_logarithmic": exponential_logarithmic,
+    "lovasz": lovasz,
+    "lovasz_hinge": lovasz_hinge,
+    "boundary": boundary,
+    "hausdorff": hausdorff,
+    "cl_dice": cl_dice,
 }
 
 
@@ -48,14 +75,12 @@ def build_loss(recipe: Recipe, labels: LabelScheme, batch_dice: bool) -> Trainin
         internal class numbers, any integer type); its scalar is float32 (float64 of such logits).
 
     Raises:
-        UsageError: no such term (the known ones are named), none at all, or class weights that do not fit.
+        UsageError: no such term (the known ones are named), none at all, or class weights or parameters that do not
+            fit.
     """
     if not recipe.loss:
         raise UsageError("The recipe's loss has no term: name at least one in `recipe.loss`.")
-    terms = [
-        (term.weight, find_function(term.name, LOSSES, ENTRY_POINTS, "recipe.loss"), _context(term, labels, batch_dice))
-        for term in recipe.loss
-    ]
+    terms = [(term.weight, _function(term), _context(term, labels, batch_dice)) for term in recipe.loss]
 
     def loss(outputs: Sequence[Tensor], target: Tensor) -> Tensor:
         used = outputs if recipe.deep_supervision else outputs[:1]
@@ -68,6 +93,11 @@ def build_loss(recipe: Recipe, labels: LabelScheme, batch_dice: bool) -> Trainin
         return torch.stack(parts).sum()
 
     return loss
+
+
+def _function(term: LossTerm) -> Loss:
+    found = find_function(term.name, LOSSES, ENTRY_POINTS, "recipe.loss")
+    return with_parameters(term.name, found, term.parameters)
 
 
 def _context(term: LossTerm, labels: LabelScheme, batch_dice: bool) -> LossContext:

@@ -9,48 +9,46 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from autoseg.losses.targets import LossContext, head_weights, regions_of, split_ignored
-
-FOCUS = 2.0
-"""Exponent of the focal loss (gamma; the paper's best)."""
-
-HARDEST = 0.1
-"""Share of the voxels that enter the top-k cross-entropy (nnU-Net's TopK10)."""
+from autoseg.losses.targets import LossContext, head_weights, power, regions_of, split_ignored
 
 
 def cross_entropy(logits: Tensor, target: Tensor, context: LossContext) -> Tensor:
-    """Mean of -log p(true class), each voxel weighted by its class's weight.
+    """Mean of -log p(true class), each voxel weighted by its class's weight (weighted cross-entropy).
 
     With regions, the mean over voxels and regions. nnU-Net does the same unless there is an ignore label, where
     it adds up the regions instead, so that the loss is larger by their number; we keep the mean.
     """
-    losses, weights = _voxel_losses(logits, target, context)
-    return _weighted_mean(losses, weights)
+    losses, weights = voxel_losses(logits, target, context)
+    return weighted_mean(losses, weights)
 
 
-def focal(logits: Tensor, target: Tensor, context: LossContext) -> Tensor:
-    """Cross-entropy in which a voxel of probability p counts (1 - p)^2 (Lin et al., 2017, arXiv:1708.02002)."""
-    losses, weights = _voxel_losses(logits, target, context)
-    return _weighted_mean((1 - torch.exp(-losses)) ** FOCUS * losses, weights)
+def focal(logits: Tensor, target: Tensor, context: LossContext, *, gamma: float = 2.0) -> Tensor:
+    """Cross-entropy in which a voxel of probability p counts (1 - p)^gamma (Lin et al., 2017, arXiv:1708.02002).
+
+    `gamma` is the paper's best; its alpha is the class weights.
+    """
+    losses, weights = voxel_losses(logits, target, context)
+    return weighted_mean(power(1 - torch.exp(-losses), gamma) * losses, weights)
 
 
-def top_k_cross_entropy(logits: Tensor, target: Tensor, context: LossContext) -> Tensor:
-    """Mean cross-entropy of the hardest tenth of the voxels (Wu et al., 2016, arXiv:1605.06885).
+def top_k_cross_entropy(logits: Tensor, target: Tensor, context: LossContext, *, share: float = 0.1) -> Tensor:
+    """Mean cross-entropy of the hardest `share` of the voxels (Wu et al., 2016, arXiv:1605.06885; a tenth is
+    nnU-Net's TopK10).
 
     Where fewer than that count (ignore label), the mean of all that do. Class weights enter before the choice.
     """
-    losses, weights = _voxel_losses(logits, target, context)
+    losses, weights = voxel_losses(logits, target, context)
     if weights is None:
         valid = losses.new_ones(()).expand_as(losses)
     else:
         losses, valid = losses * weights, (weights > 0).to(losses.dtype).expand_as(losses)
-    num_kept = max(1, int(losses.numel() * HARDEST))
+    num_kept = max(1, int(losses.numel() * share))
     # Voxels that do not count are put below all others, so that no count must be fetched from the device.
     hardest, where = torch.where(valid > 0, losses, -1).flatten().topk(num_kept, sorted=False)
-    return _weighted_mean(hardest, valid.flatten()[where])
+    return weighted_mean(hardest, valid.flatten()[where])
 
 
-def _voxel_losses(logits: Tensor, target: Tensor, context: LossContext) -> tuple[Tensor, Tensor | None]:
+def voxel_losses(logits: Tensor, target: Tensor, context: LossContext) -> tuple[Tensor, Tensor | None]:
     """Cross-entropy of each voxel (N Z Y X) or voxel and region (N H Z Y X), and its weight (None: all 1)."""
     classes, valid = split_ignored(target, context.labels)
     weights = None if context.class_weights is None else head_weights(context, logits)
@@ -67,7 +65,8 @@ def _voxel_losses(logits: Tensor, target: Tensor, context: LossContext) -> tuple
     return losses, weights
 
 
-def _weighted_mean(losses: Tensor, weights: Tensor | None) -> Tensor:
+def weighted_mean(losses: Tensor, weights: Tensor | None) -> Tensor:
+    """Mean with the weights of `voxel_losses`; 0 where nothing counts."""
     if weights is None:
         return losses.mean()
     weights = weights.expand_as(losses)

@@ -1,4 +1,7 @@
-"""Label maps in, what a loss compares with out: downsampled views, masks, regions; and the context of a loss."""
+"""Label maps in, what a loss compares with out: downsampled views, masks, regions; and what losses share.
+
+That is the context of a loss, the mean over its heads, and a power whose gradient stays finite.
+"""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -58,6 +61,49 @@ def split_ignored(target: Tensor, labels: LabelScheme) -> tuple[Tensor, Tensor |
 def regions_of(target: Tensor, labels: LabelScheme) -> Tensor:
     """Membership of each voxel in each region: bool N H Z Y X from class numbers N Z Y X (int64)."""
     return _membership(labels, target.device)[target].movedim(-1, 1)
+
+
+def compared(logits: Tensor, target: Tensor, context: LossContext) -> tuple[Tensor, Tensor, Tensor | None]:
+    """What losses compare that need whole maps: probabilities, truth, and which voxels count.
+
+    Returns:
+        Probabilities N H Z Y X (softmax over classes, or one sigmoid a region); truth, bool of that shape, False
+        where ignored; and N 1 Z Y X bool, or None where all voxels count.
+    """
+    classes, valid = split_ignored(target, context.labels)
+    if context.labels.has_regions:
+        probabilities, truth = logits.sigmoid(), regions_of(classes, context.labels)
+    else:
+        numbers = torch.arange(logits.shape[1], device=logits.device).view(-1, 1, 1, 1)
+        probabilities, truth = logits.softmax(1), classes.unsqueeze(1) == numbers
+    if valid is None:
+        return probabilities, truth, None
+    valid = valid.unsqueeze(1)
+    return probabilities, truth & valid, valid
+
+
+def foreground(heads: Tensor, context: LossContext) -> Tensor:
+    """N H ... without the background class; all regions."""
+    return heads if context.labels.has_regions else heads[:, 1:]
+
+
+def mean_over_foreground(scores: Tensor, context: LossContext) -> Tensor:
+    """Mean of N x foreground heads over samples, and over heads with their weights."""
+    weights = foreground(head_weights(context, scores)[None], context)[0]
+    return (scores.mean(0) * weights).sum() / weights.sum()
+
+
+def voxel_mean(values: Tensor, valid: Tensor | None) -> Tensor:
+    """Mean of N H Z Y X over the voxels that count (N 1 Z Y X; None: all): N H, and 0 where none does."""
+    axes = (2, 3, 4)
+    if valid is None:
+        return values.mean(axes)
+    return torch.where(valid, values, 0).sum(axes) / valid.sum(axes).clamp_min(1)
+
+
+def power(base: Tensor, exponent: float) -> Tensor:
+    """`base ** exponent` of a base from 0 up; constant below 1e-6, since at 0 a power under 1 is infinitely steep."""
+    return base.clamp_min(1e-6) ** exponent
 
 
 def head_weights(context: LossContext, like: Tensor) -> Tensor:

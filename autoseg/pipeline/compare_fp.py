@@ -42,9 +42,9 @@ def base_configuration(paths: Paths, plan: Plan, name: str | None) -> str:
         return name
     if paths.selection.is_file():
         selection = read_record(paths.selection, Selection)
-        chosen = [c.removesuffix(SUFFIX) for c in selection.configurations]
-        if selection.plan == plan.name and (known := [c for c in chosen if c in plan.configurations]):
-            return known[0]
+        chosen = selection.configurations[0].removesuffix(SUFFIX)
+        if selection.plan == plan.name and chosen in plan.configurations:
+            return chosen
     return next(known for known in (*_USUAL, *plan.configurations) if known in plan.configurations)
 
 

@@ -1,9 +1,7 @@
 """Records of a dataset in, its fingerprint out; every file is unpacked once to be checked, measured and hashed.
 
-It is skipped when nothing changed since: files.json keeps size, modification time and digest of every file that
-was measured, with the digest of what dataset.json says of them. Equal size and time count as unchanged;
-a file whose time alone differs (a copy, a checkout) is hashed, which needs no unpacking, and counts as
-unchanged if the digest is the same. As many cases are in memory at a time as fit into what was free at the start.
+It is skipped when nothing changed since (see `datasets.measured_files`). As many cases are in memory at a time as
+fit into what was free at the start.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +13,7 @@ from autoseg.console import say, track, warn
 from autoseg.datasets.description import FILE_NAME
 from autoseg.datasets.findings import Finding, describe, faults_of, raise_faults
 from autoseg.datasets.guessing import guess_dataset
+from autoseg.datasets.measured_files import MeasuredFiles, file_times, is_unchanged, measured_files
 from autoseg.datasets.opening import inspect_dataset, list_cases
 from autoseg.datasets.pairs import on_grid_of
 from autoseg.datasets.verify import check_overall, read_and_check
@@ -22,34 +21,15 @@ from autoseg.devices import free_memory, num_cores
 from autoseg.errors import UsageError
 from autoseg.fingerprinting import CaseMeasurement, combine, measure_case
 from autoseg.images.reading import expected_bytes
-from autoseg.records.base import Record, read_record, write_record
+from autoseg.records.base import read_record, write_record
 from autoseg.records.dataset import Case, Dataset
 from autoseg.records.fingerprint import Fingerprint
 from autoseg.records.workspace import Paths
-from autoseg.storage.hashing import sha256_file, sha256_json
 
 Result = TypeVar("Result")
 
 _COPIES = 3
 """Times the voxels as read that a case takes at its peak: packed and unpacked bytes, masks and components."""
-
-
-class FileState(Record):
-    """A file of the dataset when it was measured."""
-
-    num_bytes: int
-    modified_ns: int
-    """Modification time in nanoseconds."""
-    sha256: str
-
-
-class MeasuredFiles(Record):
-    """All that a fingerprint was made from."""
-
-    dataset_sha256: str
-    """Digest of training cases, channels and labels in the dataset's record."""
-    files: dict[str, FileState]
-    """Path relative to the dataset's folder -> its state."""
 
 
 def verify_and_fingerprint(paths: Paths, num_workers: int | None = None) -> Fingerprint:
@@ -63,10 +43,15 @@ def verify_and_fingerprint(paths: Paths, num_workers: int | None = None) -> Fing
         DataError: cases are faulty; all faults of all cases are named.
     """
     dataset = read_record(paths.dataset, Dataset, remedy="Open the dataset's folder first.")
-    if paths.fingerprint.is_file() and _is_unchanged(paths, dataset):
-        say(f"{dataset.name}: fingerprint is up to date.")
-        return read_record(paths.fingerprint, Fingerprint)
-    states = _file_times(dataset)
+    times = file_times(dataset)
+    if paths.fingerprint.is_file() and paths.measured_files.is_file():
+        known = read_record(paths.measured_files, MeasuredFiles)
+        if is_unchanged(dataset, known):
+            say(f"{dataset.name}: fingerprint is up to date.")
+            fingerprint = read_record(paths.fingerprint, Fingerprint)
+            if (seen := measured_files(dataset, fingerprint, times)) != known:
+                write_record(paths.measured_files, seen)  # with the times of now, so that none is hashed next time
+            return fingerprint
     findings: list[Finding] = []
     measurements: dict[str, CaseMeasurement] = {}
     what = f"{dataset.name}: verify and fingerprint"
@@ -80,7 +65,7 @@ def verify_and_fingerprint(paths: Paths, num_workers: int | None = None) -> Fing
     raise_faults(findings, f"{dataset.name} ({dataset.root})")
     fingerprint = combine(measurements, dataset.labels, len(dataset.channel_names))
     write_record(paths.fingerprint, fingerprint)
-    write_record(_files_record(paths), _measured_files(dataset, fingerprint, states))
+    write_record(paths.measured_files, measured_files(dataset, fingerprint, times))
     return fingerprint
 
 
@@ -179,49 +164,3 @@ def _warn(findings: list[Finding]) -> None:
 
 def _files_record(paths: Paths) -> Path:
     return paths.folder / "files.json"
-
-
-def _file_names(dataset: Dataset) -> list[str]:
-    return [name for case in dataset.training for name in (*case.images, *([case.label] if case.label else []))]
-
-
-def _file_times(dataset: Dataset) -> dict[str, tuple[int, int]]:
-    """Size and time of each file, taken before it is read: one that changes meanwhile is measured again next time."""
-    times = {}
-    for name in _file_names(dataset):
-        path = Path(dataset.root) / name
-        if path.is_file():
-            status = path.stat()
-            times[name] = (status.st_size, status.st_mtime_ns)
-    return times
-
-
-def _dataset_digest(dataset: Dataset) -> str:
-    return sha256_json(dataset.model_dump(mode="json", include={"training", "channel_names", "labels"}))
-
-
-def _measured_files(dataset: Dataset, fingerprint: Fingerprint, times: dict[str, tuple[int, int]]) -> MeasuredFiles:
-    files = {}
-    for case in dataset.training:
-        measured = fingerprint.cases[case.id]
-        names = (*case.images, case.label or "")
-        for name, digest in zip(names, (*measured.image_sha256, measured.label_sha256), strict=True):
-            size, modified = times[name]
-            files[name] = FileState(num_bytes=size, modified_ns=modified, sha256=digest)
-    return MeasuredFiles(dataset_sha256=_dataset_digest(dataset), files=files)
-
-
-def _is_unchanged(paths: Paths, dataset: Dataset) -> bool:
-    if not _files_record(paths).is_file():
-        return False
-    known = read_record(_files_record(paths), MeasuredFiles)
-    times = _file_times(dataset)
-    if known.dataset_sha256 != _dataset_digest(dataset) or set(known.files) != set(times):
-        return False
-    for name, (size, modified) in times.items():
-        state = known.files[name]
-        if size != state.num_bytes:
-            return False
-        if modified != state.modified_ns and sha256_file(Path(dataset.root) / name) != state.sha256:
-            return False
-    return True

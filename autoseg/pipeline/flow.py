@@ -179,8 +179,7 @@ def _with_distractors(paths: Paths, plan: Plan, configuration: str) -> tuple[Pla
     """The plan on disk with a configuration that learns distractors; raises UsageError if its base is not trained."""
     from autoseg.pipeline.train import check_base
 
-    _, name = plan_distractors(plan, configuration)
-    check_base(paths, plan, name.removesuffix(SUFFIX))
+    check_base(paths, *plan_distractors(plan, configuration))
     return planning.add_distractors(paths, plan, configuration)
 
 

@@ -1,7 +1,7 @@
 """Stage: held-out probabilities of a plan's configurations in, `selection.json` out.
 
 All subsets of the trained configurations are compared on the cases that every one of them held out. The files of a
-case are read once. Called again with nothing trained in between, the stage is skipped.
+case are read once. Called again with nothing trained and no file of a case changed in between, the stage is skipped.
 """
 
 from autoseg import console
@@ -16,6 +16,7 @@ from autoseg.records.workspace import Paths
 from autoseg.selection.ensembles import Members, rank
 from autoseg.selection.held_out import HeldOut, common_cases, count_case, find_held_out, reference_of
 from autoseg.storage.hashing import sha256_json
+from autoseg.training.inputs import digests_now, outdated_folds
 
 
 def select(paths: Paths, plan: Plan) -> Selection:
@@ -32,7 +33,10 @@ def select(paths: Paths, plan: Plan) -> Selection:
             "Run `autoseg train` without a fold, or with a number."
         )
     cases = _comparable_cases(held_out)
-    decided_by = sha256_json([plan.name, {name: held.digest for name, held in held_out.items()}, cases])
+    files = digests_now(paths)
+    scored_on = {case: files.get(case) for case in cases}
+    decided_by = sha256_json([plan.name, {name: held.digest for name, held in held_out.items()}, scored_on])
+    _warn_of_outdated(paths, plan)
     if paths.selection.is_file():
         earlier = read_record(paths.selection, Selection)
         if earlier.decided_by == decided_by:
@@ -61,6 +65,16 @@ def select(paths: Paths, plan: Plan) -> Selection:
     )
     write_record(paths.selection, selection)
     return selection
+
+
+def _warn_of_outdated(paths: Paths, plan: Plan) -> None:
+    """Name the folds that know the data only as they were."""
+    for (configuration, fold), changes in outdated_folds(paths, plan).items():
+        folder = paths.fold(plan.name, configuration, fold)
+        console.warn(
+            f"{configuration} fold {fold} was trained on other data than there is now: {changes}. It is compared on "
+            f"the references of now; delete {folder} and train it again if the change matters."
+        )
 
 
 def _comparable_cases(held_out: dict[str, HeldOut]) -> list[str]:

@@ -20,6 +20,7 @@ from autoseg.records.base import read_record, write_record
 from autoseg.records.dataset import Dataset, Fold, Folds
 from autoseg.records.distractors import DistractorCensus
 from autoseg.records.fingerprint import Fingerprint, check_same_cases
+from autoseg.records.inputs import TrainingInputs, describe_changes
 from autoseg.records.plan import Plan
 from autoseg.records.results import TrainedFold
 from autoseg.records.workspace import Paths
@@ -27,12 +28,13 @@ from autoseg.storage import tensors
 from autoseg.storage.locks import locked
 from autoseg.training.budget import decide_schedule
 from autoseg.training.checkpoint import remove_checkpoints
-from autoseg.training.distractors import LEARNER, check_same_distractors
+from autoseg.training.distractors import CENSUS, LEARNER
+from autoseg.training.inputs import learned_from, training_inputs
 from autoseg.training.loop import final_weights, memory_errors, train_network
-from autoseg.training.out_of_fold import check_trained
+from autoseg.training.out_of_fold import find_out_of_fold
 from autoseg.training.schedule import SCHEDULE, TrainingSchedule, TrainOptions
 from autoseg.training.stopping import StopRequest, listening_for_stop
-from autoseg.training.task import Earlier, Task, new_learner, open_task
+from autoseg.training.task import Task, new_learner, open_task
 from autoseg.training.validation import validate
 
 __all__ = ["TrainOptions", "is_trained", "train"]
@@ -64,8 +66,8 @@ def train(
         UsageError: no such configuration or fold, other options than the fold was begun with, another process
             trains this fold, or the dataset is not preprocessed.
         DataError: the dataset's cases changed since it was preprocessed, or a preprocessed file is damaged.
-        ModelError: no checkpoint is whole, the fold was begun with another plan or other cases, or the loss is not
-            finite.
+        ModelError: no checkpoint is whole, the fold was begun with another plan, other cases or other data, or the
+            loss is not finite.
         ResourceError: memory or disk are full.
         Preempted, KeyboardInterrupt: a signal asked to stop; the same call goes on.
     """
@@ -78,16 +80,18 @@ def train(
     cases = _cases_of(paths, fold)
     with locked(folder, f"training {title}"), listening_for_stop() as stop, memory_errors(title):
         _check_same_plan(folder, plan, configuration)
+        fingerprint = read_record(paths.fingerprint, Fingerprint, remedy=_REMEDY)
+        inputs = training_inputs(paths, plan, configuration, fingerprint, (*cases.train, *cases.validation))
         if is_trained(paths, plan, configuration, fold):
-            return _trained_already(folder, title, cases, options)
-        schedule = _read_schedule(folder, cases, options)
-        task = _open(paths, plan, configuration, fold, cases, options)
+            return _trained_already(folder, title, cases, inputs, options)
+        schedule = _read_schedule(folder, cases, inputs, options)
+        task = _open(paths, plan, configuration, fold, cases, fingerprint, options)
         stop.raise_if_asked(title)
         if task.census is not None:
-            check_same_distractors(folder, task.census)
+            write_record(folder / CENSUS, task.census)
             _tell_distractors(task.census, title)
         if schedule is None:
-            schedule = decide_schedule(task, options, started).model_copy(update={"cases": cases})
+            schedule = decide_schedule(task, options, started).model_copy(update={"cases": cases, "inputs": inputs})
             write_record(folder / "plan.json", plan)
             write_record(folder / SCHEDULE, schedule)
         record = _train_and_validate(task, schedule, configuration, fold, stop)
@@ -129,12 +133,23 @@ def _train_and_validate(
     )
 
 
-def _open(paths: Paths, plan: Plan, configuration: str, fold: str, cases: Fold, options: TrainOptions) -> Task:
+def _open(
+    paths: Paths,
+    plan: Plan,
+    configuration: str,
+    fold: str,
+    cases: Fold,
+    fingerprint: Fingerprint,
+    options: TrainOptions,
+) -> Task:
     settings = plan.configurations[configuration]  # type: ignore[index]
     dataset = read_record(paths.dataset, Dataset, remedy=_REMEDY)
-    fingerprint = read_record(paths.fingerprint, Fingerprint, remedy=_REMEDY)
     check_same_cases(fingerprint, (case.id for case in dataset.training), dataset.name)
-    digest = store.digest(plan, configuration, fingerprint)
+    start = None
+    if settings.recipe.distractors is not None:
+        start = paths.fold(plan.name, settings.recipe.distractors.base, fold)
+        for trained in (start, *learned_from(paths, plan, configuration).base):
+            _check_same_plan(trained, plan, settings.recipe.distractors.base)
     return open_task(
         _title(configuration, fold),
         paths.fold(plan.name, configuration, fold),
@@ -142,35 +157,17 @@ def _open(paths: Paths, plan: Plan, configuration: str, fold: str, cases: Fold, 
         configuration,
         cases,
         dataset,
-        paths.preprocessed(digest),
-        _learned_from(paths, plan, configuration, fold),
+        paths.preprocessed(store.digest(plan, configuration, fingerprint)),
+        learned_from(paths, plan, configuration),
+        start,
         settings.recipe.seed if options.seed is None else options.seed,
         choose_device(options.device),
     )
 
 
-def check_base(paths: Paths, plan: Plan, base: str) -> None:
-    """Raise UsageError unless all folds of `base` are trained, so that its false positives are known."""
-    check_trained(_all_folds(paths, plan, base), LEARNER)
-
-
-def _learned_from(paths: Paths, plan: Plan, configuration: str, fold: str) -> Earlier:
-    """What must be trained before this fold; raises ModelError where the base was trained with another plan."""
-    settings = plan.configurations[configuration]  # type: ignore[index]
-    previous = () if settings.previous_stage is None else _all_folds(paths, plan, settings.previous_stage)
-    if settings.recipe.distractors is None:
-        return Earlier(previous_stage=previous)
-    name = settings.recipe.distractors.base
-    base, start = _all_folds(paths, plan, name), paths.fold(plan.name, name, fold)
-    for folder in (*base, start):
-        _check_same_plan(folder, plan, name)
-    return Earlier(previous, base, start)
-
-
-def _all_folds(paths: Paths, plan: Plan, configuration: str) -> tuple[Path, ...]:
-    """Folders of all cross-validation folds of a configuration, trained or not."""
-    numbers = range(len(read_record(paths.folds, Folds, remedy=_REMEDY).folds))
-    return tuple(paths.fold(plan.name, configuration, str(number)) for number in numbers)
+def check_base(paths: Paths, plan: Plan, configuration: str) -> None:
+    """Raise UsageError unless all folds are trained whose false positives `configuration` is taught."""
+    find_out_of_fold(learned_from(paths, plan, configuration).base, (), LEARNER)
 
 
 def _tell_distractors(census: DistractorCensus, title: str) -> None:
@@ -243,7 +240,9 @@ def _check_same_cases(folder: Path, before: Fold, now: Fold) -> None:
     )
 
 
-def _trained_already(folder: Path, title: str, cases: Fold, options: TrainOptions) -> TrainedFold:
+def _trained_already(
+    folder: Path, title: str, cases: Fold, inputs: TrainingInputs, options: TrainOptions
+) -> TrainedFold:
     """The record of a finished fold; warns where other values are asked for now than it was trained with."""
     done = read_record(folder / "fold.json", TrainedFold, ModelError)
     _check_same_cases(folder, Fold(train=done.train_cases, validation=done.validation_cases), cases)
@@ -251,10 +250,11 @@ def _trained_already(folder: Path, title: str, cases: Fold, options: TrainOption
     course = f"{done.epochs} epochs of {done.iterations_per_epoch} steps{budget}"
     console.say(f"{title} is trained already ({course}); delete {folder} to train it anew.")
     if (folder / SCHEDULE).is_file():
-        for option, wanted, value in _other_values(
-            options, read_record(folder / SCHEDULE, TrainingSchedule, ModelError)
-        ):
+        fixed = read_record(folder / SCHEDULE, TrainingSchedule, ModelError)
+        for option, wanted, value in _other_values(options, fixed):
             console.warn(f"{option} {wanted} changes nothing: {title} was trained with {value}.")
+        if fixed.inputs is not None and (changes := describe_changes(fixed.inputs, inputs)):
+            console.warn(f"{title} was trained on other data than there is now: {'; '.join(changes)}.")
     return done
 
 
@@ -268,8 +268,8 @@ def _other_values(options: TrainOptions, fixed: TrainingSchedule) -> list[tuple[
     return [(option, wanted, value) for option, wanted, value in asked if wanted is not None and wanted != value]
 
 
-def _read_schedule(folder: Path, cases: Fold, options: TrainOptions) -> TrainingSchedule | None:
-    """The schedule that an earlier call fixed; raises UsageError when other values are asked for now.
+def _read_schedule(folder: Path, cases: Fold, inputs: TrainingInputs, options: TrainOptions) -> TrainingSchedule | None:
+    """The schedule that an earlier call fixed; raises when other values are asked for now or the data are others.
 
     Another budget is only warned of: a command that shares one among its folds gives each another share when it is
     called again.
@@ -279,6 +279,11 @@ def _read_schedule(folder: Path, cases: Fold, options: TrainOptions) -> Training
     fixed = read_record(folder / SCHEDULE, TrainingSchedule, ModelError)
     if fixed.cases is not None:
         _check_same_cases(folder, fixed.cases, cases)
+    if fixed.inputs is not None and (changes := describe_changes(fixed.inputs, inputs)):
+        raise ModelError(
+            f"{folder} was begun with other data: {'; '.join(changes)} since. Going on would mix both: delete it to "
+            "train it anew."
+        )
     for option, wanted, value in _other_values(options, fixed):
         raise UsageError(
             f"{option} {wanted}: this training was begun with {value}. Call it without {option} to go on, "

@@ -23,7 +23,8 @@ def apply_settings(plan: Plan, settings: Sequence[str]) -> Plan:
     """`plan` with every setting in place; each is noted in `reasons`.
 
     Raises:
-        UsageError: a setting is no `path=value`, names no field, or makes the plan invalid.
+        UsageError: a setting is no `path=value`, names no field, or makes the plan invalid; or a loss that is set is
+            not known, or not with these parameters and class weights.
     """
     if not settings:
         return plan
@@ -37,6 +38,8 @@ def apply_settings(plan: Plan, settings: Sequence[str]) -> Plan:
         content["reasons"][path.strip()] = "set by hand"
     changed = parse_record(content, Plan, "The plan with " + ", ".join(settings), UsageError)
     _check_sides(changed)
+    if any(".recipe.loss" in setting.partition("=")[0] for setting in settings):
+        _check_losses(changed)
     return changed
 
 
@@ -106,3 +109,11 @@ def _check_sides(plan: Plan) -> None:
             f"Plan {plan.name}: {', '.join(swapping)} exchange left and right classes when mirroring, which needs "
             "orientation=canonical. Plan anew with orientation=stored, or also set all.recipe.mirroring.swap_axis=null."
         )
+
+
+def _check_losses(plan: Plan) -> None:
+    """What training would refuse is refused now."""
+    from autoseg.losses.build import build_loss  # torch, which planning does without otherwise
+
+    for configuration in plan.configurations.values():
+        build_loss(configuration.recipe, plan.labels, configuration.batch_dice)

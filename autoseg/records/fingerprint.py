@@ -1,12 +1,13 @@
 """What was measured on a dataset before anything was decided."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from pydantic import Field
 
 from autoseg.errors import DataError
 from autoseg.records.base import Record
 from autoseg.records.geometry import IntTriple, Triple
+from autoseg.storage.hashing import sha256_json
 
 
 class IntensityStatistics(Record):
@@ -40,6 +41,16 @@ class CaseFingerprint(Record):
     """Voxels of each internal class, background first; ignored voxels are in none."""
     components_per_class: tuple[int, ...]
     """26-connected components of each internal class; 0 is written for the background."""
+
+    @property
+    def files_digest(self) -> str:
+        """`case_digest` of the files that were measured."""
+        return case_digest([*self.image_sha256, self.label_sha256])
+
+
+def case_digest(files_sha256: Sequence[str]) -> str:
+    """One digest of a case's files, from those of its images in the order of the channels and of its label."""
+    return sha256_json(list(files_sha256))
 
 
 class ClassStatistics(Record):

@@ -1,11 +1,13 @@
 """How a configuration is trained: every variant is a value here, none is a class or a code path."""
 
-from typing import Literal
+from collections.abc import Iterable
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from autoseg.records.base import Record
 from autoseg.records.distractors import Distractors
+from autoseg.records.loss_text import format_term, parse_loss
 
 Range = tuple[float, float]
 
@@ -126,6 +128,13 @@ class LossTerm(Record):
     weight: float = 1.0
     class_weights: tuple[float, ...] | None = None
     """One factor a head (classes with background, or regions); None: all 1."""
+    parameters: dict[str, float] = {}
+    """The loss's own numbers (gamma, alpha, smooth, ...) where they are not to be its defaults, the paper's."""
+
+
+def loss_as_text(terms: Iterable[LossTerm]) -> str:
+    """The terms in the short form that `Recipe.loss` reads, without their class weights."""
+    return " + ".join(format_term(term.name, term.weight, term.parameters) for term in terms)
 
 
 class Sampling(Record):
@@ -148,7 +157,8 @@ class Recipe(Record):
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     loss: tuple[LossTerm, ...] = (LossTerm(name="cross_entropy"), LossTerm(name="soft_dice"))
-    """Terms that are added. For region-based labels `cross_entropy` is binary, one sigmoid a region."""
+    """Terms that are added; also read from text such as `soft_dice + 0.5*focal(gamma=3)`. For region-based labels
+    `cross_entropy` is binary, one sigmoid a region."""
     deep_supervision: bool = True
     """Loss at every decoder resolution but the coarsest, weights 1, 1/2, 1/4, ... normalised to sum 1."""
     gradient_clip: float = 12.0
@@ -165,3 +175,8 @@ class Recipe(Record):
     """False positives of an earlier configuration as a class of their own, background at export; None: none."""
     seed: int = 12345
     """Seed of weights, sampling and augmentation."""
+
+    @field_validator("loss", mode="before")
+    @classmethod
+    def _terms_of_text(cls, value: Any) -> Any:
+        return parse_loss(value) if isinstance(value, str) else value

@@ -39,6 +39,11 @@ class Paths(Record):
         return self.folder / "fingerprint.json"
 
     @property
+    def measured_files(self) -> Path:
+        """Record `MeasuredFiles`: the files that the fingerprint was taken of."""
+        return self.folder / "files.json"
+
+    @property
     def folds(self) -> Path:
         """Record `Folds`."""
         return self.folder / "folds.json"

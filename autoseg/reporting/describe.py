@@ -8,6 +8,7 @@ from autoseg.console import duration
 from autoseg.records.dataset import Dataset, Folds
 from autoseg.records.fingerprint import Fingerprint
 from autoseg.records.plan import Configuration, Plan
+from autoseg.records.recipe import loss_as_text
 from autoseg.records.results import EpochRecord, TrainedFold
 from autoseg.reporting.figures import draw_distributions, draw_losses
 from autoseg.reporting.html import Block, Command, Drawing, Folded, Paragraph, Section, Table
@@ -132,7 +133,7 @@ def _configuration_facts(configuration: Configuration) -> dict[str, str]:
         "Network": network.architecture,
         "Features a stage": ", ".join(str(n) for n in network.features_per_stage),
         "Blocks a stage": ", ".join(str(n) for n in network.blocks_per_stage),
-        "Loss": " + ".join(term.name if term.weight == 1 else f"{term.weight:g} {term.name}" for term in recipe.loss),
+        "Loss": loss_as_text(recipe.loss),
         "Optimiser": f"{optimizer.name}, rate {optimizer.learning_rate:g}, {schedule.name}",
         "Foreground samples": _percent(recipe.sampling.foreground_fraction),
         "Previous stage": configuration.previous_stage or "none",

@@ -11,7 +11,7 @@ from autoseg.datasets.pairs import on_grid_of
 from autoseg.errors import DataError, ModelError
 from autoseg.images.reading import read_label
 from autoseg.inference.export import labels_from_probabilities
-from autoseg.inference.model import WEIGHTS
+from autoseg.inference.model import weights_digest
 from autoseg.inference.store import probabilities_path, read_meta, read_probabilities
 from autoseg.metrics.overlap import Matrix
 from autoseg.records.base import read_record
@@ -25,7 +25,7 @@ from autoseg.selection.ensembles import Members, count_ensembles
 from autoseg.spatial.cropping import crop
 from autoseg.spatial.orientation import Turn, turn
 from autoseg.storage.arrays import array_shape
-from autoseg.storage.hashing import sha256_file, sha256_json
+from autoseg.storage.hashing import sha256_json
 
 Classes = npt.NDArray[np.int16]
 
@@ -143,8 +143,8 @@ def _held_out(folds: Mapping[Path, TrainedFold]) -> HeldOut:
         if missing:
             raise ModelError(f"{validation} lacks the probabilities of {', '.join(missing)}. Train this fold again.")
         folders.update(dict.fromkeys(trained.validation_cases, validation))
-    digests = [sha256_file(folder / WEIGHTS / "MANIFEST.json") for folder in folds]
-    return HeldOut(tuple(trained.fold for trained in folds.values()), folders, sha256_json(digests))
+    digest = sha256_json([weights_digest(folder) for folder in folds])
+    return HeldOut(tuple(trained.fold for trained in folds.values()), folders, digest)
 
 
 def _shared_meta(case: str, folders: Mapping[str, Path]) -> PreprocessedCase:

@@ -77,7 +77,7 @@ def mark_distractors(
         UsageError: a fold of the base is not trained, or none of them holds out one of the cases.
     """
     out_of_fold = find_out_of_fold(folds, cases, LEARNER)
-    decided_by = sha256_json([*out_of_fold.digests, sha256_json(manifest.decided_by), rule.max_overlap])
+    decided_by = sha256_json([out_of_fold.digest, sha256_json(manifest.decided_by), rule.max_overlap])
     out = folder / decided_by[:16]
     paths, counts = {case: out / f"{case}.b2nd" for case in cases}, {case: out / f"{case}.json" for case in cases}
     waiting = [case for case in cases if not (paths[case].is_file() and counts[case].is_file())]
@@ -141,20 +141,3 @@ def locations_with_distractors(
     number = len(marked.labels.targets)
     voxels = np.flatnonzero(read_array(marked.paths[case]))
     return (*locations[:number], draw_voxels(voxels, case, number), *locations[number:])
-
-
-def check_same_distractors(folder: Path, census: DistractorCensus) -> None:
-    """Write the census of a fold that begins; refuse to go on where its distractors are others now.
-
-    Raises:
-        ModelError: the base was trained anew since.
-    """
-    path = folder / CENSUS
-    if not path.is_file():
-        write_record(path, census)
-        return
-    if read_record(path, DistractorCensus, ModelError).decided_by != census.decided_by:
-        raise ModelError(
-            f"{folder} was begun with the distractors of other folds: its base was trained anew since. Delete it to "
-            "train it anew."
-        )

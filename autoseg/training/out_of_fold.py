@@ -13,11 +13,22 @@ import numpy.typing as npt
 
 from autoseg.errors import UsageError
 from autoseg.inference.export import previous_stage_labels
+from autoseg.inference.model import weights_digest
 from autoseg.inference.store import read_meta, read_probabilities
 from autoseg.records.base import read_record
 from autoseg.records.labels import LabelScheme
 from autoseg.records.results import PreprocessedCase, TrainedFold
-from autoseg.storage.hashing import sha256_file
+from autoseg.storage.hashing import sha256_json
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """Folders of what was trained before and is learned from; empty where a configuration needs none."""
+
+    previous_stage: tuple[Path, ...] = ()
+    """All cross-validation folds of the stage before a cascade."""
+    base: tuple[Path, ...] = ()
+    """All cross-validation folds whose false positives become distractors."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +37,8 @@ class OutOfFold:
 
     folders: Mapping[str, Path]
     """Case id -> `validation` folder of the fold that held it out."""
-    digests: tuple[str, ...]
-    """One a fold; changes when it is trained anew."""
+    digest: str
+    """Of the weights of all folds."""
 
 
 def find_out_of_fold(folds: Sequence[Path], cases: Sequence[str], learner: str) -> OutOfFold:
@@ -41,7 +52,14 @@ def find_out_of_fold(folds: Sequence[Path], cases: Sequence[str], learner: str) 
     Raises:
         UsageError: a fold is not trained, or none of them holds out one of the cases.
     """
-    check_trained(folds, learner)
+    digest = folds_digest(folds)
+    if digest is None:
+        missing = [fold.name for fold in folds if not (fold / "fold.json").is_file()]
+        name = folds[0].parent.name if folds else "the configuration before it"
+        raise UsageError(
+            f"{learner} learns from the held-out predictions of all folds of {name}; not trained yet: "
+            f"{', '.join(missing) or 'any fold'}. Train it first: autoseg train DATASET {name}"
+        )
     held_out = {
         case: fold / "validation"
         for fold in folds
@@ -53,18 +71,14 @@ def find_out_of_fold(folds: Sequence[Path], cases: Sequence[str], learner: str) 
             f"{', '.join(never)}. Divide the cases so that each is held out once (no splits_final.json, or another "
             "one), or train a configuration that needs none."
         )
-    return OutOfFold(held_out, tuple(sha256_file(fold / "fold.json") for fold in folds))
+    return OutOfFold(held_out, digest)
 
 
-def check_trained(folds: Sequence[Path], learner: str) -> None:
-    """Raise UsageError, naming what is missing, unless every fold is finished."""
-    missing = [fold.name for fold in folds if not (fold / "fold.json").is_file()]
-    if missing or not folds:
-        name = folds[0].parent.name if folds else "the configuration before it"
-        raise UsageError(
-            f"{learner} learns from the held-out predictions of all folds of {name}; not trained yet: "
-            f"{', '.join(missing) or 'any fold'}. Train it first: autoseg train DATASET {name}"
-        )
+def folds_digest(folds: Sequence[Path]) -> str | None:
+    """Digest of the weights, and so of the held-out predictions, of these folds; None: not all of them are trained."""
+    if not folds or not all((fold / "fold.json").is_file() for fold in folds):
+        return None
+    return sha256_json([weights_digest(fold) for fold in folds])
 
 
 def held_out_segmentation(out_of_fold: OutOfFold, case: PreprocessedCase, labels: LabelScheme) -> npt.NDArray[np.int16]:

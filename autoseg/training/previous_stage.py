@@ -42,7 +42,7 @@ def resample_previous_stage(
         UsageError: a fold of the coarse stage is not trained, or none of them holds out one of the cases.
     """
     out_of_fold = find_out_of_fold(folds, cases, "A cascade")
-    out = folder / sha256_json([*out_of_fold.digests, sha256_json(fine.decided_by)])[:16]
+    out = folder / sha256_json([out_of_fold.digest, sha256_json(fine.decided_by)])[:16]
     paths = {case: out / f"{case}.b2nd" for case in cases}
     waiting = [case for case, path in paths.items() if not path.is_file()]
     for case in console.track(waiting, len(waiting), "resampling the previous stage"):

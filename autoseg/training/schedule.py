@@ -11,6 +11,7 @@ from pydantic import Field
 
 from autoseg.records.base import Record
 from autoseg.records.dataset import Fold
+from autoseg.records.inputs import TrainingInputs
 from autoseg.records.recipe import Schedule
 
 SCHEDULE = "schedule.json"
@@ -51,6 +52,8 @@ class TrainingSchedule(Record):
     """Device it was decided for."""
     cases: Fold | None = None
     """Cases it was begun with."""
+    inputs: TrainingInputs | None = None
+    """Data it was begun with; None: begun by an autoseg that did not keep this."""
 
     @property
     def num_steps(self) -> int:

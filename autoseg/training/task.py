@@ -24,22 +24,11 @@ from autoseg.training.batches import Sampler
 from autoseg.training.batchgenerators_tier import batchgenerators_step, find_transforms
 from autoseg.training.distractors import mark_distractors
 from autoseg.training.loop import Learner, build_learner
+from autoseg.training.out_of_fold import Earlier
 from autoseg.training.previous_stage import resample_previous_stage
 from autoseg.training.schedule import Precision
 from autoseg.training.source import open_source
 from autoseg.training.validation import VALIDATION, Validator
-
-
-@dataclass(frozen=True)
-class Earlier:
-    """Folders of what was trained before and is learned from; empty where a configuration needs none."""
-
-    previous_stage: tuple[Path, ...] = ()
-    """All folds of the stage before a cascade."""
-    base: tuple[Path, ...] = ()
-    """All folds whose false positives become distractors."""
-    start: Path | None = None
-    """The fold whose weights are fine-tuned with the distractors."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +58,7 @@ def open_task(
     dataset: Dataset,
     store_folder: Path,
     earlier: Earlier,
+    start: Path | None,
     seed: int,
     device: torch.device,
 ) -> Task:
@@ -83,6 +73,7 @@ def open_task(
         dataset: gives the files of the held-out cases.
         store_folder: preprocessed cases of the configuration.
         earlier: what a cascade and a training with distractors learn from.
+        start: finished fold whose weights a training with distractors starts from; None: the seed's.
         seed: of weights, sampling and augmentation.
         device: to train on.
 
@@ -130,9 +121,8 @@ def open_task(
         plugins=batchgenerators_step(transforms, seed) if transforms else None,
     )
     validator = Validator(folder / VALIDATION, store_folder, manifest, dataset, configuration, labels, device, previous)
-    start = None if earlier.start is None else _trained_weights(earlier.start)
-    census = None if marked is None else marked.census
-    return Task(title, folder, plan, configuration, cases, sampler, validator, device, start, census)
+    weights, census = None if start is None else _trained_weights(start), None if marked is None else marked.census
+    return Task(title, folder, plan, configuration, cases, sampler, validator, device, weights, census)
 
 
 def _check_sampling_weights(name: str, sampling: Sampling, learned: LabelScheme) -> None:

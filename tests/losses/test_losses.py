@@ -10,31 +10,8 @@ from torch import Tensor
 from autoseg.errors import UsageError
 from autoseg.losses.build import LOSSES, build_loss
 from autoseg.losses.targets import LossContext, downsample
-from autoseg.records.labels import LabelScheme, Target
 from autoseg.records.recipe import LossTerm, Recipe
-
-
-def make_labels(num_classes: int = 3, ignore: bool = False, regions: tuple[tuple[int, ...], ...] = ()) -> LabelScheme:
-    return LabelScheme(
-        class_names=tuple(f"c{i}" for i in range(num_classes)),
-        class_values=tuple(range(num_classes)),
-        ignore_value=num_classes if ignore else None,
-        regions=tuple(Target(name=f"r{i}", members=m) for i, m in enumerate(regions)),
-        region_order=tuple(m[0] for m in regions),
-        num_entries=num_classes + ignore,
-    )
-
-
-REGIONS = ((1, 2), (2,))
-
-
-def logits_of(probabilities: list[list[float]]) -> Tensor:
-    """One sample of voxels in a row, from the probabilities of each class at each voxel: 1 H 1 1 V."""
-    return torch.tensor(probabilities, dtype=torch.float64).log().T[None, :, None, None]
-
-
-def row(*classes: int) -> Tensor:
-    return torch.tensor(classes)[None, None, None]
+from tests.losses.tiny import REGIONS, logits_of, make_labels, row
 
 
 def test_cross_entropy_by_hand() -> None:

@@ -32,10 +32,9 @@ from autoseg.records.fingerprint import Fingerprint
 from autoseg.records.plan import Plan
 from autoseg.records.results import TrainedFold
 from autoseg.records.workspace import Paths
-from autoseg.storage import tensors
 from autoseg.storage.arrays import read_array
 from autoseg.training.task import Task, new_learner
-from tests.pipeline.tiny import FOLDS, SHORT, prepare
+from tests.pipeline.tiny import FOLDS, SHORT, prepare, weights_of
 
 CPU = torch.device("cpu")
 
@@ -88,7 +87,7 @@ def test_all_files_are_there_and_probabilities_have_the_ordinary_heads(tuned: tu
         census = read_record(folder / "distractors.json", DistractorCensus)
         assert set(census.cases) == set(record.train_cases)
         assert census.num_components > 0
-        weights = tensors.load(folder / "weights")[0]["weights"]
+        weights = weights_of(folder)
         assert weights["network.heads.0.bias"].shape == (4,)
         for case in record.validation_cases:
             probabilities = read_probabilities(folder / "validation", case)
@@ -179,7 +178,7 @@ def test_ignored_voxels_and_regions(tmp_path: Path, kind: str) -> None:
     heads = 3 if kind == "ignore" else 2
     for case in record.validation_cases:
         assert len(read_probabilities(folder / "validation", case)) == heads
-    assert tensors.load(folder / "weights")[0]["weights"]["network.heads.0.bias"].shape == (heads + 1,)
+    assert weights_of(folder)["network.heads.0.bias"].shape == (heads + 1,)
     (kept,) = (folder.parent / "distractors").iterdir()
     stores = paths.preprocessed(store.digest(plan, "3d_fullres", read_record(paths.fingerprint, Fingerprint)))
     found = 0
@@ -200,7 +199,7 @@ def test_voxels_from_disk_and_memory_are_the_same(base: tuple[Paths, Plan], monk
         with monkeypatch.context() as patch:
             patch.setattr("autoseg.training.source.choose_tier", lambda *_, tier=tier: tier)
             train(paths, changed, name, "0", SHORT)
-        weights.append(tensors.load(paths.fold("tiers", name, "0") / "weights")[0]["weights"])
+        weights.append(weights_of(paths.fold("tiers", name, "0")))
         shutil.rmtree(paths.fold("tiers", name, "0"))
     assert all(torch.equal(weights[0][key], value) for key, value in weights[1].items())
 
@@ -226,10 +225,10 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(
             train(paths, changed, name, "2", SHORT)
     assert (folder / "checkpoint").is_dir()
     train(paths, changed, name, "2", SHORT)
-    resumed = tensors.load(folder / "weights")[0]["weights"]
+    resumed = weights_of(folder)
     shutil.rmtree(folder)
     train(paths, changed, name, "2", SHORT)
-    whole = tensors.load(folder / "weights")[0]["weights"]
+    whole = weights_of(folder)
     assert resumed.keys() == whole.keys()
     assert all(torch.equal(whole[key], value) for key, value in resumed.items())
 
@@ -242,9 +241,10 @@ def test_a_base_trained_anew_is_noticed(base: tuple[Paths, Plan]) -> None:
     folder = paths.fold("anew", name, "0")
     train(paths, changed, name, "0", SHORT)
     (folder / "fold.json").unlink()
-    other = paths.fold("anew", "3d_fullres", "2") / "fold.json"
-    write_record(other, read_record(other, TrainedFold).model_copy(update={"seconds": 1.5}))
-    with pytest.raises(ModelError, match="its base was trained anew since"):
+    other = paths.fold("anew", "3d_fullres", "2") / "weights"
+    shutil.rmtree(other)
+    shutil.copytree(paths.fold("anew", "3d_fullres", "1") / "weights", other)
+    with pytest.raises(ModelError, match="whose false positives it is taught was trained anew since"):
         train(paths, changed, name, "0", SHORT)
 
 
@@ -290,7 +290,7 @@ def test_a_cascade_learns_distractors_too(tmp_path: Path) -> None:
     changed, name = plan_distractors(plan, "3d_cascade_fullres")
     record = train(paths, changed, name, "0", SHORT)
     folder = paths.fold("tiny", name, "0")
-    weights = tensors.load(folder / "weights")[0]["weights"]
+    weights = weights_of(folder)
     assert any(value.ndim == 5 and value.shape[1] == 3 for value in weights.values())
     assert len(read_probabilities(folder / "validation", record.validation_cases[0])) == 3
     assert load_model([folder], CPU).previous is not None

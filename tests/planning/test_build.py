@@ -25,8 +25,8 @@ def test_nnunet_presets_have_nnunets_recipe_and_stored_axes(preset: str) -> None
             Recipe().sampling,
         )
         assert [term.model_dump() for term in recipe.loss] == [
-            {"name": "cross_entropy", "weight": 1.0, "class_weights": None},
-            {"name": "soft_dice", "weight": 1.0, "class_weights": None},
+            {"name": "cross_entropy", "weight": 1.0, "class_weights": None, "parameters": {}},
+            {"name": "soft_dice", "weight": 1.0, "class_weights": None, "parameters": {}},
         ]
         assert recipe.mirroring.axes == ((1, 2) if configuration.is_2d else (0, 1, 2))
         assert recipe.mirroring.swap_axis is None

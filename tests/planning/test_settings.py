@@ -4,6 +4,7 @@ from autoseg.errors import UsageError
 from autoseg.planning.build import make_plan
 from autoseg.planning.settings import apply_settings, orientation_setting
 from autoseg.records.plan import Plan
+from autoseg.records.recipe import LossTerm
 from tests.planning.examples import dataset, fingerprint, scheme
 
 
@@ -61,6 +62,35 @@ def test_lists_positions_null_and_text(plan: Plan) -> None:
     ],
 )
 def test_wrong_settings_are_named(plan: Plan, setting: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        apply_settings(plan, [setting])
+
+
+def test_losses_as_text_and_as_json(plan: Plan) -> None:
+    text = "3d_fullres.recipe.loss=soft_dice + 0.5*focal(gamma=3)"
+    json = '3d_fullres.recipe.loss=[{"name":"soft_dice"},{"name":"focal","weight":0.5,"parameters":{"gamma":3}}]'
+    changed = apply_settings(plan, [text])
+    assert changed.configurations["3d_fullres"].recipe.loss == (
+        LossTerm(name="soft_dice"),
+        LossTerm(name="focal", weight=0.5, parameters={"gamma": 3.0}),
+    )
+    assert apply_settings(plan, [json]).configurations == changed.configurations
+    assert changed.configurations["2d"] == plan.configurations["2d"]
+    again = apply_settings(changed, ['3d_fullres.recipe.loss.1.parameters={"gamma": 1}'])
+    assert again.configurations["3d_fullres"].recipe.loss[1].parameters == {"gamma": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("all.recipe.loss=dice+cross_entropy", "asks for 'dice'; known are cross_entropy, .*soft_dice"),
+        ("all.recipe.loss=focal(gama=3)", "did you mean 'gamma'"),
+        ("2d.recipe.loss=soft_dice cross_entropy", "is no term of a loss"),
+        ("2d.recipe.loss.0.class_weights=[1]", "class_weights of the loss 'cross_entropy' must be"),
+        ("2d.recipe.loss=[]", "no term"),
+    ],
+)
+def test_losses_that_training_would_refuse_are_refused_at_once(plan: Plan, setting: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         apply_settings(plan, [setting])
 

@@ -1,7 +1,9 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from autoseg.records.recipe import Mirroring
+from autoseg.records.recipe import LossTerm, Mirroring, Recipe, loss_as_text
 
 
 @pytest.mark.parametrize(
@@ -26,3 +28,42 @@ def test_sound_mirroring(fields: dict[str, object]) -> None:
 def test_mirroring_that_makes_no_sense_is_refused(fields: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         Mirroring.model_validate(fields)
+
+
+def test_loss_is_read_from_text() -> None:
+    recipe = Recipe.model_validate({"loss": "soft_dice+ 0.5*focal( gamma = 3,smooth=1e-5) + 2 * boundary()"})
+    assert recipe.loss == (
+        LossTerm(name="soft_dice"),
+        LossTerm(name="focal", weight=0.5, parameters={"gamma": 3.0, "smooth": 1e-5}),
+        LossTerm(name="boundary", weight=2.0),
+    )
+    assert loss_as_text(recipe.loss) == "soft_dice + 0.5*focal(gamma=3, smooth=1e-05) + 2*boundary"
+
+
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+names = st.from_regex(r"[a-z_]\w{0,9}", fullmatch=True).filter(str.isascii)
+terms = st.builds(LossTerm, name=names, weight=numbers, parameters=st.dictionaries(names, numbers, max_size=3))
+
+
+@given(st.lists(terms, min_size=1, max_size=4))
+def test_loss_survives_as_text(loss: list[LossTerm]) -> None:
+    assert Recipe.model_validate({"loss": loss_as_text(loss)}).loss == tuple(loss)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is no term of a loss"),
+        ("soft_dice+", "is no term of a loss"),
+        ("soft_dice focal", "'soft_dice focal' in .* is no term of a loss"),
+        ("half*focal", "'half' in 'half.focal' is no number"),
+        ("focal(gamma)", "'' in .* is no number"),
+        ("nan*focal", "'nan' in .* is no number"),
+        ("focal(gamma=2", "is no term of a loss"),
+        ("focal((gamma=2))", "is no term of a loss"),
+        ("2*3*focal", "is no term of a loss"),
+    ],
+)
+def test_text_that_is_no_loss_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Recipe.model_validate({"loss": text})

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from autoseg.errors import ModelError
 from autoseg.preprocessing.locations import MAX_LOCATIONS
 from autoseg.records.distractors import DistractorCensus, DistractorCount
 from autoseg.records.labels import LabelScheme, Target
@@ -18,7 +17,6 @@ from autoseg.storage.arrays import write_array
 from autoseg.training.batches import batches
 from autoseg.training.distractors import (
     MarkedCases,
-    check_same_distractors,
     false_positives,
     locations_with_distractors,
     read_with_distractors,
@@ -161,10 +159,3 @@ def test_patches_are_centred_on_distractors_as_on_any_target() -> None:
     ]
     assert both[0] == 0  # far from the other targets
     assert 10 <= both[1] <= 30  # a third of 60
-
-
-def test_going_on_with_other_distractors_is_refused(tmp_path: Path) -> None:
-    check_same_distractors(tmp_path, EMPTY)
-    check_same_distractors(tmp_path, EMPTY)
-    with pytest.raises(ModelError, match="its base was trained anew since"):
-        check_same_distractors(tmp_path, EMPTY.model_copy(update={"decided_by": "y"}))

@@ -1,7 +1,6 @@
-"""Our losses against nnU-Net's and MONAI's: the same logits and targets give the same values and gradients.
+"""Our losses against nnU-Net's: the same logits and targets give the same values and gradients.
 
-Runs in this process where those packages are importable, else in the interpreter that AUTOSEG_PEER_PYTHON
-names; otherwise the tests are skipped.
+Runs where nnunetv2 is importable, or in the interpreter that AUTOSEG_PEER_PYTHON names; otherwise skipped.
 """
 
 import importlib.util
@@ -19,7 +18,7 @@ from autoseg.records.labels import LabelScheme, Target
 from autoseg.records.recipe import LossTerm, Recipe
 
 PEER = r"""
-import json, sys
+import sys
 import numpy as np
 import torch
 
@@ -28,30 +27,20 @@ given = np.load(folder + "/given.npz")
 count = sum(name.startswith("logits") for name in given)
 outputs = [torch.from_numpy(given[f"logits{i}"]).requires_grad_() for i in range(count)]
 targets = [torch.from_numpy(given[f"target{i}"]) for i in range(count)]
-if kind.startswith("nnunet"):
-    from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss, DC_and_topk_loss
-    from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
-    from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
-    dice = {"batch_dice": batch_dice, "smooth": 1e-5, "do_bg": kind == "nnunet_regions", "ddp": False}
-    if kind == "nnunet_regions":
-        loss = DC_and_BCE_loss({}, dice, use_ignore_label=ignore, dice_class=MemoryEfficientSoftDiceLoss)
-    elif kind == "nnunet_top_k":
-        loss = DC_and_topk_loss(dice, {"k": 10}, ignore_label=outputs[0].shape[1] if ignore else None)
-    else:
-        loss = DC_and_CE_loss(dice, {}, ignore_label=outputs[0].shape[1] if ignore else None,
-                              dice_class=MemoryEfficientSoftDiceLoss)
-    weights = np.array([0.5 ** i for i in range(count)])
-    loss = DeepSupervisionWrapper(loss, weights / weights.sum())
-    value = loss(outputs, targets)
+from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss, DC_and_topk_loss
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
+from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+dice = {"batch_dice": batch_dice, "smooth": 1e-5, "do_bg": kind == "nnunet_regions", "ddp": False}
+if kind == "nnunet_regions":
+    loss = DC_and_BCE_loss({}, dice, use_ignore_label=ignore, dice_class=MemoryEfficientSoftDiceLoss)
+elif kind == "nnunet_top_k":
+    loss = DC_and_topk_loss(dice, {"k": 10}, ignore_label=outputs[0].shape[1] if ignore else None)
 else:
-    from monai import losses
-    onehot = torch.nn.functional.one_hot(targets[0][:, 0].long(), outputs[0].shape[1]).movedim(-1, 1).float()
-    smooth = {"smooth_nr": 1e-5, "smooth_dr": 1e-5, "batch": batch_dice, "softmax": True, "include_background": False}
-    value = {
-        "monai_dice": lambda: losses.DiceLoss(**smooth)(outputs[0], onehot) - 1,
-        "monai_tversky": lambda: losses.TverskyLoss(alpha=0.3, beta=0.7, **smooth)(outputs[0], onehot) - 1,
-        "monai_focal": lambda: losses.FocalLoss(gamma=2.0, use_softmax=True)(outputs[0], onehot) * onehot.shape[1],
-    }[kind]()
+    loss = DC_and_CE_loss(dice, {}, ignore_label=outputs[0].shape[1] if ignore else None,
+                          dice_class=MemoryEfficientSoftDiceLoss)
+weights = np.array([0.5 ** i for i in range(count)])
+loss = DeepSupervisionWrapper(loss, weights / weights.sum())
+value = loss(outputs, targets)
 value.backward()
 np.savez(folder + "/answer.npz", value=value.detach().numpy(),
          **{f"gradient{i}": o.grad.numpy() for i, o in enumerate(outputs)})
@@ -60,10 +49,10 @@ np.savez(folder + "/answer.npz", value=value.detach().numpy(),
 REGIONS = ((1, 2, 3), (2, 3), (3,))
 
 
-def _ask_peer(package: str, folder: Path, arguments: list[str], **given: np.ndarray) -> dict[str, torch.Tensor]:
-    python = sys.executable if importlib.util.find_spec(package) else os.environ.get("AUTOSEG_PEER_PYTHON")
+def _ask_peer(folder: Path, arguments: list[str], **given: np.ndarray) -> dict[str, torch.Tensor]:
+    python = sys.executable if importlib.util.find_spec("nnunetv2") else os.environ.get("AUTOSEG_PEER_PYTHON")
     if not python:
-        pytest.skip(f"{package} is not installed here and AUTOSEG_PEER_PYTHON is not set")
+        pytest.skip("nnunetv2 is not installed here and AUTOSEG_PEER_PYTHON is not set")
     np.savez(folder / "given.npz", **given)
     done = subprocess.run(
         [python, "-c", PEER, str(folder), *arguments],
@@ -107,7 +96,7 @@ def test_equals_nnunet(kind: str, ignore: bool, batch_dice: bool, tmp_path: Path
         given[f"logits{i}"] = output.detach().numpy()
         coarse = torch.nn.functional.interpolate(target[None].float(), shapes[i], mode="nearest-exact")[0].long()
         given[f"target{i}"] = _regions_with_mask(coarse, ignore) if labels.has_regions else coarse[:, None].numpy()
-    answer = _ask_peer("nnunetv2", tmp_path, [kind, str(batch_dice), str(ignore)], **given)
+    answer = _ask_peer(tmp_path, [kind, str(batch_dice), str(ignore)], **given)
 
     # With regions and an ignore label nnU-Net adds the regions' cross-entropies up instead of averaging them.
     factor = labels.num_heads if labels.has_regions and ignore else 1.0
@@ -123,18 +112,3 @@ def _regions_with_mask(target: torch.Tensor, ignore: bool) -> np.ndarray:
     """Nested regions of the class numbers as channels, and the ignored voxels as the last: nnU-Net's form."""
     channels = [torch.isin(target, torch.tensor(m)) for m in REGIONS] + ([target == 4] if ignore else [])
     return torch.stack(channels, dim=1).numpy()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["soft_dice", "tversky", "focal"])
-@pytest.mark.parametrize("batch_dice", [False, True])
-def test_equals_monai(name: str, batch_dice: bool, tmp_path: Path) -> None:
-    labels = _labels(regions=False, ignore=False)
-    outputs, target = _draw(labels, [(4, 6, 5)])
-    kind = {"soft_dice": "monai_dice", "tversky": "monai_tversky", "focal": "monai_focal"}[name]
-    given = {"logits0": outputs[0].detach().numpy(), "target0": target[:, None].numpy()}
-    answer = _ask_peer("monai", tmp_path, [kind, str(batch_dice), "False"], **given)
-    value = build_loss(Recipe(loss=(LossTerm(name=name),)), labels, batch_dice)(outputs, target)
-    torch.testing.assert_close(value, answer["value"], atol=1e-6, rtol=1e-5)
-    (gradient,) = torch.autograd.grad(value, outputs)
-    torch.testing.assert_close(gradient, answer["gradient0"], atol=1e-7, rtol=1e-4)

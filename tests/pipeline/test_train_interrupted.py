@@ -1,0 +1,83 @@
+"""Trainings and validations that were stopped go on where they were, and a budget holds all of it."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from autoseg import console
+from autoseg.errors import Preempted
+from autoseg.pipeline.train import TrainOptions, is_trained, train
+from autoseg.records.base import write_record
+from autoseg.records.workspace import Paths
+from tests.pipeline.tiny import SHORT, make_plan, weights_of
+
+
+@pytest.mark.slow
+def test_half_a_minute_holds_everything(prepared: Paths) -> None:
+    started = time.monotonic()
+    options = TrainOptions(budget_seconds=30.0, device="cpu")
+    train(prepared, make_plan(prepared, name="budget"), "3d_fullres", "0", options)
+    assert 20 <= time.monotonic() - started <= 33
+
+
+@pytest.mark.parametrize(("name", "last"), [("stopped", "scores.json"), ("headless_stopped", "probabilities.b2nd")])
+def test_a_validation_that_was_interrupted_goes_on(
+    prepared: Paths, monkeypatch: pytest.MonkeyPatch, name: str, last: str
+) -> None:
+    plan, folder = make_plan(prepared, name=name), prepared.fold(name, "3d_fullres", "0")
+    monkeypatch.setattr("autoseg.training.validation.has_image_libraries", lambda: name == "stopped")
+    with monkeypatch.context() as patch:
+        patch.setattr(console, "track", _signalled_after_one_case)
+        with pytest.raises(Preempted):
+            train(prepared, plan, "3d_fullres", "0", SHORT)
+    (done,) = folder.glob(f"validation/*.{last}")
+    before = done.stat().st_mtime_ns
+    assert not is_trained(prepared, plan, "3d_fullres", "0")
+    record = train(prepared, plan, "3d_fullres", "0", SHORT)
+    assert len(list(folder.glob(f"validation/*.{last}"))) == len(record.validation_cases) == 2
+    assert done.stat().st_mtime_ns == before
+
+
+def _signalled_after_one_case(items, total, what):  # type: ignore[no-untyped-def]
+    for number, item in enumerate(items):
+        if what == "validation" and number == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        yield item
+
+
+@pytest.mark.slow
+def test_a_killed_training_resumes_to_the_sameweights_of(prepared: Paths, tmp_path: Path) -> None:
+    options = TrainOptions(epochs=30, iterations=4, seed=5, device="cpu")
+    plan = make_plan(prepared, name="killed")
+    write_record(prepared.plan("killed"), plan)
+    program = (
+        "from pathlib import Path; from autoseg.records.workspace import Paths; from autoseg.records.plan import Plan;"
+        "from autoseg.records.base import read_record; from autoseg.pipeline.train import *; "
+        f"p = Paths(folder=Path({str(prepared.folder)!r})); "
+        f"train(p, read_record(p.plan('killed'), Plan), '3d_fullres', '2', TrainOptions(**{options.model_dump()}))"
+    )
+    folder = prepared.fold("killed", "3d_fullres", "2")
+    for at_epoch in (3, 9):
+        process = subprocess.Popen([sys.executable, "-c", program])
+        while not (folder / "history.jsonl").is_file() or _num_lines(folder) < at_epoch:
+            time.sleep(0.05)
+            assert process.poll() is None, "the training ended before it could be killed"
+        process.kill()
+        process.wait()
+    train(prepared, plan, "3d_fullres", "2", options)
+    resumed = weights_of(folder)
+    shutil.rmtree(folder)
+    train(prepared, plan, "3d_fullres", "2", options)
+    whole = weights_of(folder)
+    assert all(torch.equal(whole[name], value) for name, value in resumed.items())
+
+
+def _num_lines(folder: Path) -> int:
+    return len((folder / "history.jsonl").read_text().splitlines())
