@@ -8,7 +8,7 @@ import traceback
 
 import typer
 
-from autoseg.cli import compare, data, info, models, whole
+from autoseg.cli import compare, data, info, labels, models, whole
 from autoseg.errors import AutosegError
 
 _INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
@@ -23,7 +23,15 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _NAMES = {"compare_fp": "compare-fp"}
-for command in (*whole.COMMANDS, *data.COMMANDS, *models.COMMANDS, *compare.COMMANDS, *info.COMMANDS):
+_COMMANDS = (
+    *whole.COMMANDS,
+    *data.COMMANDS,
+    *models.COMMANDS,
+    *compare.COMMANDS,
+    *labels.COMMANDS,
+    *info.COMMANDS,
+)
+for command in _COMMANDS:
     app.command(name=_NAMES.get(command.__name__, command.__name__.rstrip("_")))(command)
 
 

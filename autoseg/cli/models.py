@@ -8,6 +8,7 @@ import typer
 
 from autoseg.cli import options as o
 from autoseg.errors import UsageError
+from autoseg.records.results import Evaluation
 
 
 def train(
@@ -129,6 +130,9 @@ def predict(
     save_probabilities: Annotated[
         bool, typer.Option("--save-probabilities", help="Write the probabilities too, as `postprocess` reads them.")
     ] = False,
+    shift: Annotated[
+        bool, typer.Option("--shift", help="Also measure how components of single folds and the ensemble differ.")
+    ] = False,
     device: o.Device = "auto",
     work: o.Work = None,
     as_json: o.Json = False,
@@ -154,6 +158,7 @@ def predict(
         device=device,
         keep_finished=continue_,
         save_probabilities=save_probabilities,
+        with_shift=shift,
     )
     text = f"{len(written)} segmentations in {output}. Next: autoseg evaluate {output} REFERENCES"
     o.show([str(path) for path in written], as_json, text)
@@ -166,19 +171,57 @@ def evaluate(
         Path | None, typer.Option(help="Names of labels and regions; default: values found.")
     ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for JSON and CSV.")] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="Second folder of segmentations, compared with the first case by case.")
+    ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(help="Groups: overlap,surface,lesions (default), boundary, probabilities; or all but the last."),
+    ] = None,
+    tolerance: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=MM",
+            help="Surface tolerance of a target, or MM for all; repeatable. Default: 2, or the Decathlon task's own.",
+        ),
+    ] = None,
+    lesion_overlap: Annotated[
+        str | None,
+        typer.Option(metavar="SHARE", help="Share of a lesion to be covered, or iou=SHARE; default: 0.1."),
+    ] = None,
+    workers: o.Workers = None,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Score segmentations against references; writes evaluation.json and evaluation.csv."""
+    """Score segmentations against references, or compare two sets; writes evaluation.json and evaluation.csv."""
+    from autoseg.cli.scoring import comparison_table, read_scoring, score_table
+    from autoseg.pipeline.evaluate import compare, default_scoring
     from autoseg.pipeline.evaluate import evaluate as stage
 
     o.start(None, quiet)
-    record = stage(predictions, references, dataset_json=dataset_json, output=output)
-    table = (predictions if output is None else output) / "evaluation.csv"
-    text = f"{o.score_table(record)}\nNext: look at the worst cases in {table}"
-    o.show(record.model_dump(mode="json"), as_json, text)
-    if record.failed:
-        typer.echo("\n".join(f"failed {case}: {why}" for case, why in record.failed.items()), err=True)
+    scoring = read_scoring(default_scoring(references, dataset_json), metrics, tolerance, lesion_overlap)
+    folder = predictions if output is None else output
+
+    def score(segmentations: Path, into: Path) -> Evaluation:
+        return stage(
+            segmentations, references, dataset_json=dataset_json, output=into, scoring=scoring, num_workers=workers
+        )
+
+    records = [score(predictions, folder)]
+    content, text = records[0].model_dump(mode="json"), score_table(records[0])
+    following = f"look at the worst cases in {folder / 'evaluation.csv'}"
+    if against is not None:
+        against_folder = against if output is None else output / "against"
+        records.append(score(against, against_folder))
+        comparison = compare(records[0], records[1], (str(predictions), str(against)), folder)
+        content, text = comparison.model_dump(mode="json"), comparison_table(comparison)
+        following = (
+            f"look at the cases behind it in {folder / 'evaluation.csv'} and {against_folder / 'evaluation.csv'}"
+        )
+    o.show(content, as_json, f"{text}\nNext: {following}")
+    failed = {f"{case}: {why}": None for record in records for case, why in record.failed.items()}
+    if failed:
+        typer.echo("\n".join(f"failed {line}" for line in failed), err=True)
         raise typer.Exit(5)
 
 

@@ -12,7 +12,7 @@ from autoseg.errors import UsageError
 from autoseg.records.base import parse_record
 from autoseg.records.plan import Plan
 from autoseg.records.postprocessing import LearningSettings
-from autoseg.records.results import Aggregate, Evaluation
+from autoseg.records.results import Aggregate
 from autoseg.records.workspace import Paths, find_workspace
 
 DatasetArgument = Annotated[
@@ -132,13 +132,3 @@ def interval(aggregate: Aggregate) -> str:
     if aggregate.low is None or aggregate.high is None:
         return f"{aggregate.mean:.4f}"
     return f"{aggregate.mean:.4f} [{aggregate.low:.4f}, {aggregate.high:.4f}]"
-
-
-def score_table(evaluation: Evaluation) -> str:
-    """Mean scores a target as a table of plain text."""
-    metrics = ["dice", "iou", "sensitivity", "precision", "nsd"]
-    rows = [f"{'':24s}" + "".join(f"{m:>28s}" for m in metrics)]
-    for name, scores in {**evaluation.targets, "mean of foreground": evaluation.foreground_mean}.items():
-        cells = [interval(scores[m]) if m in scores else "" for m in metrics]
-        rows.append(f"{name[:24]:24s}" + "".join(f"{cell:>28s}" for cell in cells))
-    return "\n".join([*rows, f"{len(evaluation.cases)} cases scored, {len(evaluation.failed)} failed; 95 % intervals"])

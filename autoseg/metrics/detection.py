@@ -28,7 +28,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from autoseg.records.detection import FrocCurve, LesionRule, LesionScore
+from autoseg.metrics.overlap import Terms, ratio
+from autoseg.records.detection import FrocCurve, LesionCounts, LesionRule
 from autoseg.spatial.components import components
 from autoseg.spatial.cropping import crop, mask_box
 
@@ -91,7 +92,8 @@ def lesion_matches(
     """
     if prediction.shape != reference.shape:
         raise ValueError(f"masks must have one shape, got {prediction.shape} and {reference.shape}")
-    box = mask_box((prediction != 0) | (reference != 0))
+    union = (prediction != 0) | (reference != 0)
+    box = mask_box(union) if union.any() else ((0, 1),) * 3
     candidates, num_candidates = components(crop(prediction, box))
     lesions, num_lesions = components(crop(reference, box))
     return match_components(candidates, num_candidates, lesions, num_lesions, rule)
@@ -127,22 +129,40 @@ def match_components(
     )
 
 
-def lesion_score(matches: LesionMatches) -> LesionScore:
-    """Lesion-wise scores of one case."""
-    return _score(
-        len(matches.lesion_sizes), int(matches.found.sum()), len(matches.candidate_sizes), int(matches.false.sum())
+def lesion_counts(matches: LesionMatches) -> LesionCounts:
+    """Lesions and candidates of one case."""
+    return LesionCounts(
+        lesions=len(matches.lesion_sizes),
+        found=int(matches.found.sum()),
+        candidates=len(matches.candidate_sizes),
+        false_candidates=int(matches.false.sum()),
     )
 
 
-def pool_lesions(scores: Iterable[LesionScore]) -> LesionScore:
-    """Lesion-wise scores from the counts of many cases, so that a case weighs by its lesions."""
-    scores = list(scores)
-    return _score(
-        sum(s.lesions for s in scores),
-        sum(s.found for s in scores),
-        sum(s.candidates for s in scores),
-        sum(s.false_candidates for s in scores),
+def pool_lesions(counts: Iterable[LesionCounts]) -> LesionCounts:
+    """Sums over cases, so that a case weighs by its lesions."""
+    counts = list(counts)
+    return LesionCounts(
+        lesions=sum(c.lesions for c in counts),
+        found=sum(c.found for c in counts),
+        candidates=sum(c.candidates for c in counts),
+        false_candidates=sum(c.false_candidates for c in counts),
     )
+
+
+def lesion_sensitivity(counts: LesionCounts) -> float | None:
+    """Found over all lesions; None without any lesion."""
+    return ratio(sensitivity_terms(counts))
+
+
+def lesion_precision(counts: LesionCounts) -> float | None:
+    """Found lesions over found lesions and false candidates; None when there is neither."""
+    return ratio(precision_terms(counts))
+
+
+def lesion_f1(counts: LesionCounts) -> float | None:
+    """2 found / (2 found + false candidates + missed lesions); None when there is none of them."""
+    return ratio(f1_terms(counts))
 
 
 def scored_candidates(case: str, matches: LesionMatches, scores: Sequence[float]) -> list[ScoredCandidate]:
@@ -204,14 +224,16 @@ def froc(
     )
 
 
-def _score(lesions: int, found: int, candidates: int, false_candidates: int) -> LesionScore:
-    counted, missed = found + false_candidates, lesions - found
-    return LesionScore(
-        sensitivity=found / lesions if lesions else None,
-        precision=found / counted if counted else None,
-        f1=2 * found / (2 * found + false_candidates + missed) if counted + missed else None,
-        lesions=lesions,
-        found=found,
-        candidates=candidates,
-        false_candidates=false_candidates,
-    )
+def sensitivity_terms(counts: LesionCounts) -> Terms:
+    """Numerator and denominator of the lesion-wise sensitivity."""
+    return counts.found, counts.lesions
+
+
+def precision_terms(counts: LesionCounts) -> Terms:
+    """Numerator and denominator of the lesion-wise precision."""
+    return counts.found, counts.found + counts.false_candidates
+
+
+def f1_terms(counts: LesionCounts) -> Terms:
+    """Numerator and denominator of the lesion-wise F1."""
+    return 2 * counts.found, counts.found + counts.false_candidates + counts.lesions

@@ -4,14 +4,17 @@ One pass over the voxels makes a confusion matrix of the classes; every target (
 a sum over its entries, so that the cost does not depend on the number of targets. Undefined scores are None,
 never NaN and never a silent 0 or 1:
 
-| reference | prediction | dice, iou | sensitivity | precision |
-|-----------|------------|-----------|-------------|-----------|
-| empty     | empty      | None      | None        | None      |
-| empty     | some       | 0         | None        | 0         |
-| some      | empty      | 0         | 0           | None      |
+| reference | prediction | dice, iou | sensitivity | precision | relative volume difference |
+|-----------|------------|-----------|-------------|-----------|----------------------------|
+| empty     | empty      | None      | None        | None      | None                       |
+| empty     | some       | 0         | None        | 0         | None                       |
+| some      | empty      | 0         | 0           | None      | -1                         |
 
 The first two rows of Dice are nnU-Net's rule: a case without the target is skipped when nothing was
-predicted, and counts 0 when something was.
+predicted, and counts 0 when something was. Specificity is None where every voxel is reference, or where the voxels
+outside both masks were not counted; it depends on how much air the image holds, so it compares models, not datasets.
+
+Each ratio's two terms stand in a function of their own: summed over cases they give the pooled score.
 """
 
 from dataclasses import dataclass
@@ -23,6 +26,8 @@ from autoseg.records.labels import LabelScheme, Target
 
 IntArray = npt.NDArray[np.integer]
 Matrix = npt.NDArray[np.int64]
+Terms = tuple[float, float]
+"""Numerator and denominator of a score."""
 
 _VOXELS_PER_PASS = 1 << 22
 
@@ -34,6 +39,8 @@ class Counts:
     true_positives: int
     false_positives: int
     false_negatives: int
+    true_negatives: int | None = None
+    """Scored voxels outside both masks; None: not counted."""
 
     @property
     def predicted(self) -> int:
@@ -85,28 +92,63 @@ def target_counts(matrix: Matrix, target: Target) -> Counts:
     """Counts of one target from a confusion matrix (rows reference, columns prediction)."""
     members = list(target.members)
     both = int(matrix[np.ix_(members, members)].sum())
-    return Counts(both, int(matrix[:, members].sum()) - both, int(matrix[members].sum()) - both)
+    predicted, reference = int(matrix[:, members].sum()), int(matrix[members].sum())
+    return Counts(both, predicted - both, reference - both, int(matrix.sum()) - predicted - reference + both)
+
+
+def dice_terms(counts: Counts) -> Terms:
+    """Terms of `dice`."""
+    return 2 * counts.true_positives, counts.predicted + counts.reference
+
+
+def iou_terms(counts: Counts) -> Terms:
+    """Terms of `iou`."""
+    return counts.true_positives, counts.predicted + counts.false_negatives
+
+
+def sensitivity_terms(counts: Counts) -> Terms:
+    """Terms of `sensitivity`."""
+    return counts.true_positives, counts.reference
+
+
+def precision_terms(counts: Counts) -> Terms:
+    """Terms of `precision`."""
+    return counts.true_positives, counts.predicted
+
+
+def specificity_terms(counts: Counts) -> Terms:
+    """Terms of `specificity`."""
+    if counts.true_negatives is None:
+        return 0, 0
+    return counts.true_negatives, counts.true_negatives + counts.false_positives
 
 
 def dice(counts: Counts) -> float | None:
     """2 TP / (2 TP + FP + FN); None when both are empty."""
-    return _ratio(2 * counts.true_positives, counts.predicted + counts.reference)
+    return ratio(dice_terms(counts))
 
 
 def iou(counts: Counts) -> float | None:
     """TP / (TP + FP + FN), also called Jaccard index; None when both are empty."""
-    return _ratio(counts.true_positives, counts.predicted + counts.false_negatives)
+    return ratio(iou_terms(counts))
 
 
 def sensitivity(counts: Counts) -> float | None:
     """TP / (TP + FN), also called recall; None when the reference is empty."""
-    return _ratio(counts.true_positives, counts.reference)
+    return ratio(sensitivity_terms(counts))
 
 
 def precision(counts: Counts) -> float | None:
     """TP / (TP + FP); None when the prediction is empty."""
-    return _ratio(counts.true_positives, counts.predicted)
+    return ratio(precision_terms(counts))
 
 
-def _ratio(numerator: int, denominator: int) -> float | None:
+def specificity(counts: Counts) -> float | None:
+    """TN / (TN + FP); None when no scored voxel is outside the reference, or true negatives were not counted."""
+    return ratio(specificity_terms(counts))
+
+
+def ratio(terms: Terms) -> float | None:
+    """Numerator over denominator; None when the denominator is 0."""
+    numerator, denominator = terms
     return numerator / denominator if denominator else None

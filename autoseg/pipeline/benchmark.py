@@ -17,14 +17,16 @@ from autoseg.images.formats import output_ending
 from autoseg.images.reading import read_geometry
 from autoseg.metrics.build import score_case, summarize
 from autoseg.metrics.statistics import aggregate
+from autoseg.metrics.tolerances import tolerance_mm
 from autoseg.records.base import read_record, write_record
 from autoseg.records.benchmark import Benchmark, BenchmarkRow, PairedRow, TrainingCost
 from autoseg.records.dataset import Case, Dataset
 from autoseg.records.plan import Plan
 from autoseg.records.results import Evaluation, ReferenceScores, Score, TrainedFold
+from autoseg.records.scoring import Scoring
 from autoseg.records.workspace import Paths
 from autoseg.reporting.advice import installed_versions
-from autoseg.reporting.published import SOURCE, published_dice, tolerance_mm
+from autoseg.reporting.published import SOURCE, published_dice
 from autoseg.reporting.tables import benchmark_markdown, benchmark_text
 from autoseg.selection.comparison import MEAN, compare_with_reference, parse_reference
 from autoseg.selection.held_out import reference_of, stored_segmentation, training_case
@@ -152,22 +154,23 @@ def score_held_out(paths: Paths, dataset: Dataset, trained: Sequence[TrainedFold
     scores: dict[str, dict[str, Score]] = {}
     failed: dict[str, str] = {}
     title = f"{dataset.name} {trained[0].configuration}"
+    scoring = Scoring(groups=("overlap", "surface"), default_tolerance_mm=tolerance)
     for fold, case in console.track(jobs, len(jobs), f"scoring {title}"):
         folder = paths.fold(fold.plan, fold.configuration, fold.fold) / "validation"
         try:
-            scores[case] = _score_case(folder, training_case(dataset, case), dataset, tolerance)
+            scores[case] = _score_case(folder, training_case(dataset, case), dataset, scoring)
         except DataError as error:
             console.warn(f"{case} is not scored: {error}")
             failed[case] = str(error)
     if not scores:
         raise DataError(f"No held-out case of {title} can be scored: {next(iter(failed.values()))}")
-    return summarize(title, scores, failed)
+    return summarize(title, scores, failed, scoring)
 
 
-def _score_case(validation: Path, case: Case, dataset: Dataset, tolerance: float) -> dict[str, Score]:
+def _score_case(validation: Path, case: Case, dataset: Dataset, scoring: Scoring) -> dict[str, Score]:
     geometry = read_geometry(Path(dataset.root) / case.images[0])
     found = stored_segmentation(validation / (case.id + output_ending(case.images[0])), geometry, dataset.labels)
-    return score_case(found, reference_of(dataset, case.id, geometry), dataset.labels, geometry, tolerance)
+    return score_case(found, reference_of(dataset, case.id, geometry), dataset.labels, geometry, scoring)
 
 
 def _trained_folds(paths: Paths, plan: Plan, configuration: str, names: Sequence[str] | None) -> list[TrainedFold]:

@@ -268,6 +268,7 @@ def predict_folder(
     device: str = "auto",
     keep_finished: bool = False,
     save_probabilities: bool = False,
+    with_shift: bool = False,
 ) -> list[Path]:
     """Segment `images` with a dataset's selected model (a name or dataset folder) or a model folder (a Path)."""
     from autoseg.pipeline.predict import predict
@@ -281,6 +282,7 @@ def predict_folder(
         device=device,
         keep_finished=keep_finished,
         save_probabilities=save_probabilities,
+        with_shift=with_shift,
     )
 
 

@@ -216,7 +216,11 @@ def _scores(rows: Rows, labels: LabelScheme, keep: Bools) -> dict[str, dict[str,
     scores: dict[str, dict[str, Score]] = {}
     for i, case in enumerate(rows.cases):
         counted = zip(found.true_positives[i], found.false_positives[i], found.reference[i], strict=True)
-        counts = [Counts(int(true), int(false), int(wanted - true)) for true, false, wanted in counted]
+        scored = int(rows.reference[i].sum())
+        counts = [
+            Counts(int(true), int(false), int(wanted - true), int(scored - wanted - false))
+            for true, false, wanted in counted
+        ]
         volume = float(rows.voxel_mm3[i])
         scores[case] = {t.name: score_counts(c, volume) for t, c in zip(labels.targets, counts, strict=True)}
     return scores

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
 
 from autoseg import console
@@ -20,19 +21,20 @@ from autoseg.devices import choose_device
 from autoseg.errors import DataError, ModelError, PartialError, ResourceError, UsageError
 from autoseg.images.formats import output_ending
 from autoseg.images.writing import write_label
-from autoseg.inference.export import Labels
+from autoseg.inference.export import Labels, classes_from_probabilities
 from autoseg.inference.model import Model, fold_folders, load_model, read_fold
 from autoseg.inference.predictor import OnGrid, needed_configurations, segment
 from autoseg.inference.store import write_disagreement, write_probabilities
 from autoseg.inference.voices import speak
-from autoseg.postprocessing.apply import Heard, changes_path, clean_components
+from autoseg.postprocessing.apply import Heard, changes_path, clean_components, component_features
 from autoseg.postprocessing.case_grid import read_case_grid
+from autoseg.postprocessing.features import feature_names, feature_shift
 from autoseg.postprocessing.rules import apply_rule
 from autoseg.preprocessing.prepare import crop_case, onto_grid
 from autoseg.records.base import Record, read_record, write_record
 from autoseg.records.dataset import Case
 from autoseg.records.labels import LabelScheme
-from autoseg.records.postprocessing import CaseChanges
+from autoseg.records.postprocessing import CaseChanges, FeatureShift
 from autoseg.records.results import PostprocessingRule, PreprocessedCase, Selection
 from autoseg.records.workspace import Paths
 from autoseg.storage.atomic import scratch_folder
@@ -82,6 +84,7 @@ def predict(
     device: str = "auto",
     keep_finished: bool = False,
     save_probabilities: bool = False,
+    with_shift: bool = False,
 ) -> list[Path]:
     """Segment images.
 
@@ -93,6 +96,7 @@ def predict(
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         keep_finished: leave segmentations alone that this same model wrote in an earlier run.
         save_probabilities: write the ensemble's probabilities beside the segmentations, as validation does.
+        with_shift: predict once more to see how features differ between folds and ensemble (`measure_shift`).
 
     Returns:
         All segmentations, kept ones included, in the order of the cases.
@@ -111,7 +115,10 @@ def predict(
     predictor = load_predictor(where, plan_name, choose_device(device))
     predictor = replace(predictor, saves_probabilities=save_probabilities)
     cases = find_cases(images, len(predictor.models[0].plan.channel_names))
-    return predict_cases(predictor, root, cases, output, keep_finished=keep_finished)
+    written = predict_cases(predictor, root, cases, output, keep_finished=keep_finished)
+    if with_shift:
+        measure_shift(predictor, root, cases, output)
+    return written
 
 
 def predict_cases(
@@ -135,6 +142,48 @@ def predict_cases(
             console.warn(f"{case.id}: {problem}")
     _raise_failed(failed, len(cases))
     return [targets[case.id] for case in cases]
+
+
+def measure_shift(predictor: Predictor, root: Path, cases: Sequence[Case], output: Path) -> FeatureShift:
+    """How far features of components differ between single fold models and the ensemble, on cases that all predict.
+
+    Learned post-processing is fitted on components of single models (only they predict a case out of fold), and applied
+    to those of the ensemble with features averaged over the models. The networks' time is that of `predict_cases`;
+    `output` gets `component_shift.json`, and holds the folds' probabilities meanwhile.
+
+    Raises:
+        UsageError: there is but one fold model, or no component rule to measure for.
+        DataError, ModelError: a case cannot be predicted.
+    """
+    rule, labels = predictor.rule.components, predictor.models[0].plan.labels
+    if rule is None or max(len(model.networks) for model in predictor.models) < 2:
+        raise UsageError("A shift can be measured only where several folds predict with a rule of components.")
+    single, averaged = [], []
+    model, num_folds = predictor.models[0], 0
+    for case in console.track(cases, len(cases), "measuring the shift"):
+        grids = prepare(predictor, root, case)
+        with scratch_folder(output) as folder:
+            spoken = speak(predictor.models, grids, predictor.device, folder)
+            grid = read_case_grid(root, case, spoken.meta, model.plan, model.configuration)
+            num_folds = max(spoken.num_folds)
+            together = classes_from_probabilities([spoken.probabilities], labels)
+            everyone = Heard(spoken.probabilities, spoken.voices(), grid)
+            averaged.append(component_features(together, labels, rule, everyone))
+            for voice in spoken.voices():
+                alone = classes_from_probabilities([voice[0]], labels)
+                single.append(component_features(alone, labels, rule, Heard(voice[0], [voice], grid)))
+    names = feature_names(len(model.plan.channel_names))
+    shifts, spreads = feature_shift(single, np.concatenate(averaged), names)
+    shift = FeatureShift(
+        num_cases=len(cases),
+        num_folds=num_folds,
+        num_single=sum(len(matrix) for matrix in single),
+        num_averaged=sum(len(matrix) for matrix in averaged),
+        shifts=shifts,
+        spreads=spreads,
+    )
+    write_record(output / "component_shift.json", shift)
+    return shift
 
 
 def load_predictor(where: Paths | Path, plan_name: str | None, device: torch.device) -> Predictor:

@@ -89,6 +89,12 @@ def judge_components(
     return Judged(found, keep, scores, features, names)
 
 
+def component_features(classes: Classes, labels: LabelScheme, rule: ComponentRule, heard: Heard) -> Floats:
+    """Features `n f` of the components and candidates of a segmentation `z y x`, as a rule would see them."""
+    found = find_components(classes, heard.probabilities, labels, rule.components, heard.grid.planar)
+    return measure(found, classes, heard.voices, labels, heard.grid, rule.components.ring_mm)
+
+
 def apply_decisions(classes: Classes, judged: Judged, labels: LabelScheme) -> npt.NDArray[np.int16]:
     """The segmentation `z y x` after all decisions."""
     found, how = judged.found, painting(labels)

@@ -5,7 +5,7 @@ import numpy as np
 from autoseg.postprocessing.choose import Choice
 from autoseg.postprocessing.rows import UNKNOWN, Rows
 from autoseg.records.labels import LabelScheme
-from autoseg.storage.csv import csv_text
+from autoseg.storage.tables import csv_text
 
 _FIRST = ("case", "patient", "target", "kind", "threshold", "x_mm", "y_mm", "z_mm", "voxels", "voxels_in_reference",
           "is_true", "is_false_positive", "nested_decision", "nested_score")  # fmt: skip

@@ -152,26 +152,32 @@ def measure(
     return matrix
 
 
-def feature_shift(single: Sequence[Matrix], averaged: Matrix, names: Sequence[str]) -> dict[str, float | None]:
-    """How far features averaged over fold models lie from those of single ones, for the same components.
+def feature_shift(
+    single: Sequence[Matrix], averaged: Matrix, names: Sequence[str]
+) -> tuple[dict[str, float | None], dict[str, float | None]]:
+    """How far features averaged over fold models lie from those of single ones.
 
     There are no such cases out of fold, so this is for cases that all folds predict (test cases, new images).
 
     Args:
         single: a matrix `n f` a fold model: features with its probabilities alone, of the components of its own
-            decision or of the ensemble's (then `n` is the same; else rows need not correspond).
+            decision. Rows need not correspond.
         averaged: `m f`, as a classifier sees them when it is applied.
         names: of the columns.
 
     Returns:
-        Name -> mean of `averaged` minus mean of `single`, in standard deviations of `single`; None where that is 0 or
-        nothing is defined.
+        Name -> mean of `averaged` minus mean of `single`, in standard deviations of `single`; and name -> standard
+        deviation of `averaged` over that of `single`. Where both have the same components, averaging moves no mean
+        and only narrows. None where `single` does not vary or nothing is defined.
     """
     together = np.concatenate(list(single))
     shifts: dict[str, float | None] = {}
+    spreads: dict[str, float | None] = {}
     for column, name in enumerate(names):
         before, after = together[:, column], averaged[:, column]
         before, after = before[np.isfinite(before)], after[np.isfinite(after)]
         deviation = float(before.std()) if before.size else 0.0
-        shifts[name] = float(after.mean() - before.mean()) / deviation if deviation > 0 and after.size else None
-    return shifts
+        known = deviation > 0 and after.size > 0
+        shifts[name] = float(after.mean() - before.mean()) / deviation if known else None
+        spreads[name] = float(after.std()) / deviation if known else None
+    return shifts, spreads

@@ -44,6 +44,8 @@ class ComponentTable:
     """`n`: whether it lies in the largest component of all foreground."""
     reference: Counted
     """`t`: voxels of each target in the reference."""
+    scored_voxels: int
+    """Voxels of the image that are not to be ignored."""
 
 
 def component_table(
@@ -78,13 +80,17 @@ def component_table(
         false_positives=false,
         in_largest_union=inside.astype(bool),
         reference=np.array([target_counts(matrix, t).reference for t in labels.targets], dtype=np.int64),
+        scored_voxels=int(matrix.sum()),
     )
 
 
 def counts_of(table: ComponentTable, kept: npt.NDArray[np.bool_]) -> list[Counts]:
     """Counts of every target when only the components `kept` (`n`) stay."""
     true, false = table.true_positives[kept].sum(axis=0), table.false_positives[kept].sum(axis=0)
-    return [Counts(int(t), int(f), int(r - t)) for t, f, r in zip(true, false, table.reference, strict=True)]
+    return [
+        Counts(int(t), int(f), int(r - t), int(table.scored_voxels - r - f))
+        for t, f, r in zip(true, false, table.reference, strict=True)
+    ]
 
 
 def kept_components(

@@ -16,15 +16,9 @@ class LesionRule(Record):
     """The lesion is found when the measure is at least this."""
 
 
-class LesionScore(Record):
-    """Lesion-wise scores of one target in one case or over cases. None: not defined (see `metrics.detection`)."""
+class LesionCounts(Record):
+    """Lesions and candidates of one target in one case or over cases."""
 
-    sensitivity: float | None
-    """Lesions found over all lesions."""
-    precision: float | None
-    """Lesions found over lesions found and false candidates."""
-    f1: float | None
-    """Harmonic mean of the two, from the counts."""
     lesions: int
     """Components of the reference."""
     found: int

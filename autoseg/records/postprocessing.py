@@ -206,6 +206,23 @@ class ComponentRule(Record):
         )
 
 
+class FeatureShift(Record):
+    """How far features differ between what a classifier learned from and what it is applied to."""
+
+    num_cases: int
+    num_folds: int
+    num_single: int
+    """Components of single fold models' own segmentations, of all folds."""
+    num_averaged: int
+    """Components of the ensemble's segmentations, whose features are averaged over fold models."""
+    shifts: dict[str, float | None]
+    """Feature -> mean over the ensemble's minus mean over single models' components, in standard deviations of the
+    latter. None: not defined, or it does not vary."""
+    spreads: dict[str, float | None]
+    """Feature -> standard deviation over the ensemble's components over that over single models' ones: below 1 where
+    averaging makes components more alike."""
+
+
 class ComponentChange(Record):
     """A component that was removed or restored."""
 

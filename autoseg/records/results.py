@@ -3,8 +3,10 @@
 from pydantic import Field
 
 from autoseg.records.base import Record
+from autoseg.records.detection import FrocCurve, LesionCounts
 from autoseg.records.geometry import Geometry, IntTriple, Triple
 from autoseg.records.postprocessing import ComponentRule
+from autoseg.records.scoring import Scoring
 
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
@@ -59,7 +61,7 @@ class EpochRecord(Record):
 
 
 class Score(Record):
-    """Overlap of one target in one case. None: not defined (see `metrics`)."""
+    """Scores of one target in one case. None: not defined (see `metrics`), or not asked for."""
 
     dice: float | None
     iou: float | None
@@ -74,8 +76,34 @@ class Score(Record):
     """Voxels."""
     false_negatives: int
     """Voxels."""
+    true_negatives: int | None = None
+    """Scored voxels outside both masks."""
+    specificity: float | None = None
+    volume_difference_mm3: float | None = None
+    """Predicted minus reference volume."""
+    absolute_volume_difference_mm3: float | None = None
+    """The same without its sign, so that too large and too small do not cancel in a mean."""
+    relative_volume_difference: float | None = None
+    """Predicted minus reference volume, over the reference's."""
+    hausdorff_mm: float | None = None
+    """Largest distance between the surfaces."""
+    hd95_mm: float | None = None
+    """The larger of the 95th percentiles of both directed distances."""
+    assd_mm: float | None = None
+    """Average symmetric surface distance."""
     nsd: float | None = None
     """Normalised surface Dice at the tolerance of the evaluation."""
+    boundary_dice: float | None = None
+    """Dice of the rims, as wide as the tolerance of the evaluation."""
+    lesion_sensitivity: float | None = None
+    lesion_precision: float | None = None
+    lesion_f1: float | None = None
+    lesion_counts: LesionCounts | None = None
+    """Components of reference and prediction, by the rule of the evaluation."""
+    ece: float | None = None
+    """Expected calibration error of the target's probability, over the voxels for which probabilities are kept."""
+    brier: float | None = None
+    """Mean squared error of the target's probability, over the same voxels."""
 
 
 class Aggregate(Record):
@@ -103,6 +131,12 @@ class Evaluation(Record):
     """Metric name -> aggregate over cases of the case's mean over targets."""
     failed: dict[str, str] = {}
     """Case id -> why it could not be scored."""
+    pooled: dict[str, dict[str, Aggregate]] = {}
+    """Target name -> metric name -> score of the voxels (or lesions) of all cases together, interval over cases."""
+    scoring: Scoring | None = None
+    """How it was scored: groups of metrics, tolerances, lesion rule; None: before this was kept."""
+    froc: dict[str, FrocCurve] = {}
+    """Target name -> curve of its components scored by their mean probability, where all cases have probabilities."""
 
 
 class TrainedFold(Record):

@@ -103,3 +103,8 @@ class Paths(Record):
     def report(self) -> Path:
         """The report's first page."""
         return self.folder / "report" / "index.html"
+
+    @property
+    def audit(self) -> Path:
+        """Folder of the audit of the reference labels: `audit.json`, `audit.csv`, `index.html`."""
+        return self.folder / "audit"

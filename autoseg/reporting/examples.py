@@ -13,9 +13,10 @@ import numpy.typing as npt
 
 from autoseg.images.volume import Volume
 from autoseg.metrics.build import case_mean
+from autoseg.records.geometry import IntTriple
 from autoseg.records.labels import LabelScheme
 from autoseg.records.results import Evaluation, Score
-from autoseg.reporting.figures import draw_overlay
+from autoseg.reporting.figures import draw_overlay, tints
 from autoseg.spatial.orientation import turn, turn_for, turned
 
 _PLANES = ("axial", "coronal", "sagittal")
@@ -73,26 +74,60 @@ def draw_example(
         scores: the case's scores, target by target.
         colours: target name -> colour.
     """
+    uri, where = draw_slice(image, reference, prediction, labels, colours)
+    return Example(case[0], case[1], {name: score.dice for name, score in scores.items()}, where, uri)
+
+
+def draw_slice(
+    image: Volume,
+    reference: npt.NDArray[Any],
+    prediction: npt.NDArray[Any],
+    labels: LabelScheme,
+    colours: Mapping[str, str],
+    voxel: IntTriple | None = None,
+    is_reference_tinted: bool = False,
+) -> tuple[str, str]:
+    """Draw one slice of a case.
+
+    Args:
+        image: the image as read.
+        reference: `Z Y X` internal classes on the image's grid.
+        prediction: `Z Y X` likewise.
+        labels: scheme of the dataset.
+        colours: target name -> colour.
+        voxel: z y x on the image's grid that the slice goes through; None: the most telling slice.
+        is_reference_tinted: whether the reference's contours have the targets' colours, mixed with white, instead of
+            white: two targets that are exchanged look right otherwise.
+
+    Returns:
+        PNG as a data URI, and which slice it shows.
+    """
     how = turn_for(image.geometry.matrix, "stored" if image.geometry.planar else "canonical")
     spacing = turned(image.geometry.spacing_mm, how.axes)
     picture, wanted, found = (turn(array, how) for array in (image.array[0], reference, prediction))
     axis = int(np.argmax(np.round(spacing, 3)))  # the first of equals: axial
-    position = _telling_slice(wanted, found, axis, labels)
+    if voxel is None:
+        position = _telling_slice(wanted, found, axis, labels)
+    else:
+        position = voxel[how.axes[axis]]
+        position = wanted.shape[axis] - 1 - position if how.flips[axis] else position
     planes = [np.take(array, position, axis=axis) for array in (picture, wanted, found)]
     if not image.geometry.planar:
         planes = [plane[::-1, ::-1] if axis < 2 else plane[::-1] for plane in planes]
     grey, *maps = planes
     masks = [[np.isin(plane, target.members) for target in labels.targets] for plane in maps]
     y, x = (size for number, size in enumerate(spacing) if number != axis)
+    shades = [colours[target.name] for target in labels.targets]
     uri = draw_overlay(
         _windowed(grey, image.array[0], (reference > 0) & (reference < labels.num_classes)),
         masks[0],
         masks[1],
         (y, x),
-        [colours[t.name] for t in labels.targets],
+        shades,
+        tints(shades) if is_reference_tinted else None,
     )
     where = "the image" if wanted.shape[axis] == 1 else f"{_PLANES[axis]} slice {position + 1} of {wanted.shape[axis]}"
-    return Example(case[0], case[1], {name: score.dice for name, score in scores.items()}, where, uri)
+    return uri, where
 
 
 def _telling_slice(wanted: npt.NDArray[Any], found: npt.NDArray[Any], axis: int, labels: LabelScheme) -> int:

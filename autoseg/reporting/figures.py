@@ -47,6 +47,12 @@ def class_colours(names: Sequence[str]) -> dict[str, str]:
     return {name: _PALETTE[position % len(_PALETTE)] for position, name in enumerate(names)}
 
 
+def tints(colours: Sequence[str]) -> list[str]:
+    """The colours half mixed with white: seen to belong to the full ones beside or upon them."""
+    mixed = [(np.array(mpl.colors.to_rgb(colour)) + 1) / 2 for colour in colours]
+    return [mpl.colors.to_hex(tuple(colour)) for colour in mixed]
+
+
 def draw_distributions(spacings_mm: npt.NDArray[Any], shapes: npt.NDArray[Any]) -> str:
     """Spacing and size of all cases along z, y, x (arrays `N 3`), one dot a case."""
     with mpl.rc_context({**_STYLE, "svg.hashsalt": "distributions"}):
@@ -145,8 +151,9 @@ def draw_overlay(
     prediction: Sequence[npt.NDArray[np.bool_]],
     pixel_mm: tuple[float, float],
     colours: Sequence[str],
+    reference_colours: Sequence[str] | None = None,
 ) -> str:
-    """A slice with contours, prediction solid and coloured, reference dashed and white; as a PNG data URI.
+    """A slice with contours, prediction solid and coloured, reference dashed; as a PNG data URI.
 
     Args:
         image: `Y X` intensities, windowed to 0 to 1.
@@ -154,6 +161,7 @@ def draw_overlay(
         prediction: likewise.
         pixel_mm: size of a pixel along y and x.
         colours: one a target.
+        reference_colours: likewise, of the reference; None: white.
     """
     height, width = image.shape[0] * pixel_mm[0], image.shape[1] * pixel_mm[1]
     inches = _PICTURE_INCHES / max(height, width)
@@ -164,7 +172,12 @@ def draw_overlay(
     axes.imshow(image, cmap="gray", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
     for masks, shades, points, style in (
         (prediction, colours, 1.8, "solid"),
-        (reference, ["white"] * len(colours), 1.0, (0, (2, 1.5))),
+        (
+            reference,
+            reference_colours or ["white"] * len(colours),
+            1.0 if reference_colours is None else 1.8,
+            (0, (2, 1.5)),
+        ),
     ):
         for mask, shade in zip(masks, shades, strict=True):
             if mask.any() and min(mask.shape) > 1:

@@ -1,4 +1,4 @@
-"""A Decathlon dataset's name in, published cross-validation Dice and surface tolerance out.
+"""A Decathlon dataset's name in, published cross-validation Dice out.
 
 Values are means over the held-out cases of nnU-Net v2's 5-fold cross-validation on the full training sets, read out of
 the logs that accompany Auto-nnU-Net (arXiv 2505.16561; github.com/automl/AutoNNUnet at 7c9d676): 3d_fullres, 1000
@@ -7,7 +7,7 @@ the same fold, which flatters them slightly. The prostate's transition zone is l
 carry wrong label values (MIC-DKFZ/nnUNet issue 638).
 """
 
-import re
+from autoseg.metrics.tolerances import decathlon_task
 
 SOURCE = (
     "nnU-Net v2 3d_fullres, 5-fold cross-validation, 1000 epochs: logs of Auto-nnU-Net (arXiv 2505.16561), "
@@ -32,42 +32,11 @@ _DICE: dict[str, dict[str, tuple[float, ...]]] = {
     "colon": {"nnU-Net v2": (0.4596,), "ResEnc M": (0.4402,), "ResEnc L": (0.5045,)},
 }
 
-# Tolerances of the challenge's surface Dice in mm after Antonelli et al. 2022 (doi 10.1038/s41467-022-30695-9),
-# from memory and not checked against the paper; every table therefore names the tolerance that it was made with.
-_TOLERANCE_MM: dict[str, float] = {
-    "braintumour": 5.0,
-    "heart": 4.0,
-    "liver": 7.0,
-    "hippocampus": 1.0,
-    "prostate": 4.0,
-    "lung": 2.0,
-    "pancreas": 5.0,
-    "hepaticvessel": 3.0,
-    "spleen": 3.0,
-    "colon": 4.0,
-}
-DEFAULT_TOLERANCE_MM = 2.0
-"""For datasets that are not the Decathlon's."""
-
-
-def tolerance_mm(dataset: str) -> float:
-    """Tolerance of the surface Dice for a dataset, by its name (`Task04_Hippocampus`, `Dataset004_Hippocampus`)."""
-    return _TOLERANCE_MM.get(_key(dataset), DEFAULT_TOLERANCE_MM)
-
 
 def published_dice(dataset: str, num_targets: int) -> dict[str, tuple[float, ...]]:
     """Method -> published Dice of each target, in label order; empty where nothing is known for such a dataset.
 
     Only the Decathlon's own folder names count: another task called `Liver` is another dataset.
     """
-    methods = _DICE.get(_key(dataset), {})
+    methods = _DICE.get(decathlon_task(dataset) or "", {})
     return {method: values for method, values in methods.items() if len(values) == num_targets}
-
-
-def _key(dataset: str) -> str:
-    match = re.fullmatch(r"(?:Task|Dataset)0*(\d+)_(\w+)", dataset, flags=re.IGNORECASE)
-    if match is None:
-        return ""
-    name = match.group(2).lower()
-    numbers = {name: position for position, name in enumerate(_DICE, 1)}
-    return name if numbers.get(name) == int(match.group(1)) else ""

@@ -8,8 +8,11 @@ from hypothesis import strategies as st
 from autoseg.metrics.detection import (
     ScoredCandidate,
     froc,
+    lesion_counts,
+    lesion_f1,
     lesion_matches,
-    lesion_score,
+    lesion_precision,
+    lesion_sensitivity,
     pool_lesions,
     scored_candidates,
 )
@@ -22,7 +25,7 @@ def row(text: str) -> np.ndarray:
 
 
 def score(prediction: str, reference: str, **rule):
-    return lesion_score(lesion_matches(row(prediction), row(reference), LesionRule(**rule)))
+    return lesion_counts(lesion_matches(row(prediction), row(reference), LesionRule(**rule)))
 
 
 def test_hand_computed() -> None:
@@ -32,8 +35,8 @@ def test_hand_computed() -> None:
         minimum=0.5,
     )
     assert (found.lesions, found.found, found.candidates, found.false_candidates) == (2, 1, 3, 2)
-    assert (found.sensitivity, found.precision) == (0.5, pytest.approx(1 / 3))
-    assert found.f1 == pytest.approx(2 / (2 + 2 + 1))
+    assert (lesion_sensitivity(found), lesion_precision(found)) == (0.5, pytest.approx(1 / 3))
+    assert lesion_f1(found) == pytest.approx(2 / (2 + 2 + 1))
 
 
 @pytest.mark.parametrize(
@@ -48,19 +51,19 @@ def test_hand_computed() -> None:
 )
 def test_empty_and_bounds(prediction: str, reference: str, expected: tuple) -> None:
     found = score(prediction, reference)
-    assert (found.sensitivity, found.precision, found.f1) == expected
+    assert (lesion_sensitivity(found), lesion_precision(found), lesion_f1(found)) == expected
 
 
 def test_several_candidates_on_one_lesion_count_once() -> None:
     found = score("##.##.##", "########")
     assert (found.found, found.candidates, found.false_candidates) == (1, 3, 0)
-    assert (found.sensitivity, found.precision) == (1, 1)
+    assert (lesion_sensitivity(found), lesion_precision(found)) == (1, 1)
 
 
 def test_one_candidate_may_find_several_lesions() -> None:
     matches = lesion_matches(row("########"), row("##.##.##"))
     assert matches.hits == ((0, 1, 2),)
-    assert lesion_score(matches).precision == 1
+    assert lesion_precision(lesion_counts(matches)) == 1
 
 
 def test_iou_is_stricter_than_coverage() -> None:
@@ -74,7 +77,7 @@ def test_iou_is_stricter_than_coverage() -> None:
 def test_corners_connect() -> None:
     corner = np.zeros((2, 2, 2), bool)
     corner[0, 0, 0] = corner[1, 1, 1] = True
-    assert lesion_score(lesion_matches(corner, corner)).lesions == 1
+    assert lesion_counts(lesion_matches(corner, corner)).lesions == 1
 
 
 def test_shapes_must_agree() -> None:
@@ -85,8 +88,12 @@ def test_shapes_must_agree() -> None:
 def test_pooled_from_counts() -> None:
     pooled = pool_lesions([score("#.#.", "#.#."), score("#..#", "...."), score("....", "#...")])
     assert (pooled.lesions, pooled.found, pooled.false_candidates) == (3, 2, 2)
-    assert (pooled.sensitivity, pooled.precision, pooled.f1) == (pytest.approx(2 / 3), 0.5, pytest.approx(4 / 7))
-    assert pool_lesions([]).f1 is None
+    assert (lesion_sensitivity(pooled), lesion_precision(pooled), lesion_f1(pooled)) == (
+        pytest.approx(2 / 3),
+        0.5,
+        pytest.approx(4 / 7),
+    )
+    assert lesion_f1(pool_lesions([])) is None
 
 
 @settings(deadline=None)
@@ -177,10 +184,10 @@ def test_last_point_is_the_segmentation_itself(seed: int) -> None:
     candidates = [
         c for name, m in matches.items() for c in scored_candidates(name, m, rng.random(len(m.candidate_sizes)))
     ]
-    pooled = pool_lesions(lesion_score(m) for m in matches.values())
+    pooled = pool_lesions(lesion_counts(m) for m in matches.values())
     curve = froc(candidates, pooled.lesions, len(cases))
     assert curve.sensitivity is not None
-    assert curve.sensitivity[-1] == pytest.approx(pooled.sensitivity)
+    assert curve.sensitivity[-1] == pytest.approx(lesion_sensitivity(pooled))
     assert curve.false_positives_per_case[-1] == pytest.approx(pooled.false_candidates / 3)
     assert list(curve.sensitivity) == sorted(curve.sensitivity)
     rescaled = [ScoredCandidate(c.case, 5 * c.score - 2, c.hits, c.false) for c in candidates]

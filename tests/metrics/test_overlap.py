@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoseg.metrics.build import METRICS, case_mean, score_case, summarize
-from autoseg.metrics.overlap import Counts, confusion_matrix, target_counts
+from autoseg.metrics.build import case_mean, score_case, summarize
+from autoseg.metrics.overlap import Counts, confusion_matrix, dice, iou, target_counts
 from autoseg.records.geometry import Geometry
 from autoseg.records.labels import LabelScheme, Target
 
@@ -89,17 +89,17 @@ def test_agrees_with_scikit_learn(pairs: list[tuple[int, int]]) -> None:
     counts = target_counts(matrix, TWO.targets[0])
     if counts.predicted + counts.reference:
         f1 = sklearn_metrics.f1_score(reference == 1, prediction == 1, zero_division=0)
-        assert METRICS["dice"](counts) == pytest.approx(f1)
+        assert dice(counts) == pytest.approx(f1)
 
 
 @settings(deadline=None)
 @given(st.integers(0, 9), st.integers(0, 9), st.integers(0, 9))
 def test_dice_and_iou_are_one_another(tp: int, fp: int, fn: int) -> None:
     counts = Counts(tp, fp, fn)
-    dice, iou = METRICS["dice"](counts), METRICS["iou"](counts)
-    assert (dice is None) == (iou is None) == (tp + fp + fn == 0)
-    if iou is not None:
-        assert dice == pytest.approx(2 * iou / (1 + iou))
+    first, second = dice(counts), iou(counts)
+    assert (first is None) == (second is None) == (tp + fp + fn == 0)
+    if second is not None:
+        assert first == pytest.approx(2 * second / (1 + second))
 
 
 def test_summary_skips_what_is_not_defined() -> None:

@@ -9,11 +9,15 @@ import pytest
 
 from autoseg.errors import DataError, UsageError
 from autoseg.images.writing import write_label
-from autoseg.pipeline.evaluate import evaluate
+from autoseg.metrics.build import summarize
+from autoseg.pipeline.evaluate import compare, default_scoring, evaluate
 from autoseg.records.base import read_record
+from autoseg.records.comparison import Comparison
+from autoseg.records.detection import LesionCounts
 from autoseg.records.geometry import Geometry
 from autoseg.records.labels import LabelScheme
 from autoseg.records.results import Evaluation
+from autoseg.records.scoring import DEFAULT_TOLERANCE_MM, Scoring
 
 LABELS = LabelScheme(class_names=("background", "a", "b"), class_values=(0, 10, 20), num_entries=3)
 GRID = Geometry(shape=(2, 3, 4), spacing_mm=(2, 1, 1), affine=((0, 0, 1, 5), (0, 1, 0, 6), (2, 0, 0, 7)))
@@ -146,3 +150,96 @@ def test_folders_that_are_no_folders_of_labels(folders: tuple[Path, Path]) -> No
     found.mkdir()
     with pytest.raises(UsageError, match="holds no label files"):
         evaluate(found, wanted)
+
+
+def test_default_metrics_and_their_columns(folders: tuple[Path, Path]) -> None:
+    found, wanted = folders
+    put(wanted, "one", 10, 10, 0, 10)
+    put(found, "one", 10, 10, 10)
+    put(wanted, "two", 10)
+    put(found, "two", 20)
+    evaluation = evaluate(found, wanted, LABELS)
+    assert evaluation.scoring == Scoring(groups=("overlap", "surface", "lesions"))
+    score = evaluation.cases["one"]["a"]
+    assert score.lesion_counts == LesionCounts(lesions=2, found=1, candidates=1, false_candidates=0)
+    assert (score.hausdorff_mm, score.relative_volume_difference, score.true_negatives) == (1, 0, 24 - 4)
+    assert score.boundary_dice is None
+    assert evaluation.cases["two"]["a"].hd95_mm is None
+    assert evaluation.cases["two"]["a"].nsd == 0
+    assert evaluation.targets["a"]["hd95_mm"].num_cases == 1
+    assert evaluation.pooled["a"]["dice"].mean == pytest.approx(2 * 2 / (4 + 3))
+    assert evaluation.pooled["a"]["lesion_sensitivity"].mean == pytest.approx(1 / 3)
+    assert "boundary_dice" not in evaluation.targets["a"]
+    assert read_record(found / "evaluation.json", Evaluation) == evaluation
+    (row, *_) = csv.DictReader((found / "evaluation.csv").read_text().splitlines())
+    assert (row["lesions"], row["lesions_found"], row["hausdorff_mm"]) == ("2", "1", "1.0")
+    assert "boundary_dice" not in row
+
+
+def test_the_number_of_workers_changes_nothing(folders: tuple[Path, Path]) -> None:
+    found, wanted = folders
+    rng = np.random.default_rng(0)
+    for case in "abcdef":
+        put(wanted, case, *(rng.integers(0, 3, 24) * 10))
+        put(found, case, *(rng.integers(0, 3, 24) * 10))
+    assert evaluate(found, wanted, LABELS, num_workers=1) == evaluate(found, wanted, LABELS, num_workers=3)
+
+
+def test_tolerances(folders: tuple[Path, Path]) -> None:
+    found, wanted = folders
+    put(wanted, "one", 10, 0, 0, 0, 20)
+    put(found, "one", 0, 10, 0, 0, 0, 20)
+    scoring = Scoring(groups=("surface",), tolerances_mm={"a": 1.0}, default_tolerance_mm=0.5)
+    evaluation = evaluate(found, wanted, LABELS, scoring=scoring)
+    assert (evaluation.cases["one"]["a"].nsd, evaluation.cases["one"]["b"].nsd) == (1, 0)
+    wrong = scoring.model_copy(update={"tolerances_mm": {"c": 1.0}})
+    with pytest.raises(UsageError, match="no target c; the targets are a, b"):
+        evaluate(found, wanted, LABELS, scoring=wrong)
+    with pytest.raises(UsageError, match="no target c; the targets are 10, 20"):
+        evaluate(found, wanted, scoring=wrong)
+
+
+def test_the_decathlons_tolerance_for_its_own_folders(tmp_path: Path) -> None:
+    assert default_scoring(tmp_path / "Task04_Hippocampus" / "labelsTr").default_tolerance_mm == 1
+    assert default_scoring(tmp_path / "x", tmp_path / "Task03_Liver" / "dataset.json").default_tolerance_mm == 7
+    assert default_scoring(tmp_path / "Mine" / "labelsTr").default_tolerance_mm == DEFAULT_TOLERANCE_MM
+
+
+def test_an_evaluation_of_an_older_version_is_read(tmp_path: Path) -> None:
+    """As written before specificity, distances and lesions were scored."""
+    aggregate = {"mean": 0.5, "low": None, "high": None, "num_cases": 1}
+    score = {"dice": 0.5, "iou": 1 / 3, "sensitivity": 0.5, "precision": 0.5, "volume_mm3": 8.0}
+    score |= {"reference_volume_mm3": 8.0, "true_positives": 2, "false_positives": 2, "false_negatives": 2, "nsd": 1.0}
+    old = {"title": "", "cases": {"one": {"a": score}}, "targets": {"a": {"dice": aggregate}}, "failed": {}}
+    (tmp_path / "evaluation.json").write_text(json.dumps({**old, "foreground_mean": {"dice": aggregate}}))
+    evaluation = read_record(tmp_path / "evaluation.json", Evaluation)
+    assert evaluation.cases["one"]["a"].hd95_mm is None
+    again = summarize("", evaluation.cases)
+    assert again.targets["a"]["nsd"].mean == 1
+    assert again.targets["a"]["specificity"].mean is None
+    assert again.pooled["a"]["dice"].mean == 0.5
+
+
+def test_compare_two_folders(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    found, wanted = folders
+    other = tmp_path / "other"
+    for number in range(6):
+        put(wanted, f"case{number}", 10, 10, 20, 20, 20)
+        put(found, f"case{number}", 10, 10, 20, 20)
+        put(other, f"case{number}", 10, *([0] * (1 + number % 2)), 20)
+    evaluations = [evaluate(folder, wanted, LABELS) for folder in (found, other)]
+    comparison = compare(*evaluations, ("A", "=B"), tmp_path / "out")
+    assert read_record(tmp_path / "out" / "comparison.json", Comparison) == comparison
+    rows = list(csv.DictReader((tmp_path / "out" / "comparison.csv").read_text().splitlines()))
+    assert [(row["metric"], row["target"]) for row in rows[:3]] == [
+        ("dice", "mean of targets"),
+        ("dice", "a"),
+        ("dice", "b"),
+    ]
+    assert rows[1]["better"] == "first"
+    assert float(rows[1]["difference"]) == pytest.approx(1 / 3)
+    assert float(rows[1]["p_holm"]) >= float(rows[1]["p_value"]) > 0
+    (tmp_path / "none").mkdir()
+    put(tmp_path / "none", "stranger", 10)
+    with pytest.raises(DataError, match="no scored case in common"):
+        compare(evaluations[0], evaluate(tmp_path / "none", wanted, LABELS), ("A", "B"), tmp_path / "out")

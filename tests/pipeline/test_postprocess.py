@@ -3,25 +3,28 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from autoseg.cli.main import main
+from autoseg.datasets.folders import find_cases
 from autoseg.errors import PartialError, UsageError
 from autoseg.images.reading import read_label
 from autoseg.images.writing import write_image, write_label
 from autoseg.inference.store import read_disagreement, read_meta, read_probabilities
 from autoseg.pipeline.evaluate import evaluate
 from autoseg.pipeline.postprocess import choose_postprocessing, postprocess_folder
-from autoseg.pipeline.predict import predict
+from autoseg.pipeline.predict import load_predictor, measure_shift, predict
 from autoseg.pipeline.report import report
 from autoseg.pipeline.select import select
 from autoseg.records.base import read_record, write_record
 from autoseg.records.dataset import Case, Dataset
 from autoseg.records.plan import Plan
-from autoseg.records.postprocessing import CaseChanges, LearningSettings
+from autoseg.records.postprocessing import CaseChanges, FeatureShift, LearningSettings, TargetRule
 from autoseg.records.results import Evaluation, PostprocessingRule
 from autoseg.records.workspace import Paths
 from tests.pipeline.fakes import LABELS, make_plan, make_workspace, oblique_grid, write_fold
@@ -132,6 +135,27 @@ def test_what_only_the_image_tells_is_learned_and_applied(paths: Paths, plan: Pl
     assert read_record(tmp_path / "again" / "other.components.json", CaseChanges).changes == changes.changes
 
 
+def test_the_shift_between_folds_and_ensemble_is_measured(paths: Paths, plan: Plan, tmp_path: Path) -> None:
+    """Two folds that are the same network: nothing shifts. Made to differ, the confidence does."""
+    rule = learn(paths, plan)
+    put(tmp_path / "new", "other", 5)
+    predict(paths, tmp_path / "new" / "imagesTr", tmp_path / "out", device="cpu", with_shift=True)
+    same = read_record(tmp_path / "out" / "component_shift.json", FeatureShift)
+    assert (same.num_cases, same.num_folds) == (1, 2)
+    assert same.num_single == 2 * same.num_averaged > 0
+    assert all(value is None or abs(value) < 1e-6 for value in same.shifts.values())
+
+    write_fold(paths.fold("plan", "3d_fullres", "1"), plan, fold="1", offset=70.0, validation=IDS[4:])
+    cases = find_cases(tmp_path / "new" / "imagesTr", 1)
+    predictor = replace(load_predictor(paths, "plan", torch.device("cpu")), rule=rule)
+    other = measure_shift(predictor, tmp_path / "new" / "imagesTr", cases, tmp_path / "out")
+    assert other.shifts["probability_mean"] == pytest.approx(0, abs=1e-6)  # the same components
+    assert other.spreads["probability_mean"] < 0.95
+    assert other.spreads["volume_mm3"] == pytest.approx(1)
+    with pytest.raises(UsageError, match="several folds"):
+        measure_shift(replace(predictor, rule=PostprocessingRule()), tmp_path, cases, tmp_path / "out")
+
+
 def test_the_table_can_be_opened(paths: Paths, plan: Plan) -> None:
     learn(paths, plan)
     with paths.component_table.open(newline="") as file:
@@ -181,7 +205,7 @@ def test_what_cannot_be_applied_is_named(paths: Paths, plan: Plan, tmp_path: Pat
     new = tmp_path / "new"
     put(new, "case_0", 0)
     validation = paths.fold("plan", "3d_fullres", "0") / "validation"
-    with pytest.raises(PartialError, match="3 of 4 cases(.|\n)*case_1"):
+    with pytest.raises(PartialError, match=r"3 of 4 cases(.|\n)*case_1"):
         postprocess_folder(rule, plan, "3d_fullres", validation, new / "imagesTr", tmp_path / "out")
     assert (tmp_path / "out" / "case_0.nii.gz").is_file()
 
@@ -221,14 +245,8 @@ def test_patients_are_kept_together(paths: Paths, plan: Plan) -> None:
 def test_images_are_needed_only_by_rules_that_look(paths: Paths, plan: Plan, tmp_path: Path) -> None:
     put(tmp_path / "new", "other", 5)
     rule = learn(paths, plan)
-    plain = rule.components.model_copy(
-        update={
-            "targets": tuple(
-                t.model_copy(update={"minimum": None, "logistic": None, "restore_from": None})
-                for t in rule.components.targets
-            )
-        }
-    )
+    nothing = tuple(TargetRule(target=target.target, method="nothing") for target in rule.components.targets)
+    plain = rule.components.model_copy(update={"targets": nothing})
     write_record(paths.postprocessing, rule.model_copy(update={"components": plain}))
     predict(paths, tmp_path / "new" / "imagesTr", tmp_path / "out", device="cpu")
     assert read_record(tmp_path / "out" / "other.components.json", CaseChanges).changes == ()

@@ -18,6 +18,7 @@ from autoseg.records.dataset import Case, Dataset
 from autoseg.records.plan import Plan
 from autoseg.records.postprocessing import LearningSettings
 from autoseg.records.results import Evaluation, PreprocessedCase
+from autoseg.records.scoring import COUNTS_ONLY
 from autoseg.records.workspace import Paths
 from autoseg.selection.held_out import find_held_out, segmentation_of
 from autoseg.spatial.orientation import Turn, turn, turn_for, turned
@@ -218,7 +219,7 @@ def test_postprocessing_and_evaluation_of_what_was_selected(paths: Paths, plan: 
         np.testing.assert_array_equal(apply_rule(classes, rule), turn(truth(case, paths), STORED))
         write_label(tmp_path / "out" / f"{case}.nii.gz", LABELS.to_file(apply_rule(classes, rule)), meta.geometry)
     rewritten = evaluate(
-        tmp_path / "out", Path(read_dataset_root(paths)) / "labelsTr", LABELS, output=tmp_path, tolerance_mm=None
+        tmp_path / "out", Path(read_dataset_root(paths)) / "labelsTr", LABELS, output=tmp_path, scoring=COUNTS_ONLY
     )
     stored = read_record(paths.evaluation, Evaluation)
     assert stored.cases == rewritten.cases

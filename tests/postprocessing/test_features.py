@@ -261,8 +261,9 @@ def test_fold_models_are_averaged() -> None:
     np.testing.assert_allclose(together, np.mean(alone, axis=0))
     assert together[names.index("probability_max")] == (1.0 + 0.75) / 2
     shift = feature_shift([np.array([[0.0], [2.0]])], np.array([[3.0], [3.0]]), ["probability_max"])
-    assert shift == {"probability_max": 2.0}
-    assert feature_shift([np.array([[1.0], [1.0]])], np.array([[3.0]]), ["volume_mm3"]) == {"volume_mm3": None}
+    assert shift == ({"probability_max": 2.0}, {"probability_max": 0.0})
+    constant = feature_shift([np.array([[1.0], [1.0]])], np.array([[3.0]]), ["volume_mm3"])
+    assert constant == ({"volume_mm3": None}, {"volume_mm3": None})
 
 
 def test_every_column_is_explained() -> None:
@@ -288,8 +289,10 @@ def test_intensity_scales_are_the_plans() -> None:
 def test_samples_are_even() -> None:
     offsets = np.array([0, 3, 13])
     positions, new = spread(offsets, 4)
-    assert positions.tolist() == [0, 1, 2, 3, 5, 8, 10]
     assert new.tolist() == [0, 3, 7]
+    assert positions[:3].tolist() == [0, 1, 2]  # all of a small group
+    assert (np.diff(positions[3:]) > 0).all()
+    assert [int((p - 3) // 2.5) for p in positions[3:]] == [0, 1, 2, 3]  # one of each quarter
     assert thinned(np.zeros((8, 100, 100)), 10_000).size <= 10_000
     values = np.array([5.0, 1, 3, *range(10)])
     np.testing.assert_allclose(quantiles(values, offsets, (0.5, 0.25)), [[3, 2], [4.5, 2.25]])

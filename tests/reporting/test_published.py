@@ -6,19 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autoseg.reporting.published import DEFAULT_TOLERANCE_MM, published_dice, tolerance_mm
+from autoseg.reporting.published import published_dice
 
 
 def test_decathlon_names_in_either_layout_are_known() -> None:
     assert published_dice("Task04_Hippocampus", 2)["nnU-Net v2"] == (0.8985, 0.8823)
     assert published_dice("Dataset004_Hippocampus", 2) == published_dice("Task04_Hippocampus", 2)
-    assert tolerance_mm("Task04_Hippocampus") == 1.0
 
 
 @pytest.mark.parametrize("name", ["Hippocampus", "Task14_Hippocampus", "Task04_HippocampusSubset", "Task90_Liver"])
 def test_other_datasets_have_no_published_values(name: str) -> None:
     assert published_dice(name, 2) == {}
-    assert tolerance_mm(name) == DEFAULT_TOLERANCE_MM
 
 
 def test_another_number_of_classes_is_another_dataset() -> None:

@@ -1,0 +1,1 @@
+"""References and held-out probabilities in, what is probably wrong with the references out."""

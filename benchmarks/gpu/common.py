@@ -1,0 +1,93 @@
+"""What the parts share: their options, the prepared fold, JSON lines on stdout, clocks that wait for the device."""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from autoseg.pipeline.plan import choose_plan
+from autoseg.preprocessing import store
+from autoseg.records.base import read_record
+from autoseg.records.dataset import Dataset, Folds
+from autoseg.records.fingerprint import Fingerprint
+from autoseg.records.plan import Plan
+from autoseg.records.workspace import Paths
+from autoseg.training.task import Task, open_task
+
+DATASET, PLAN, CONFIGURATION, FOLD = "Task04_Hippocampus", "default", "3d_fullres", "0"
+EPOCH_STEPS = 250
+"""nnU-Net's epoch, for both sides."""
+
+
+def options(about: str | None) -> argparse.Namespace:
+    """What `run.py` tells each part."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path, help="folder made by prepare.py")
+    parser.add_argument("--out", type=Path, required=True, help="folder of this run; holds the workspace")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--smoke", action="store_true", help="everything in small, to see that it runs")
+    parser.add_argument("--seconds", type=float, default=60.0, help="time this part has")
+    return parser.parse_args()
+
+
+def emit(name: str, ours: float | None, unit: str, **more: object) -> None:
+    """One result of our side."""
+    print(json.dumps({"name": name, "ours": ours, "unit": unit, **more}), flush=True)
+
+
+def workspace(out: Path) -> Paths:
+    """Records of the dataset, in the folder of this run."""
+    return Paths(folder=out / "work" / DATASET)
+
+
+def default_plan(paths: Paths, smoke: bool) -> Plan:
+    """The plan `default` as it was planned on this machine; for a smoke run with a net that a CPU trains in seconds."""
+    plan = choose_plan(paths, PLAN)
+    if not smoke:
+        return plan
+    settings = plan.configurations[CONFIGURATION]
+    network = settings.network.model_copy(update={"features_per_stage": (2, 2, 4, 4)})
+    small = settings.model_copy(update={"network": network, "batch_size": 2})
+    return plan.model_copy(update={"configurations": {CONFIGURATION: small}})
+
+
+def fold_task(out: Path, device: torch.device, smoke: bool, seed: int = 1) -> Task:
+    """Fold 0 of the prepared dataset, ready to be trained on `device`."""
+    paths = workspace(out)
+    plan, dataset = default_plan(paths, smoke), read_record(paths.dataset, Dataset)
+    folder = paths.preprocessed(store.digest(plan, CONFIGURATION, read_record(paths.fingerprint, Fingerprint)))
+    cases = read_record(paths.folds, Folds).folds[int(FOLD)]
+    return open_task("speed", out / "speed", plan, CONFIGURATION, cases, dataset, folder, [], seed, device)
+
+
+def seconds_of(work: Callable[[], object], device: torch.device) -> float:
+    """Wall time of one call until the device has done it."""
+    synchronize(device)
+    started = time.perf_counter()
+    work()
+    synchronize(device)
+    return time.perf_counter() - started
+
+
+def median_ms(work: Callable[[], object], device: torch.device, limit_seconds: float, least: int = 3) -> float:
+    """Median milliseconds of a call, after a first one; called until the limit is over, at least `least` times."""
+    seconds_of(work, device)
+    times: list[float] = []
+    while len(times) < least or sum(times) < limit_seconds:
+        times.append(seconds_of(work, device))
+    return 1000 * median(times)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done all it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_gib(device: torch.device) -> float | None:
+    """Most memory that tensors took on the GPU since the last reset."""
+    return round(torch.cuda.max_memory_allocated(device) / 2**30, 3) if device.type == "cuda" else None

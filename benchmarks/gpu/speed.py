@@ -1,0 +1,75 @@
+"""What our side takes on this device: drawing batches, a training step, an epoch, a whole volume's prediction.
+
+The task is fold 0 of Hippocampus in the plan `default`. `peer.py` times the same things of nnU-Net with this plan's
+patch, batch, network, loss and augmentation; the names of the lines agree.
+"""
+
+import itertools
+
+import torch
+from common import EPOCH_STEPS, emit, fold_task, median_ms, options, peak_gib, seconds_of
+
+from autoseg.inference.sliding_window import predict_logits
+from autoseg.training.batches import batches
+from autoseg.training.budget import warm_learner
+from autoseg.training.loop import train_step
+from autoseg.training.task import Task
+
+VOLUME = (160, 192, 160)
+"""Voxels of the volume whose prediction is timed; several tiles along every axis, eight mirrorings."""
+RATE = 1e-4
+
+
+def main() -> None:
+    """Time the four, each for an equal share of the time."""
+    asked = options(__doc__)
+    device, share = torch.device(asked.device), 0.5 if asked.smoke else asked.seconds / 6
+    task = fold_task(asked.out, device, asked.smoke)
+    about = {"batch": task.configuration.batch_size, "patch": task.configuration.patch_size}
+    stream = batches(task.sampler, ((0, step) for step in itertools.count()))
+    data_ms = median_ms(lambda: next(stream), device, share)
+    emit("data pipeline, one batch", round(data_ms, 3), "ms", tier=task.sampler.source.tier, **about)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    learner, batch = warm_learner(task), next(stream)
+    with torch.backends.cudnn.flags(enabled=True, benchmark=True):
+        step_ms = median_ms(lambda: train_step(learner, batch, RATE, 0), device, share)
+        memory = {"precision": learner.precision, "ours_peak_gib": peak_gib(device)}
+        emit("training step, batch on the device", round(step_ms, 3), "ms", **memory)
+        steps = 2 if asked.smoke else EPOCH_STEPS
+
+        def epoch() -> None:
+            for step in range(steps):
+                train_step(learner, next(stream), RATE, step)
+
+        seconds = seconds_of(epoch, device) * EPOCH_STEPS / steps
+    emit(f"epoch of {EPOCH_STEPS} steps, data included", round(seconds, 3), "s", steps_timed=steps)
+    predict(task, learner.network.eval(), "float32", share, asked.smoke)
+    predict(task, learner.network, "bfloat16" if device.type == "cpu" else "float16", share, asked.smoke)
+
+
+def predict(task: Task, network: torch.nn.Module, precision: str, share: float, smoke: bool) -> None:
+    """Time the prediction of a random volume; `float32` is what `predict` uses unless the plan says otherwise."""
+    settings, labels = task.configuration, task.plan.labels
+    shape = (48, 64, 48) if smoke else VOLUME
+    image = torch.randn((len(task.plan.channel_names), *shape), generator=torch.Generator().manual_seed(1))
+
+    def work() -> torch.Tensor:
+        found = predict_logits(
+            [network],
+            image,
+            settings.patch_zyx,
+            labels.num_heads,
+            settings.recipe.mirroring,
+            labels,
+            task.device,
+            precision=precision,
+        )
+        return found.cpu()
+
+    milliseconds = median_ms(work, task.device, share, least=1 if smoke else 3)
+    emit(f"prediction of a volume, {precision}", round(milliseconds, 1), "ms", volume=shape)
+
+
+if __name__ == "__main__":
+    main()

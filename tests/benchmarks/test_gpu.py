@@ -1,0 +1,85 @@
+"""The one call for a GPU machine: a part's failure is told and ends no other; in small all of it runs on a CPU."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.conftest import PROJECT
+
+GPU = PROJECT / "benchmarks" / "gpu"
+GOOD = 'print(\'{"name": "step", "ours": 2.0, "unit": "ms"}\')'
+
+
+def _load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"gpu_{name}", GPU / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Run with these parts (name -> program, seconds); returns the exit code and the written lines by name."""
+
+    def run(parts: dict[str, tuple[str, float]]) -> tuple[int, dict[str, dict]]:
+        module = _load("run")
+        for name, (program, _) in parts.items():
+            (tmp_path / f"{name}.py").write_text(program)
+        monkeypatch.setattr(module, "HERE", tmp_path)
+        monkeypatch.setattr(module, "SECONDS", {name: seconds for name, (_, seconds) in parts.items()})
+        monkeypatch.setattr(module, "PEER_NEEDS", ("sys",))
+        monkeypatch.setattr(sys, "argv", ["run.py", str(tmp_path), "--out", str(tmp_path / "out"), "--device", "cpu"])
+        code = module.main()
+        lines = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+        assert set(lines[0]) >= {"date", "machine", "versions", "command"}
+        return code, {line["name"]: line for line in lines[1:]}
+
+    return run
+
+
+def test_both_sides_of_a_line_are_joined(call) -> None:
+    peer = 'print("noise"); print(\'{"name": "step", "peer": 5.0, "peer_workers": 3}\')'
+    code, lines = call({"speed": (GOOD, 30), "peer": (peer, 30)})
+    assert code == 0
+    assert lines["step"] == {"name": "step", "ours": 2.0, "unit": "ms", "peer": 5.0, "peer_workers": 3, "ratio": 2.5}
+
+
+def test_failures_are_told_and_the_others_go_on(call) -> None:
+    failing = GOOD.replace("step", "before") + '\nraise ValueError("no such kernel")'
+    late = f"{GOOD.replace('step', 'early')}\nimport sys, time; sys.stdout.flush(); time.sleep(60)"
+    code, lines = call({"checks": (failing, 30), "speed": (late, 3), "data": (GOOD, 30)})
+    assert code == 1
+    assert lines["part checks"]["failed"] == "exit code 1: ValueError: no such kernel"
+    assert "not done in 3 s" in lines["part speed"]["failed"]
+    assert {"before", "early", "step"} <= set(lines), "what a part found before it failed is kept"
+
+
+def test_the_limits_leave_time_within_ten_minutes() -> None:
+    limits = _load("run").SECONDS
+    assert sum(limits.values()) <= 580
+    assert all((GPU / f"{part}.py").is_file() for part in limits)
+
+
+@pytest.mark.slow
+def test_all_of_it_in_small_on_a_cpu(
+    tmp_path: Path, shared_data: Path, shared_reference: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = shared_reference / "nnunet_percase_dice" / "Dataset004_Hippocampus.json"
+    bundle, out = tmp_path / "bundle", tmp_path / "out"
+    given = [str(shared_data / "Task04_Hippocampus"), str(reference), str(bundle), "--no-wheels"]
+    monkeypatch.setattr(sys, "argv", ["prepare.py", *given])
+    assert _load("prepare").main() == 0
+    parts = ["data", "checks", "speed", "train_fold"]
+    arguments = [str(bundle), "--out", str(out), "--device", "cpu", "--smoke", "--parts", *parts]
+    monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
+    assert _load("run").main() == 0
+    lines = {line["name"]: line for line in map(json.loads, (out / "results.jsonl").read_text().splitlines()[1:])}
+    assert lines["checks that failed"]["ours"] == 0
+    assert lines["Dice after 1 s"]["cases"] == 40
+    assert lines["training step, batch on the device"]["ours"] > 0
