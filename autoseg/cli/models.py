@@ -15,6 +15,13 @@ def train(
     dataset: o.DatasetArgument,
     configuration: Annotated[str, typer.Argument(help="2d, 3d_lowres, 3d_fullres or 3d_cascade_fullres.")],
     fold: Annotated[str | None, typer.Argument(help="A number, or `all`; left out: every fold in turn.")] = None,
+    distractors: Annotated[
+        bool,
+        typer.Option(
+            "--distractors",
+            help="Fine-tune the trained configuration with its own false positives as a class of their own.",
+        ),
+    ] = False,
     budget: o.Budget = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the plan's.")] = None,
     iterations: Annotated[int | None, typer.Option(min=1, help="Steps an epoch, instead of the plan's.")] = None,
@@ -33,6 +40,7 @@ def train(
     request = TrainRequest(
         configuration=configuration,
         fold=fold,
+        distractors=distractors,
         budget_seconds=o.parse_duration(budget),
         epochs=epochs,
         iterations=iterations,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from autoseg.errors import ModelError
 from autoseg.inference.temperature import Tempered
 from autoseg.networks.build import build_network
+from autoseg.networks.distractor import HidesDistractor
 from autoseg.records.base import read_record
 from autoseg.records.labels import LabelScheme
 from autoseg.records.plan import Configuration, Plan
@@ -55,6 +56,14 @@ def previous_channels(classes: Tensor, labels: LabelScheme) -> Tensor:
     """Internal classes `Z Y X` as one channel a foreground class, `K Z Y X` float32."""
     numbers = torch.arange(1, labels.num_classes, device=classes.device, dtype=classes.dtype)
     return (classes[None] == numbers[:, None, None, None]).float()
+
+
+def new_network(plan: Plan, settings: Configuration, seed: int) -> nn.Module:
+    """The network of a configuration, its weights drawn from `seed`; a distractor is hidden when it predicts."""
+    num_channels = len(plan.channel_names) + num_previous_channels(settings, plan.labels)
+    learned = settings.learned_labels(plan.labels)
+    network = build_network(settings.network, num_channels, learned.num_heads, seed)
+    return network if settings.recipe.distractors is None else HidesDistractor(network, learned.has_regions)
 
 
 def fold_folders(configuration_folder: Path) -> list[Path]:
@@ -135,8 +144,7 @@ def _load_network(
     folder: Path, plan: Plan, settings: Configuration, device: torch.device, temperature: float
 ) -> nn.Module:
     content, _ = tensors.load(folder / WEIGHTS)
-    num_channels = len(plan.channel_names) + num_previous_channels(settings, plan.labels)
-    network = build_network(settings.network, num_channels, plan.labels.num_heads, seed=0)
+    network = new_network(plan, settings, seed=0)
     try:
         network.load_state_dict(content[WEIGHTS])
     except (KeyError, RuntimeError) as error:

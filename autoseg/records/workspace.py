@@ -100,6 +100,11 @@ class Paths(Record):
         return self.folder / "component_table.csv"
 
     @property
+    def false_positives(self) -> Path:
+        """Record `FalsePositiveComparison`."""
+        return self.folder / "false_positives.json"
+
+    @property
     def evaluation(self) -> Path:
         """Record `Evaluation` of the selected candidate."""
         return self.folder / "evaluation.json"

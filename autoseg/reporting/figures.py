@@ -144,6 +144,23 @@ def draw_risk_coverage(curves: Mapping[str, Sequence[float]]) -> str:
         return _svg(figure, "Risk by coverage")
 
 
+def draw_froc(curves: Mapping[str, Sequence[float]], rates: Sequence[float], dashed: str) -> str:
+    """Sensitivity at each rate of false positives, one line a name; the one called `dashed` is the baseline."""
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": "froc"}):
+        figure = Figure(figsize=(7.6, 2.9), layout="constrained")
+        axes = figure.subplots()
+        for position, (name, values) in enumerate(curves.items()):
+            is_base = name == dashed
+            colour = _INK if is_base else _PALETTE[position % len(_PALETTE)]
+            axes.plot(rates, values, color=colour, lw=1.4, ls="--" if is_base else "-", marker="o", ms=3, label=name)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
+        axes.set_xlabel("false positives a case")
+        axes.set_ylabel("lesion sensitivity")
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        return _svg(figure, "FROC curves")
+
+
 def draw_overlay(
     image: npt.NDArray[Any],
     reference: Sequence[npt.NDArray[np.bool_]],
