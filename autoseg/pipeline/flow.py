@@ -255,13 +255,21 @@ def postprocess_predictions(
     source: str, workspace: Path, plan_name: str | None, predictions: Path, images: Path | None, output: Path
 ) -> list[Path]:
     """Apply a dataset's post-processing to predictions with probabilities; `images` None: the dataset's own images."""
-    from autoseg.pipeline.postprocess import postprocess_folder
+    from autoseg.pipeline.postprocess import held_out_temperatures, postprocess_folder
 
     paths, selection = _selected(source, workspace, plan_name)
     rule = read_record(paths.postprocessing, PostprocessingRule, UsageError, "Run `autoseg select` first.")
     plan = read_record(paths.plan(selection.plan), Plan)
     source_of_images = read_record(paths.dataset, Dataset) if images is None else images
-    return postprocess_folder(rule, plan, selection.configurations[0], predictions, source_of_images, output)
+    return postprocess_folder(
+        rule,
+        plan,
+        selection.configurations[0],
+        predictions,
+        source_of_images,
+        output,
+        held_out_temperatures(paths, plan, predictions),
+    )
 
 
 def _selected(source: str, workspace: Path, plan_name: str | None) -> tuple[Paths, Selection]:

@@ -15,8 +15,9 @@ from autoseg.datasets.folders import find_cases
 from autoseg.errors import DataError, ModelError, PartialError, UsageError
 from autoseg.images.formats import output_ending
 from autoseg.images.writing import write_label
-from autoseg.inference.export import labels_from_probabilities
+from autoseg.inference.export import Probabilities, labels_from_probabilities
 from autoseg.inference.store import read_disagreement, read_meta, read_probabilities
+from autoseg.inference.temperature import tempered
 from autoseg.metrics.build import score_counts, summarize
 from autoseg.metrics.overlap import Counts
 from autoseg.postprocessing.apply import Heard, changes_path, clean_components
@@ -91,8 +92,28 @@ def choose_postprocessing(
     return rule
 
 
+def held_out_temperatures(paths: Paths, plan: Plan, predictions: Path) -> dict[str, float]:
+    """Case id -> temperature of its stored probabilities, where `predictions` is the validation folder of a fold.
+
+    Validation keeps what the network said, before any calibration; rules are learned on calibrated probabilities, and
+    `predict --save-probabilities` writes those.
+    """
+    return {
+        case: held.temperatures.get(case, 1.0)
+        for held in find_held_out(paths, plan).values()
+        for case, folder in held.folders.items()
+        if folder.resolve() == predictions.resolve()
+    }
+
+
 def postprocess_folder(
-    rule: PostprocessingRule, plan: Plan, configuration: str, predictions: Path, images: Path | Dataset, output: Path
+    rule: PostprocessingRule,
+    plan: Plan,
+    configuration: str,
+    predictions: Path,
+    images: Path | Dataset,
+    output: Path,
+    temperatures: Mapping[str, float] | None = None,
 ) -> list[Path]:
     """Apply a rule to every prediction of a folder that has its probabilities beside it.
 
@@ -107,6 +128,7 @@ def postprocess_folder(
             validation leave them.
         images: folder of the images, or the dataset whose training and test cases they are.
         output: folder for segmentations and lists of changes.
+        temperatures: case id -> what still divides the logits of its probabilities (`held_out_temperatures`).
 
     Raises:
         UsageError: there are no probabilities.
@@ -123,7 +145,9 @@ def postprocess_folder(
         try:
             if name not in cases:
                 raise DataError(f"{root} holds no image of it.")
-            written.append(_postprocess_case(rule, plan, configuration, predictions, root, cases[name], output))
+            case, temperature = cases[name], (temperatures or {}).get(name, 1.0)
+            probabilities = tempered(read_probabilities(predictions, name), temperature, plan.labels)
+            written.append(_postprocess_case(rule, plan, configuration, predictions, root, case, output, probabilities))
         except (DataError, ModelError) as error:
             failed[name] = str(error)
     if failed:
@@ -133,10 +157,16 @@ def postprocess_folder(
 
 
 def _postprocess_case(
-    rule: PostprocessingRule, plan: Plan, configuration: str, predictions: Path, root: Path, case: Case, output: Path
+    rule: PostprocessingRule,
+    plan: Plan,
+    configuration: str,
+    predictions: Path,
+    root: Path,
+    case: Case,
+    output: Path,
+    probabilities: Probabilities,
 ) -> Path:
     labels, meta = plan.labels, read_meta(predictions, case.id)
-    probabilities = read_probabilities(predictions, case.id)
     native = labels_from_probabilities([probabilities], meta, labels)
     if rule.components is None:
         native = apply_rule(native, rule)
