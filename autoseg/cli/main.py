@@ -8,7 +8,7 @@ import traceback
 
 import typer
 
-from autoseg.cli import data, info, labels, models, whole
+from autoseg.cli import compare, data, info, labels, models, whole
 from autoseg.errors import AutosegError
 
 _INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
@@ -22,8 +22,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (*whole.COMMANDS, *data.COMMANDS, *models.COMMANDS, *labels.COMMANDS, *info.COMMANDS):
-    app.command(name=command.__name__.rstrip("_"))(command)
+_NAMES = {"compare_fp": "compare-fp"}
+_COMMANDS = (
+    *whole.COMMANDS,
+    *data.COMMANDS,
+    *models.COMMANDS,
+    *compare.COMMANDS,
+    *labels.COMMANDS,
+    *info.COMMANDS,
+)
+for command in _COMMANDS:
+    app.command(name=_NAMES.get(command.__name__, command.__name__.rstrip("_")))(command)
 
 
 def main(arguments: list[str] | None = None) -> int:

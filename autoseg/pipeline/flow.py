@@ -1,7 +1,7 @@
 """The order of the stages, in one place: a dataset folder in, everything up to the report out.
 
     ingest -> fingerprint -> plan -> preprocess -> train (each configuration, each fold)
-           -> select -> postprocess -> predict (test cases) -> evaluate -> report
+           -> select -> postprocess -> trust -> predict (test cases) -> evaluate -> report
 
 Stages know only records and never one another. Each skips what is done already, so any of the functions
 here can be stopped at any time and called again.
@@ -19,15 +19,21 @@ from autoseg.errors import AutosegError, UsageError
 from autoseg.pipeline import plan as planning
 from autoseg.pipeline.fingerprint import verify_and_fingerprint
 from autoseg.pipeline.ingest import ingest
+from autoseg.planning.distractors import plan_distractors
 from autoseg.records.base import read_record
+from autoseg.records.calibration import Calibration
 from autoseg.records.dataset import Dataset, Folds
+from autoseg.records.distractors import SUFFIX
 from autoseg.records.plan import Plan
 from autoseg.records.postprocessing import LearningSettings
 from autoseg.records.results import PostprocessingRule, Selection, TrainedFold
+from autoseg.records.trust import Judgement, Trust
 from autoseg.records.workspace import Paths
 
-# A cascade is trained on its previous stage's held-out predictions, so that stage comes first.
-_TRAINING_ORDER = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
+# A cascade is trained on its previous stage's held-out predictions, and distractors are those of their base: what is
+# learned from comes first.
+_BASES = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
+_TRAINING_ORDER = (*_BASES, *(name + SUFFIX for name in _BASES))
 # Of the budget of `run`, kept back from training for model choice, test predictions and report.
 _RESERVED_SHARE, _RESERVED_SECONDS = 0.1, 300.0
 
@@ -55,6 +61,8 @@ class TrainRequest:
 
     configuration: str
     fold: str | None = None
+    distractors: bool = False
+    """Whether the configuration is fine-tuned with its own false positives as a class."""
     budget_seconds: float | None = None
     epochs: int | None = None
     iterations: int | None = None
@@ -136,7 +144,7 @@ def prepare(source: str, workspace: Path, options: PrepareOptions) -> tuple[Path
 def wanted_configurations(plan: Plan, names: Sequence[str] | None) -> list[str]:
     """The named configurations (default: all of the plan) in the order in which they must be trained.
 
-    A cascade brings its previous stage with it.
+    A cascade brings its previous stage with it, a configuration with distractors its base.
 
     Raises:
         UsageError: a name is not in the plan.
@@ -145,8 +153,12 @@ def wanted_configurations(plan: Plan, names: Sequence[str] | None) -> list[str]:
     if unknown:
         known = ", ".join(plan.configurations)
         raise UsageError(f"Plan {plan.name} has no configuration {', '.join(unknown)}; it has {known}.")
-    wanted = {name: plan.configurations[name] for name in names or plan.configurations}  # type: ignore[index]
-    needed = {*wanted, *(settings.previous_stage for settings in wanted.values())}
+    needed = set(names or plan.configurations)
+    for name in reversed(_TRAINING_ORDER):  # what is needed comes before what needs it
+        if name in needed:
+            settings = plan.configurations[name]  # type: ignore[index]
+            base = settings.recipe.distractors and settings.recipe.distractors.base
+            needed |= {earlier for earlier in (settings.previous_stage, base) if earlier}
     return [name for name in _TRAINING_ORDER if name in needed]
 
 
@@ -157,9 +169,20 @@ def train_folds(source: str, workspace: Path, request: TrainRequest) -> list[Tra
     paths = ingest(source, workspace)
     plan = planning.choose_plan(paths, request.plan_name, choose_device(request.device).type)
     wanted_configurations(plan, [request.configuration])
+    configuration = request.configuration
+    if request.distractors:
+        plan, configuration = _with_distractors(paths, plan, configuration)
     folds = [request.fold] if request.fold is not None else fold_names(paths)
-    jobs = [(request.configuration, fold) for fold in folds]
+    jobs = [(configuration, fold) for fold in folds]
     return train_jobs(paths, plan, jobs, request)
+
+
+def _with_distractors(paths: Paths, plan: Plan, configuration: str) -> tuple[Plan, str]:
+    """The plan on disk with a configuration that learns distractors; raises UsageError if its base is not trained."""
+    from autoseg.pipeline.train import check_base
+
+    check_base(paths, *plan_distractors(plan, configuration))
+    return planning.add_distractors(paths, plan, configuration)
 
 
 def fold_names(paths: Paths) -> list[str]:
@@ -193,24 +216,39 @@ def train_jobs(
     return trained
 
 
-def choose(paths: Paths, plan_name: str | None, device_kind: str) -> tuple[Selection, PostprocessingRule]:
-    """Select the best configuration or ensemble and its post-processing, and score it out of fold."""
+@dataclass(frozen=True)
+class Choice:
+    """All that `select` leaves behind."""
+
+    selection: Selection
+    rule: PostprocessingRule
+    calibration: Calibration
+    trust: Trust
+
+
+def choose(paths: Paths, plan_name: str | None, device_kind: str, objective: str = "dice") -> Choice:
+    """Select the best configuration or ensemble and its post-processing, score it, and learn to judge what it says."""
     from autoseg.pipeline.postprocess import choose_postprocessing
     from autoseg.pipeline.select import select
+    from autoseg.pipeline.trust import learn_trust
 
     plan = planning.choose_plan(paths, plan_name, device_kind)
-    return select(paths, plan), choose_postprocessing(paths, plan)
+    selection, rule = select(paths, plan, objective), choose_postprocessing(paths, plan)
+    return Choice(selection, rule, read_record(paths.calibration, Calibration), learn_trust(paths, plan))
 
 
 def learn_postprocessing(
     source: str, workspace: Path, plan_name: str | None, learning: LearningSettings
 ) -> tuple[Paths, PostprocessingRule]:
-    """Choose the post-processing of what is selected, compared as `learning` says."""
+    """Choose the post-processing of what is selected, compared as `learning` says; quality is learned with it anew."""
     from autoseg.pipeline.postprocess import choose_postprocessing
+    from autoseg.pipeline.trust import learn_trust
 
     paths, selection = _selected(source, workspace, plan_name)
     plan = read_record(paths.plan(selection.plan), Plan)
-    return paths, choose_postprocessing(paths, plan, learning=learning)
+    rule = choose_postprocessing(paths, plan, learning=learning)
+    learn_trust(paths, plan)
+    return paths, rule
 
 
 def postprocess_predictions(
@@ -265,6 +303,13 @@ def predict_folder(
     )
 
 
+def judgements_of(output: Path) -> dict[str, Judgement]:
+    """What was said about the segmentations in a folder: case id -> judgement."""
+    from autoseg.pipeline.predict import read_finished
+
+    return dict(read_finished(output).judged)
+
+
 def run_dataset(source: str, workspace: Path, options: RunOptions) -> RunResult:
     """Every stage in order; what is done already is skipped.
 
@@ -279,7 +324,7 @@ def run_dataset(source: str, workspace: Path, options: RunOptions) -> RunResult:
     configurations, folds = wanted_configurations(plan, options.prepare.configurations), fold_names(paths)
     jobs = [(configuration, fold) for configuration in configurations for fold in folds]
     train_jobs(paths, plan, jobs, replace(options, budget_seconds=training_seconds(options.budget_seconds)))
-    selection = None if folds == ["all"] else choose(paths, plan.name, options.prepare.device_kind)[0]
+    selection = None if folds == ["all"] else choose(paths, plan.name, options.prepare.device_kind).selection
     predictions: list[Path] = []
     failure: AutosegError | None = None
     try:

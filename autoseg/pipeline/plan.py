@@ -12,6 +12,7 @@ from autoseg import console
 from autoseg.datasets.description import parse_dataset_json
 from autoseg.errors import UsageError
 from autoseg.planning.build import make_plan
+from autoseg.planning.distractors import plan_distractors, without_distractors
 from autoseg.planning.presets import Orientation, resolve_preset
 from autoseg.planning.settings import apply_settings, orientation_setting
 from autoseg.records.base import read_record, write_record
@@ -63,10 +64,11 @@ def plan(
     if changed != kept:
         write_record(path, changed)
         console.say(f"plan {fresh.name}: {', '.join(settings)} set in {path}")
-    if changed != fresh:
+    planned = without_distractors(changed)
+    if planned != fresh:
         console.warn(
             f"plan {fresh.name}: {path} is kept, though planning now would give "
-            f"{_differences(changed, fresh)}; --overwrite replaces it, --name makes another one beside it."
+            f"{_differences(planned, fresh)}; --overwrite replaces it, --name makes another one beside it."
         )
     elif changed == kept:
         console.say(f"plan {fresh.name}: unchanged, skipped")
@@ -92,6 +94,22 @@ def plan_from_files(
     dataset, num_training = parse_dataset_json(dataset_json)
     fingerprint = read_record(fingerprint_file, Fingerprint)
     return _make(fingerprint, dataset, preset, name, settings, gpu_memory_gib, device_kind, num_training)
+
+
+def add_distractors(paths: Paths, plan: Plan, configuration: str) -> tuple[Plan, str]:
+    """Put the configuration that fine-tunes `configuration` with distractors into the plan's file, unless it is there.
+
+    Returns:
+        The plan and the name of that configuration.
+
+    Raises:
+        UsageError: the plan has no such configuration.
+    """
+    changed, name = plan_distractors(plan, configuration)
+    if changed is not plan:
+        write_record(paths.plan(plan.name), changed)
+        console.say(f"plan {plan.name}: {name} added to {paths.plan(plan.name)}")
+    return changed, name
 
 
 def choose_plan(paths: Paths, name: str | None, device_kind: str = "cpu") -> Plan:

@@ -1,28 +1,35 @@
-"""The demo and the benchmark: whole runs made to be looked at.
+"""The demo, the benchmark and the comparison of ways against false positives: whole runs made to be looked at.
 
 The demo writes its own dataset and cross-validates two configurations on two folds, every stage for real.
-The benchmark cross-validates Decathlon-format folders at a stated budget beside published values.
+The benchmark cross-validates Decathlon-format folders at a stated budget beside published values. The comparison
+trains what is missing of the ways it compares only when asked to.
 """
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from autoseg import console
 from autoseg.datasets.phantoms import write_phantoms
 from autoseg.errors import DataError, ModelError, PartialError, UsageError
+from autoseg.pipeline import plan as planning
 from autoseg.pipeline.benchmark import BenchmarkTable, tabulate
+from autoseg.pipeline.compare_fp import base_configuration, compare_false_positives, rivals
 from autoseg.pipeline.flow import (
     PrepareOptions,
     RunOptions,
     RunResult,
+    TrainRequest,
     fold_names,
     prepare,
     run_dataset,
     train_jobs,
     wanted_configurations,
 )
+from autoseg.pipeline.ingest import ingest
 from autoseg.planning.presets import resolve_preset
+from autoseg.records.false_positives import FalsePositiveComparison
 from autoseg.records.plan import Plan
 from autoseg.records.workspace import Paths
 
@@ -45,6 +52,24 @@ class BenchmarkOptions:
     seed: int | None = None
     device: str = "auto"
     device_kind: str = "cpu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions:
+    """What the command `compare-fp` asks for."""
+
+    configuration: str | None = None
+    """Whose false positives; None: the selected one's."""
+    train: bool = False
+    """Whether ways that are not trained yet are trained; the other options but `plan_name` are for that."""
+    budget_seconds: float | None = None
+    epochs: int | None = None
+    iterations: int | None = None
+    seed: int | None = None
+    plan_name: str | None = None
+    device: str = "auto"
+    started_seconds: float = field(default_factory=time.monotonic)
+    """Value of `time.monotonic()` from which the budget counts."""
 
 
 def run_demo(workspace: Path, *, seed: int, device: str) -> RunResult:
@@ -123,3 +148,36 @@ def _cross_validate(folder: str, workspace: Path, options: BenchmarkOptions) -> 
 
 def _fold_names(options: BenchmarkOptions) -> list[str] | None:
     return [str(fold) for fold in options.folds] if options.folds else None
+
+
+def run_comparison(source: str, workspace: Path, options: CompareOptions) -> FalsePositiveComparison:
+    """Compare the ways of reducing a configuration's false positives; with `train`, train first what is missing."""
+    from autoseg.devices import choose_device
+
+    paths = ingest(source, workspace)
+    plan = planning.choose_plan(paths, options.plan_name, choose_device(options.device).type)
+    base = base_configuration(paths, plan, options.configuration)
+    if options.train:
+        plan = _train_rivals(paths, plan, base, options)
+    return compare_false_positives(paths, plan, base)
+
+
+def _train_rivals(paths: Paths, plan: Plan, base: str, options: CompareOptions) -> Plan:
+    """Train the base and every way that needs a training, as far as they are missing; returns the plan with them."""
+    from autoseg.pipeline.preprocess import preprocess
+
+    if rivals(plan, base)["second_label"] is not None:
+        plan, _ = planning.add_distractors(paths, plan, base)
+    names = wanted_configurations(plan, [base, *(name for name in rivals(plan, base).values() if name is not None)])
+    preprocess(paths, plan, names)
+    request = TrainRequest(
+        configuration=base,
+        budget_seconds=options.budget_seconds,
+        epochs=options.epochs,
+        iterations=options.iterations,
+        seed=options.seed,
+        device=options.device,
+        started_seconds=options.started_seconds,
+    )
+    train_jobs(paths, plan, [(name, fold) for name in names for fold in fold_names(paths)], request)
+    return plan

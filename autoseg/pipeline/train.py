@@ -18,6 +18,7 @@ from autoseg.networks.cost import count_parameters
 from autoseg.preprocessing import store
 from autoseg.records.base import read_record, write_record
 from autoseg.records.dataset import Dataset, Fold, Folds
+from autoseg.records.distractors import DistractorCensus
 from autoseg.records.fingerprint import Fingerprint, check_same_cases
 from autoseg.records.inputs import TrainingInputs, describe_changes
 from autoseg.records.plan import Plan
@@ -27,8 +28,10 @@ from autoseg.storage import tensors
 from autoseg.storage.locks import locked
 from autoseg.training.budget import decide_schedule
 from autoseg.training.checkpoint import remove_checkpoints
-from autoseg.training.inputs import previous_folds, training_inputs
+from autoseg.training.distractors import CENSUS, LEARNER
+from autoseg.training.inputs import learned_from, training_inputs
 from autoseg.training.loop import final_weights, memory_errors, train_network
+from autoseg.training.out_of_fold import find_out_of_fold
 from autoseg.training.schedule import SCHEDULE, TrainingSchedule, TrainOptions
 from autoseg.training.stopping import StopRequest, listening_for_stop
 from autoseg.training.task import Task, new_learner, open_task
@@ -70,7 +73,7 @@ def train(
     """
     started = time.monotonic() if options.started_seconds is None else options.started_seconds
     fold = _fold_name(fold)
-    title, folder = f"{configuration} fold {fold}", paths.fold(plan.name, configuration, fold)
+    title, folder = _title(configuration, fold), paths.fold(plan.name, configuration, fold)
     if configuration not in plan.configurations:
         known = ", ".join(plan.configurations)
         raise UsageError(f"Plan {plan.name} has no configuration {configuration}; it has {known}.")
@@ -82,8 +85,11 @@ def train(
         if is_trained(paths, plan, configuration, fold):
             return _trained_already(folder, title, cases, inputs, options)
         schedule = _read_schedule(folder, cases, inputs, options)
-        task = _open(paths, plan, configuration, title, folder, cases, fingerprint, options)
+        task = _open(paths, plan, configuration, fold, cases, fingerprint, options)
         stop.raise_if_asked(title)
+        if task.census is not None:
+            write_record(folder / CENSUS, task.census)
+            _tell_distractors(task.census, title)
         if schedule is None:
             schedule = decide_schedule(task, options, started).model_copy(update={"cases": cases, "inputs": inputs})
             write_record(folder / "plan.json", plan)
@@ -131,8 +137,7 @@ def _open(
     paths: Paths,
     plan: Plan,
     configuration: str,
-    title: str,
-    folder: Path,
+    fold: str,
     cases: Fold,
     fingerprint: Fingerprint,
     options: TrainOptions,
@@ -140,18 +145,46 @@ def _open(
     settings = plan.configurations[configuration]  # type: ignore[index]
     dataset = read_record(paths.dataset, Dataset, remedy=_REMEDY)
     check_same_cases(fingerprint, (case.id for case in dataset.training), dataset.name)
+    start = None
+    if settings.recipe.distractors is not None:
+        start = paths.fold(plan.name, settings.recipe.distractors.base, fold)
+        for trained in (start, *learned_from(paths, plan, configuration).base):
+            _check_same_plan(trained, plan, settings.recipe.distractors.base)
     return open_task(
-        title,
-        folder,
+        _title(configuration, fold),
+        paths.fold(plan.name, configuration, fold),
         plan,
         configuration,
         cases,
         dataset,
         paths.preprocessed(store.digest(plan, configuration, fingerprint)),
-        previous_folds(paths, plan, configuration),
+        learned_from(paths, plan, configuration),
+        start,
         settings.recipe.seed if options.seed is None else options.seed,
         choose_device(options.device),
     )
+
+
+def check_base(paths: Paths, plan: Plan, configuration: str) -> None:
+    """Raise UsageError unless all folds are trained whose false positives `configuration` is taught."""
+    find_out_of_fold(learned_from(paths, plan, configuration).base, (), LEARNER)
+
+
+def _tell_distractors(census: DistractorCensus, title: str) -> None:
+    """Say what there is to learn from."""
+    having = sum(case.components > 0 for case in census.cases.values())
+    if having:
+        counted = f"{census.num_components} false-positive components in {having} of {len(census.cases)} training cases"
+        console.say(f"{title}: {counted} are taught as distractors")
+    else:
+        console.warn(
+            f"{title}: no training case has a false-positive component out of fold, so there is no distractor to "
+            "learn; the network is only trained on."
+        )
+
+
+def _title(configuration: str, fold: str) -> str:
+    return f"{configuration} fold {fold}"
 
 
 def _fold_name(fold: str) -> str:

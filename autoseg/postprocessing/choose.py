@@ -101,7 +101,7 @@ def choose_components(
 
 def _choose_target(problem: Problem, methods: tuple[str, ...]) -> _Chosen:
     rows, how, settings = problem.rows, problem.how, problem.settings
-    lacking = _lacking(problem)
+    lacking = what_is_lacking(problem)
     notes = (f"{how.names[problem.target]}: classifiers are not tried, {lacking}",) if lacking else ()
     everyone = np.ones(len(rows.cases), dtype=bool)
     nested = nested_decisions(problem, CANDIDATES["nothing"])
@@ -127,7 +127,7 @@ def _choose_target(problem: Problem, methods: tuple[str, ...]) -> _Chosen:
     )
 
 
-def _lacking(problem: Problem) -> str:
+def what_is_lacking(problem: Problem) -> str:
     """What a target lacks for a classifier; empty: nothing."""
     rows, settings = problem.rows, problem.settings
     known = learnable(rows, problem.own, np.ones(len(rows.cases), dtype=bool))

@@ -43,15 +43,18 @@ def draw_locations(
     counts = tuple(len(voxels) for voxels in found)
     if scheme.ignore_index is not None:
         found.append(np.flatnonzero(labels < scheme.num_classes))
-    kind = np.int32 if labels.size < 2**31 else np.int64
-    locations: dict[int, FlatIndices] = {}
-    for number, voxels in enumerate(found):
-        kept = voxels
-        if len(voxels) > MAX_LOCATIONS:
-            in_order = np.sort(voxels)  # the draw must not depend on how the members were gathered
-            kept = _generator(case_id, number).choice(in_order, MAX_LOCATIONS, replace=False, shuffle=False)
-        locations[number] = np.sort(kept).astype(kind)
+    kind: type[np.signedinteger[Any]] = np.int32 if labels.size < 2**31 else np.int64
+    locations = {number: draw_voxels(voxels, case_id, number).astype(kind) for number, voxels in enumerate(found)}
     return locations, counts
+
+
+def draw_voxels(voxels: FlatIndices, case_id: str, number: int) -> FlatIndices:
+    """Up to `MAX_LOCATIONS` of `voxels`, sorted; which ones depends on the case and the target's number alone."""
+    kept: FlatIndices = np.sort(voxels)  # the draw must not depend on how they were gathered
+    if len(kept) > MAX_LOCATIONS:
+        kept = _generator(case_id, number).choice(kept, MAX_LOCATIONS, replace=False, shuffle=False)
+        kept.sort()
+    return kept
 
 
 def _voxels_by_class(labels: npt.NDArray[np.integer], num_classes: int) -> list[npt.NDArray[np.int64]]:

@@ -12,6 +12,8 @@ class TrainingInputs(Record):
     """Digest of all that decides the preprocessed voxels beside those files."""
     previous_stage: str | None = None
     """Digest of the weights of all folds of a cascade's previous stage; None: no cascade, or they are not trained."""
+    base: str | None = None
+    """Likewise of the configuration whose false positives are taught; None: none are, or its folds are not trained."""
 
 
 def describe_changes(then: TrainingInputs, now: TrainingInputs) -> list[str]:
@@ -23,6 +25,10 @@ def describe_changes(then: TrainingInputs, now: TrainingInputs) -> list[str]:
         found.append(f"files of {', '.join(changed[:10])}{more} changed")
     if then.preprocessing != now.preprocessing:
         found.append("cases are preprocessed otherwise")
-    if None not in (then.previous_stage, now.previous_stage) and then.previous_stage != now.previous_stage:
-        found.append("its previous stage was trained anew")
+    for before, after, what in (
+        (then.previous_stage, now.previous_stage, "its previous stage"),
+        (then.base, now.base, "the configuration whose false positives it is taught"),
+    ):
+        if None not in (before, after) and before != after:
+            found.append(f"{what} was trained anew")
     return found

@@ -10,6 +10,7 @@ from pydantic import model_validator
 
 from autoseg.errors import DataError
 from autoseg.records.base import Record
+from autoseg.records.distractors import DISTRACTOR
 
 IntArray = npt.NDArray[np.integer]
 
@@ -75,6 +76,26 @@ class LabelScheme(Record):
     def ignore_index(self) -> int | None:
         """Internal value of voxels to ignore, None when the dataset has no such label."""
         return None if self.ignore_value is None else self.num_classes
+
+    def with_distractor(self) -> "LabelScheme":
+        """This scheme with one class more, the last: voxels that look like foreground and are background.
+
+        It has a head of its own (with regions: a region of its own, painted last). The internal value of voxels to
+        ignore moves up by one, since it is the number of classes. Stored labels stay in the numbers of this scheme.
+        """
+        taken = (*self.class_values, *(() if self.ignore_value is None else (self.ignore_value,)))
+        name, number = DISTRACTOR, self.num_classes
+        while name in self.class_names or name in (region.name for region in self.regions):
+            name += "_"
+        return self.model_copy(
+            update={
+                "class_names": (*self.class_names, name),
+                "class_values": (*self.class_values, max(taken) + 1),
+                "regions": (*self.regions, Target(name=name, members=(number,))) if self.regions else (),
+                "region_order": (*self.region_order, number) if self.regions else (),
+                "num_entries": self.num_entries + 1,
+            }
+        )
 
     @property
     def targets(self) -> tuple[Target, ...]:

@@ -11,10 +11,24 @@ from autoseg.records.labels import LabelScheme
 from autoseg.records.recipe import Recipe
 
 Normalization = Literal["ct", "zscore", "none", "rescale", "rgb"]
-ConfigurationName = Literal["2d", "3d_lowres", "3d_fullres", "3d_cascade_fullres"]
+ConfigurationName = Literal[
+    "2d",
+    "3d_lowres",
+    "3d_fullres",
+    "3d_cascade_fullres",
+    "2d_distractors",
+    "3d_lowres_distractors",
+    "3d_fullres_distractors",
+    "3d_cascade_fullres_distractors",
+]
+"""Resolutions, and each of them fine-tuned with its own false positives as a class."""
 
 PLAN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """A plan's name is a file name on every system."""
+
+
+# What a network's weights mean something for; patch, batch and recipe may change when it is fine-tuned.
+_SHARED_WITH_BASE = ("spacing_mm", "normalization", "use_mask_for_norm", "network", "previous_stage")
 
 
 class NetworkSpec(Record):
@@ -85,6 +99,10 @@ class Configuration(Record):
                 )
         return self
 
+    def learned_labels(self, labels: LabelScheme) -> LabelScheme:
+        """What the network is taught: the dataset's labels, and behind them the distractor where the recipe has one."""
+        return labels if self.recipe.distractors is None else labels.with_distractor()
+
     @property
     def is_2d(self) -> bool:
         """Whether the network sees slices."""
@@ -123,3 +141,16 @@ class Plan(Record):
     """Field -> why it is not nnU-Net's value, or which rule set it."""
     planned_for: str = "unknown"
     """Device and memory it was planned for, for example `cpu` or `cuda 8 GiB`."""
+
+    @model_validator(mode="after")
+    def _distractors_have_a_base(self) -> "Plan":
+        for name, settings in self.configurations.items():
+            if settings.recipe.distractors is None:
+                continue
+            wanted = settings.recipe.distractors.base
+            base = next((known for key, known in self.configurations.items() if key == wanted), None)
+            if base is None or base.recipe.distractors is not None:
+                raise ValueError(f"{name}.recipe.distractors.base must be a configuration without, got {wanted!r}")
+            if differing := [field for field in _SHARED_WITH_BASE if getattr(settings, field) != getattr(base, field)]:
+                raise ValueError(f"{name} is fine-tuned from {wanted} and must share its {', '.join(differing)}")
+        return self

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from autoseg.records.base import Record
+from autoseg.records.distractors import Distractors
 from autoseg.records.loss_text import format_term, parse_loss
 
 Range = tuple[float, float]
@@ -170,6 +171,8 @@ class Recipe(Record):
     sampling: Sampling = Sampling()
     augmentation: Augmentation = Augmentation()
     mirroring: Mirroring = Mirroring()
+    distractors: Distractors | None = None
+    """False positives of an earlier configuration as a class of their own, background at export; None: none."""
     seed: int = 12345
     """Seed of weights, sampling and augmentation."""
 

@@ -80,6 +80,16 @@ class Paths(Record):
         return self.folder / "selection.json"
 
     @property
+    def calibration(self) -> Path:
+        """Record `Calibration` of the folds that were compared."""
+        return self.folder / "calibration.json"
+
+    @property
+    def trust(self) -> Path:
+        """Record `Trust` of the selected candidate."""
+        return self.folder / "trust.json"
+
+    @property
     def postprocessing(self) -> Path:
         """Record `PostprocessingRule`."""
         return self.folder / "postprocessing.json"
@@ -88,6 +98,11 @@ class Paths(Record):
     def component_table(self) -> Path:
         """One row for each component of the out-of-fold segmentations that post-processing was chosen on."""
         return self.folder / "component_table.csv"
+
+    @property
+    def false_positives(self) -> Path:
+        """Record `FalsePositiveComparison`."""
+        return self.folder / "false_positives.json"
 
     @property
     def evaluation(self) -> Path:

@@ -6,6 +6,7 @@ from importlib import metadata
 
 from autoseg.console import duration
 from autoseg.records.dataset import Dataset
+from autoseg.records.distractors import SUFFIX
 from autoseg.records.plan import Plan
 from autoseg.records.results import Evaluation, Selection, TrainedFold
 from autoseg.reporting.describe import Runs
@@ -45,8 +46,10 @@ def commands_of_making(
             if len(folds) == num_folds and "all" not in folds and len(set(lengths.values())) == 1:
                 lengths = {"": next(iter(lengths.values()))}  # one command trains every fold in turn
             for fold, length in lengths.items():
-                where = " ".join(part for part in (dataset.name, configuration, fold) if part)
-                commands.append((f"autoseg train {where} --plan {plan.name}{length}", ""))
+                base, is_second = configuration.removesuffix(SUFFIX), configuration.endswith(SUFFIX)
+                where = " ".join(part for part in (dataset.name, base, fold) if part)
+                option = " --distractors" if is_second else ""
+                commands.append((f"autoseg train {where} --plan {plan.name}{option}{length}", ""))
     if selection is not None:
         commands.append((f"autoseg select {dataset.name} --plan {selection.plan}", ""))
     return commands

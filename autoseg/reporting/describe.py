@@ -137,6 +137,7 @@ def _configuration_facts(configuration: Configuration) -> dict[str, str]:
         "Optimiser": f"{optimizer.name}, rate {optimizer.learning_rate:g}, {schedule.name}",
         "Foreground samples": _percent(recipe.sampling.foreground_fraction),
         "Previous stage": configuration.previous_stage or "none",
+        "False positives of": "not taught" if recipe.distractors is None else recipe.distractors.base,
     }
 
 

@@ -128,6 +128,39 @@ def draw_means(rows: Mapping[str, Aggregate], label: str, chosen: str | None = N
         return _svg(figure, label)
 
 
+def draw_risk_coverage(curves: Mapping[str, Sequence[float]]) -> str:
+    """Mean risk by the share of cases that is trusted, one line a curve (name -> risk of the first k cases)."""
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": "risk"}):
+        figure = Figure(figsize=(7.6, 2.9), layout="constrained")
+        axes = figure.subplots()
+        for position, (name, risks) in enumerate(curves.items()):
+            coverage = np.arange(1, len(risks) + 1) / len(risks)
+            axes.plot(coverage, risks, color=_PALETTE[position % len(_PALETTE)], lw=1.4, label=name)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("share of cases trusted")
+        axes.set_ylabel("mean of 1 - Dice")
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        return _svg(figure, "Risk by coverage")
+
+
+def draw_froc(curves: Mapping[str, Sequence[float]], rates: Sequence[float], dashed: str) -> str:
+    """Sensitivity at each rate of false positives, one line a name; the one called `dashed` is the baseline."""
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": "froc"}):
+        figure = Figure(figsize=(7.6, 2.9), layout="constrained")
+        axes = figure.subplots()
+        for position, (name, values) in enumerate(curves.items()):
+            is_base = name == dashed
+            colour = _INK if is_base else _PALETTE[position % len(_PALETTE)]
+            axes.plot(rates, values, color=colour, lw=1.4, ls="--" if is_base else "-", marker="o", ms=3, label=name)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
+        axes.set_xlabel("false positives a case")
+        axes.set_ylabel("lesion sensitivity")
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        return _svg(figure, "FROC curves")
+
+
 def draw_overlay(
     image: npt.NDArray[Any],
     reference: Sequence[npt.NDArray[np.bool_]],

@@ -42,12 +42,13 @@ class Sampler:
     source: Source
     recipe: Recipe
     labels: LabelScheme
+    """Of what is taught, a distractor included."""
     patch_zyx: IntTriple
     batch_size: int
     seed: int
     device: torch.device
-    has_previous: bool = False
-    """Whether each crop carries the previous stage's segmentation as a second label map."""
+    previous_labels: LabelScheme | None = None
+    """Scheme of the previous stage's segmentation, which each crop then carries as a second label map; None: none."""
     plugins: Plugins | None = None
     """A user's own transforms, applied before the intensities are changed."""
 
@@ -118,10 +119,10 @@ def assemble(sampler: Sampler, place: Place, samples: Sequence[tuple[Draw, Crop]
     if sampler.plugins is not None:
         patches, label_maps = sampler.plugins(patches, label_maps, cases, place)
     patches = apply_intensity(patches, [draw.intensity for draw, _ in samples])
-    if sampler.has_previous:
+    if sampler.previous_labels is not None:
         policy = sampler.recipe.augmentation.cascade
         previous = [
-            corrupt_previous(previous_channels(labels, sampler.labels), policy, draw.rng)
+            corrupt_previous(previous_channels(labels, sampler.previous_labels), policy, draw.rng)
             for (draw, _), labels in zip(samples, label_maps[:, 1], strict=True)
         ]
         patches = torch.cat([patches, torch.stack(previous)], dim=1)

@@ -18,16 +18,20 @@ from autoseg.records.inputs import TrainingInputs, describe_changes
 from autoseg.records.plan import Plan
 from autoseg.records.workspace import Paths
 from autoseg.storage.hashing import sha256_json
-from autoseg.training.previous_stage import stage_digest
+from autoseg.training.out_of_fold import Earlier, folds_digest
 from autoseg.training.schedule import SCHEDULE, TrainingSchedule
 
 
-def previous_folds(paths: Paths, plan: Plan, configuration: str) -> list[Path]:
-    """Folders of all cross-validation folds of a cascade's previous stage; none for any other configuration."""
-    stage = plan.configurations[configuration].previous_stage  # type: ignore[index]
-    if stage is None:
-        return []
-    return [paths.fold(plan.name, stage, str(number)) for number in range(len(read_record(paths.folds, Folds).folds))]
+def learned_from(paths: Paths, plan: Plan, configuration: str) -> Earlier:
+    """Folders of the folds that a cascade and a training with distractors learn from, trained or not."""
+    settings = plan.configurations[configuration]  # type: ignore[index]
+    distractors = settings.recipe.distractors
+    numbers = range(len(read_record(paths.folds, Folds).folds)) if settings.previous_stage or distractors else ()
+
+    def folds(name: str | None) -> tuple[Path, ...]:
+        return () if name is None else tuple(paths.fold(plan.name, name, str(number)) for number in numbers)
+
+    return Earlier(folds(settings.previous_stage), folds(None if distractors is None else distractors.base))
 
 
 def training_inputs(
@@ -35,11 +39,12 @@ def training_inputs(
 ) -> TrainingInputs:
     """What a training on these cases would be begun with; a case that was not measured is left out."""
     voxels = {key: value for key, value in store.decided_by(plan, configuration, fingerprint).items() if key != "files"}
-    earlier = previous_folds(paths, plan, configuration)
+    earlier = learned_from(paths, plan, configuration)
     return TrainingInputs(
         cases={case: fingerprint.cases[case].files_digest for case in cases if case in fingerprint.cases},
         preprocessing=sha256_json(voxels),
-        previous_stage=stage_digest(earlier) if earlier else None,
+        previous_stage=folds_digest(earlier.previous_stage),
+        base=folds_digest(earlier.base),
     )
 
 

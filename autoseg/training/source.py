@@ -22,9 +22,11 @@ from autoseg import console
 from autoseg.devices import available_memory_bytes
 from autoseg.errors import DataError
 from autoseg.preprocessing import store
+from autoseg.preprocessing.locations import FlatIndices
 from autoseg.records.geometry import IntTriple
 from autoseg.records.results import Manifest
 from autoseg.storage.arrays import read_array
+from autoseg.training.distractors import MarkedCases, locations_with_distractors, read_with_distractors
 
 Tier = Literal["device", "memory", "disk"]
 Item = TypeVar("Item")
@@ -55,7 +57,7 @@ class TrainingCase:
 
     id: str
     shape: IntTriple
-    locations: tuple[npt.NDArray[np.int32], ...]
+    locations: tuple[FlatIndices, ...]
     """For each target some of its voxels, as flat indices into `shape`; empty where it does not occur. With an ignore
     label the last entry has some of all annotated voxels."""
 
@@ -80,6 +82,7 @@ def open_source(
     previous: Mapping[str, Path] | None = None,
     tier: Tier | None = None,
     planned_bytes: int = 0,
+    marked: MarkedCases | None = None,
 ) -> Source:
     """Make the cases of a preprocessed folder readable for a training.
 
@@ -92,6 +95,7 @@ def open_source(
         previous: case id -> `.b2nd` label map `Z Y X` of the previous stage on the same grid, for a cascade.
         tier: None: the fastest that fits.
         planned_bytes: memory of the GPU that the network was planned for; see `choose_tier`.
+        marked: the cases' distractors, which become a class and a target behind the dataset's; None: none.
 
     Raises:
         DataError: a case is not in the store, or a file is missing or is not the one that was written.
@@ -106,10 +110,10 @@ def open_source(
     chosen = tier or choose_tier(memory_bytes(shapes, num_channels, maps), device, planned_bytes)
 
     def load(number: int, box: tuple[slice, slice, slice] | None = None) -> tuple[Tensor, Tensor]:
-        return _load(folder, case_ids[number], box, previous)
+        return _load(folder, case_ids[number], box, previous, marked)
 
     cases = tuple(
-        TrainingCase(id=case, shape=shape, locations=store.read_locations(folder, case))
+        TrainingCase(id=case, shape=shape, locations=_locations(folder, case, marked))
         for case, shape in zip(case_ids, shapes, strict=True)
     )
     if chosen == "disk":
@@ -177,11 +181,21 @@ def made_ahead(make: Callable[[Item], Made], items: Iterable[Item], tier: Tier) 
         pool.shutdown(wait=False, cancel_futures=True)
 
 
+def _locations(folder: Path, case: str, marked: MarkedCases | None) -> tuple[FlatIndices, ...]:
+    stored = store.read_locations(folder, case)
+    return stored if marked is None else locations_with_distractors(marked, case, stored)
+
+
 def _load(
-    folder: Path, case: str, box: tuple[slice, slice, slice] | None, previous: Mapping[str, Path] | None
+    folder: Path,
+    case: str,
+    box: tuple[slice, slice, slice] | None,
+    previous: Mapping[str, Path] | None,
+    marked: MarkedCases | None,
 ) -> tuple[Tensor, Tensor]:
     image = torch.from_numpy(_writable(store.read_image(folder, case, box)))
-    maps = [store.read_labels(folder, case, box)]
+    labels = store.read_labels(folder, case, box)
+    maps = [labels if marked is None else read_with_distractors(marked, case, labels, box)]
     if previous:
         maps.append(read_array(previous[case], box))
     return image, torch.from_numpy(np.stack(maps).astype(np.int16, copy=False))

@@ -1,23 +1,30 @@
 """A fold's records and folders in, everything that is known before its first step out."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from autoseg.errors import UsageError
-from autoseg.inference.model import num_previous_channels
+from autoseg.errors import ModelError, UsageError
+from autoseg.inference.model import WEIGHTS, new_network
 from autoseg.inference.sliding_window import head_permutation
 from autoseg.losses.build import build_loss
-from autoseg.networks.build import build_network
+from autoseg.networks.distractor import HidesDistractor, widened
 from autoseg.preprocessing import store
 from autoseg.records.dataset import Dataset, Fold
+from autoseg.records.distractors import DistractorCensus
+from autoseg.records.labels import LabelScheme
 from autoseg.records.plan import Configuration, Plan
+from autoseg.records.recipe import Sampling
+from autoseg.storage import tensors
 from autoseg.training.batches import Sampler
 from autoseg.training.batchgenerators_tier import batchgenerators_step, find_transforms
+from autoseg.training.distractors import mark_distractors
 from autoseg.training.loop import Learner, build_learner
+from autoseg.training.out_of_fold import Earlier
 from autoseg.training.previous_stage import resample_previous_stage
 from autoseg.training.schedule import Precision
 from autoseg.training.source import open_source
@@ -36,6 +43,10 @@ class Task:
     sampler: Sampler
     validator: Validator
     device: torch.device
+    start: dict[str, Tensor] | None = None
+    """Trained weights from which it starts, without the distractor's head; None: from the seed."""
+    census: DistractorCensus | None = None
+    """What false positives the training cases have; None: they are not taught."""
 
 
 def open_task(
@@ -46,7 +57,8 @@ def open_task(
     cases: Fold,
     dataset: Dataset,
     store_folder: Path,
-    previous_folds: Sequence[Path],
+    earlier: Earlier,
+    start: Path | None,
     seed: int,
     device: torch.device,
 ) -> Task:
@@ -60,29 +72,32 @@ def open_task(
         cases: to train on and to hold out.
         dataset: gives the files of the held-out cases.
         store_folder: preprocessed cases of the configuration.
-        previous_folds: folders of all folds of the previous stage; used by a cascade only.
+        earlier: what a cascade and a training with distractors learn from.
+        start: finished fold whose weights a training with distractors starts from; None: the seed's.
         seed: of weights, sampling and augmentation.
         device: to train on.
 
     Raises:
         DataError: a preprocessed file is missing or damaged.
-        UsageError: the previous stage is not trained, a transform is not installed, or class weights do not fit.
+        UsageError: what is learned from is not trained, a transform is not installed, or class weights do not fit.
         ModelError: mirroring exchanges classes that are not there, or that a region holds one of.
     """
     configuration, labels = plan.configurations[name], plan.labels  # type: ignore[index]
-    recipe, manifest = configuration.recipe, store.open_store(store_folder)
-    weights = recipe.sampling.class_weights
-    if weights is not None and (len(weights) != len(labels.targets) or min(weights) < 0):
-        raise UsageError(
-            f"{name}.recipe.sampling.class_weights must be {len(labels.targets)} numbers from 0 up, one a target "
-            f"({', '.join(target.name for target in labels.targets)}); got {list(weights)}."
-        )
+    recipe, patch, manifest = configuration.recipe, configuration.patch_zyx, store.open_store(store_folder)
+    learned = configuration.learned_labels(labels)
+    _check_sampling_weights(name, recipe.sampling, learned)
     previous: Mapping[str, Path] | None = None
     if configuration.previous_stage is not None:
         where = folder.parent / "previous_stage"
         ids = (*cases.train, *cases.validation)
-        previous = resample_previous_stage(previous_folds, manifest, labels, configuration.patch_zyx, where, ids)
+        previous = resample_previous_stage(earlier.previous_stage, manifest, labels, patch, where, ids)
     head_permutation(labels, recipe.mirroring.swap_pairs)
+    marked = None
+    if recipe.distractors is not None:
+        where = folder.parent / "distractors"
+        marked = mark_distractors(
+            recipe.distractors, earlier.base, store_folder, manifest, labels, patch, where, cases.train
+        )
     source = open_source(
         store_folder,
         manifest,
@@ -91,21 +106,42 @@ def open_task(
         device,
         previous,
         planned_bytes=planned_gpu_bytes(plan.planned_for),
+        marked=marked,
     )
     transforms = find_transforms(recipe.augmentation.plugins)
     sampler = Sampler(
         source=source,
         recipe=recipe,
-        labels=labels,
-        patch_zyx=configuration.patch_zyx,
+        labels=learned,
+        patch_zyx=patch,
         batch_size=configuration.batch_size,
         seed=seed,
         device=device,
-        has_previous=previous is not None,
+        previous_labels=None if previous is None else labels,
         plugins=batchgenerators_step(transforms, seed) if transforms else None,
     )
     validator = Validator(folder / VALIDATION, store_folder, manifest, dataset, configuration, labels, device, previous)
-    return Task(title, folder, plan, configuration, cases, sampler, validator, device)
+    weights, census = None if start is None else _trained_weights(start), None if marked is None else marked.census
+    return Task(title, folder, plan, configuration, cases, sampler, validator, device, weights, census)
+
+
+def _check_sampling_weights(name: str, sampling: Sampling, learned: LabelScheme) -> None:
+    weights, targets = sampling.class_weights, learned.targets
+    if weights is not None and (len(weights) != len(targets) or min(weights) < 0):
+        raise UsageError(
+            f"{name}.recipe.sampling.class_weights must be {len(targets)} numbers from 0 up, one a target "
+            f"({', '.join(target.name for target in targets)}); got {list(weights)}."
+        )
+
+
+def _trained_weights(fold: Path) -> dict[str, Tensor]:
+    """Weights of a finished fold; raises UsageError when it is not trained."""
+    if not (fold / "fold.json").is_file():
+        raise UsageError(
+            f"A training with distractors starts from the weights of {fold.parent.name} {fold.name}, which is not "
+            f"trained. Train it first: autoseg train DATASET {fold.parent.name} {fold.name.removeprefix('fold_')}"
+        )
+    return tensors.load(fold / WEIGHTS)[0][WEIGHTS]
 
 
 def planned_gpu_bytes(planned_for: str) -> int:
@@ -115,9 +151,14 @@ def planned_gpu_bytes(planned_for: str) -> int:
 
 
 def new_learner(task: Task, precision: Precision) -> Learner:
-    """A fresh learner, its weights drawn from the seed."""
-    configuration, labels = task.configuration, task.plan.labels
-    num_channels = len(task.plan.channel_names) + num_previous_channels(configuration, labels)
-    network = build_network(configuration.network, num_channels, labels.num_heads, task.sampler.seed)
-    loss = build_loss(configuration.recipe, labels, configuration.batch_dice)
+    """A fresh learner, its weights drawn from the seed, or those of the fold that is fine-tuned."""
+    configuration, learned = task.configuration, task.sampler.labels
+    network = new_network(task.plan, configuration, task.sampler.seed)
+    if task.start is not None:
+        assert isinstance(network, HidesDistractor), "only a training with distractors starts from another one"
+        try:
+            network.network.load_state_dict(widened(task.start, network.network, learned.has_regions))
+        except ModelError as error:
+            raise ModelError(f"{task.title} cannot start from the weights of its base: {error}") from error
+    loss = build_loss(configuration.recipe, learned, configuration.batch_dice)
     return build_learner(network, loss, configuration.recipe, precision, task.device)

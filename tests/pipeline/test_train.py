@@ -116,7 +116,7 @@ def test_voxels_from_disk_and_memory_make_the_same_batches(prepared: Paths, conf
     for tier in ("memory", "disk"):
         source = open_source(folder, manifest, ids, 1, device, previous, tier)  # type: ignore[arg-type]
         assert source.tier == tier
-        sampler = Sampler(source, RECIPE, plan.labels, (8, 8, 8), 2, 7, device, has_previous=previous is not None)
+        sampler = Sampler(source, RECIPE, plan.labels, (8, 8, 8), 2, 7, device, previous and plan.labels)
         both.append(list(batches(sampler, [(0, step) for step in range(12)])))
     for one, other in zip(*both, strict=True):
         assert one.cases == other.cases

@@ -46,6 +46,25 @@ def test_regions_decide_heads_and_targets() -> None:
     assert [t.members for t in plain.targets] == [(1,), (2,)]
 
 
+def test_a_distractor_is_the_last_class_and_moves_the_ignore_label() -> None:
+    plain = scheme(ignore_value=701)
+    learned = plain.with_distractor()
+    assert LabelScheme.model_validate(learned.model_dump()) == learned
+    assert learned.class_names == ("background", "organ", "tumour", "distractor")
+    assert learned.class_values == (0, 2, 700, 702)  # 701 is taken
+    assert (plain.ignore_index, learned.ignore_index) == (3, 4)
+    assert (learned.num_heads, learned.targets[-1].members) == (4, (3,))
+    assert learned.targets[:-1] == plain.targets
+
+
+def test_a_distractor_is_a_region_of_its_own() -> None:
+    regions = (Target(name="whole", members=(1, 2)), Target(name="distractor", members=(2,)))
+    learned = scheme(regions=regions, region_order=(1, 2)).with_distractor()
+    assert LabelScheme.model_validate(learned.model_dump()) == learned
+    assert learned.regions == (*regions, Target(name="distractor_", members=(3,)))
+    assert (learned.region_order, learned.num_heads) == ((1, 2, 3), 3)
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -139,7 +139,7 @@ def test_previous_stage_enters_as_one_hot_channels_that_move_with_the_labels() -
     policy = RECIPE.augmentation.model_copy(update={"cascade": quiet})
     recipe = always_foreground().model_copy(update={"augmentation": policy, "mirroring": Mirroring()})
     source = make_source([(12, 12, 12)], maps=2)
-    sampler = Sampler(source, recipe, LABELS, (8, 8, 8), 2, 7, torch.device("cpu"), has_previous=True)
+    sampler = Sampler(source, recipe, LABELS, (8, 8, 8), 2, 7, torch.device("cpu"), previous_labels=LABELS)
     for batch in batches(sampler, [(0, step) for step in range(8)]):
         assert batch.images.shape == (2, 3, 8, 8, 8)
         # The source's second map says 1 where the first says background, and 2 where it says 1.
@@ -152,7 +152,7 @@ def test_previous_stage_is_corrupted_differently_in_each_sample() -> None:
     policy = RECIPE.augmentation.model_copy(update={"cascade": loud})
     recipe = RECIPE.model_copy(update={"augmentation": policy})
     source = make_source([(8, 8, 8)], maps=2)
-    sampler = Sampler(source, recipe, LABELS, (8, 8, 8), 2, 7, torch.device("cpu"), has_previous=True)
+    sampler = Sampler(source, recipe, LABELS, (8, 8, 8), 2, 7, torch.device("cpu"), previous_labels=LABELS)
     first, again, second = batches(sampler, [(0, 0), (0, 0), (0, 1)])
     assert torch.equal(first.images, again.images)
     assert not torch.equal(first.images[:, 1:], second.images[:, 1:])
