@@ -9,7 +9,8 @@ the decision and at both thresholds, and what `regionprops` gives of the same: v
 largest probability and intensity; no confidence on the border, no ring, no distances. One thread each, a fresh process
 a measurement, the sides in turn; CPU seconds (the machine may be shared), medians. Peak memory is that of the whole
 process in GiB (Linux), `input` what is resident before the clock starts. `differing` is the largest difference of
-volumes (mm3) and of mean probabilities, rows sorted by both.
+volumes (mm3) and of mean probabilities, rows sorted by both; ours samples the organ (off by 0.002), and the peer adds
+its 5 million float32 one by one (off by 0.016).
 """
 
 import argparse

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from autoseg.records.geometry import Geometry, IntTriple, Triple
 from autoseg.records.labels import LabelScheme
@@ -18,6 +17,8 @@ from autoseg.records.labels import LabelScheme
 LEAST_CASES = 5
 """With fewer values nothing can be called unusual."""
 _LEAST_FOR_SLOPE = 10
+_MOST_FOR_SLOPE = 1000
+_SAME_SIZE = 1e-9
 _LEAST_OTHERS = 2
 
 
@@ -33,6 +34,8 @@ class LabelFacts:
     voxel_mm3: float
     size_mm3: float
     """Of the image, or of what is not zero in it where that is known."""
+    is_area: bool = False
+    """Whether the image is 2-D, so that all volumes are areas in mm2."""
 
 
 def label_facts(
@@ -62,7 +65,9 @@ def label_facts(
             centres.append(None)
             voxels.append(None)
     size_mm3 = float(np.prod(geometry.shape)) * geometry.voxel_volume_mm3 * relative_size
-    return LabelFacts(tuple(volumes), tuple(centres), tuple(voxels), geometry.voxel_volume_mm3, size_mm3)
+    return LabelFacts(
+        tuple(volumes), tuple(centres), tuple(voxels), geometry.voxel_volume_mm3, size_mm3, geometry.planar
+    )
 
 
 def log_volumes(facts: Mapping[str, LabelFacts], target: int) -> dict[str, float]:
@@ -77,9 +82,8 @@ def log_volumes(facts: Mapping[str, LabelFacts], target: int) -> dict[str, float
         return {}
     own = np.log([facts[case].volumes_mm3[target] for case in cases])
     sizes = np.array(_sizes(facts, cases, target))
-    if len(cases) >= _LEAST_FOR_SLOPE and np.ptp(sizes) > 0:
-        slope = float(stats.theilslopes(own, sizes)[0])
-        own = own - slope * (sizes - np.median(sizes))
+    if len(cases) >= _LEAST_FOR_SLOPE:
+        own = own - _theil_sen(sizes, own) * (sizes - np.median(sizes))
     return dict(zip(cases, own.tolist(), strict=True))
 
 
@@ -102,6 +106,17 @@ def median_volume(facts: Mapping[str, LabelFacts], target: int) -> float | None:
     """Median volume of a target in mm3 over the cases that have it; None where none has."""
     volumes = [v for of_case in facts.values() if (v := of_case.volumes_mm3[target]) > 0]
     return float(np.median(volumes)) if volumes else None
+
+
+def _theil_sen(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> float:
+    """Median slope over all pairs of points with different x; 0 where there is none. Many points are thinned evenly."""
+    step = -(-len(x) // _MOST_FOR_SLOPE)
+    first, second = np.triu_indices(len(x[::step]), k=1)
+    run = x[::step][second] - x[::step][first]
+    differs = np.abs(run) > _SAME_SIZE
+    if not differs.any():
+        return 0.0
+    return float(np.median((y[::step][second] - y[::step][first])[differs] / run[differs]))
 
 
 def _sizes(facts: Mapping[str, LabelFacts], cases: Sequence[str], target: int) -> list[float]:

@@ -45,7 +45,7 @@ _MOSTLY = 0.5
 """A class that more than this share of the cases have is expected in every case."""
 
 _NEARLY_ALL = 0.9
-"""A class that this share of the cases have is no matter of the patient: the model is not used to inventing it."""
+"""A class that this share of the cases have is no matter of the patient: where it is missing, that is an error."""
 _PART_KINDS: tuple[SuspicionKind, ...] = ("missed_part", "missing_class", "extra_part")
 
 Key = tuple[SuspicionKind, tuple[int, ...] | None]
@@ -206,7 +206,7 @@ def _from_parts(
                         kind="missed_part" if kind == "missing_class" and share <= _MOSTLY else kind,
                         targets=(name,),
                         score=scores[case] * share_of_score,
-                        why=part_sentence(part, names, share),
+                        why=part_sentence(part, names, share, facts[case].is_area),
                         gain=part.gain,
                         volume_mm3=part.volume_mm3,
                         voxel=voxel,
@@ -221,9 +221,10 @@ def _from_volumes(
     """Outlying volumes, and classes that are missing where no prediction can say whether they should be there."""
     candidates = []
     for target, name in enumerate(names):
-        logs, usual, share = log_volumes(facts, target), median_volume(facts, target), presence(facts, target)
-        if usual is None or len(logs) < LEAST_CASES:
+        logs, share = log_volumes(facts, target), presence(facts, target)
+        if len(logs) < LEAST_CASES:
             continue
+        middle = float(np.median(list(logs.values())))
         ratios = {
             case: float(np.log(facts[case].volumes_mm3[target] / predictions[case].volumes_mm3[target]))
             for case in logs
@@ -235,14 +236,16 @@ def _from_volumes(
             found = predictions[case].volumes_mm3[target] if case in predictions else None
             least = min(abs(score), abs(against[case])) if case in against else abs(score)
             is_opposed = case in against and against[case] * score < 0
-            why = volume_sentence(name, facts[case].volumes_mm3[target], usual, score, found)
-            candidates.append(
-                _alone(facts, case, "outlying_volume", (target,), names, 0.0 if is_opposed else least, why)
-            )
+            own = facts[case].volumes_mm3[target]
+            expected = own * float(np.exp(middle - logs[case]))
+            why = volume_sentence(name, own, expected, found, facts[case].is_area)
+            certain = 0.0 if is_opposed else least
+            candidates.append(_alone(facts, case, "outlying_volume", (target,), names, certain, why))
         if share <= _MOSTLY:
             continue
         nothing = {case: float(np.log(f.voxel_mm3 / 2)) for case, f in facts.items() if case not in logs}
-        for case, score in unusualness({**logs, **nothing}, _LOG_VOLUME_FLOOR).items():
+        scores = unusualness({**logs, **nothing}, _LOG_VOLUME_FLOOR, has_habits=share < _NEARLY_ALL)
+        for case, score in scores.items():
             if case in nothing and case not in predictions:
                 why = absent_sentence(name, share)
                 candidates.append(_alone(facts, case, "missing_class", (target,), names, abs(score), why))

@@ -1,10 +1,11 @@
 """One number a case in, how unusual each is among them out.
 
-Errors of labels may be a good part of the cases, as when one of five people labelled the wrong side, and must not
-widen the scale that measures them: the median absolute deviation (x 1.4826, a normal distribution's standard deviation)
-bears up to half. A model's own errors may be a minority's habit too, such as a false positive in every fourth case,
-and that must widen the scale: there it is, if larger, the standard deviation of the nine tenths nearest to the median,
-which bears a tenth. No scale is below a floor under which differences do not matter.
+The scale is a robust standard deviation: the larger of the median absolute deviation (x 1.4826, a normal distribution's
+standard deviation) and the root mean square of the deviations nearest to the median. How many of them enter decides
+what may be wrong in how many cases. Errors of labels must not widen the scale that measures them, and may be a good
+part of the cases, as when one of five people labelled the wrong side: three quarters enter. A model's own errors may
+be a minority's habit, such as a false positive in every fourth case, and must widen it: nine tenths enter. No scale is
+below a floor under which differences do not matter.
 """
 
 from collections.abc import Collection, Mapping
@@ -13,7 +14,7 @@ import numpy as np
 
 THRESHOLD = 3.5
 """Iglewicz and Hoaglin 1993, How to Detect and Handle Outliers: modified z scores beyond it are outliers."""
-_KEPT_SHARE = 0.9
+_KEPT_OF_ERRORS, _KEPT_OF_HABITS = 0.75, 0.9
 _MAD_TO_SIGMA = 1.4826
 
 
@@ -22,17 +23,16 @@ def scatter(values: Collection[float], has_habits: bool = False) -> float:
 
     Args:
         values: one a case.
-        has_habits: whether what a tenth to a half of the cases do counts as usual.
+        has_habits: whether the model's own errors are among what is measured.
     """
     if not len(values):
         return 0.0
     array = np.array(list(values))
     sizes = np.sort(np.abs(array - np.median(array)))
-    deviation = _MAD_TO_SIGMA * float(np.median(sizes))
-    if not has_habits:
-        return deviation
-    num_kept = max(1, min(int(np.ceil(_KEPT_SHARE * len(sizes))), len(sizes) - 1))  # one is left out in any case
-    return max(deviation, float(np.sqrt(np.mean(sizes[:num_kept] ** 2))))
+    share = _KEPT_OF_HABITS if has_habits else _KEPT_OF_ERRORS
+    num_kept = max(1, min(int(np.ceil(share * len(sizes))), len(sizes) - 1))  # one is left out in any case
+    nearest = float(np.sqrt(np.mean(sizes[:num_kept] ** 2)))
+    return max(nearest, _MAD_TO_SIGMA * float(np.median(sizes)))
 
 
 def unusualness(values: Mapping[str, float], floor: float, has_habits: bool = False) -> dict[str, float]:

@@ -32,9 +32,9 @@ def mend_sentence(mend: Mend, names: Sequence[str]) -> str:
             return f"{what} looks too large: shrinking it by {mend.distance_mm:.1f} mm raises {rise}."
 
 
-def part_sentence(part: Part, names: Sequence[str], presence: float) -> str:
+def part_sentence(part: Part, names: Sequence[str], presence: float, is_area: bool) -> str:
     """Why a part of a case is suspicious; `presence` is the share of cases that have its target."""
-    name, size = names[part.target], _size(part.volume_mm3)
+    name, size = names[part.target], _size(part.volume_mm3, is_area)
     if part.kind == "missing_class":
         return (
             f"{name} is not labelled, though {presence:.0%} of the cases have it and the held-out prediction sees "
@@ -52,13 +52,12 @@ def part_sentence(part: Part, names: Sequence[str], presence: float) -> str:
     )
 
 
-def volume_sentence(name: str, volume_mm3: float, usual_mm3: float, score: float, predicted_mm3: float | None) -> str:
-    """Why a volume is suspicious; `score` is signed."""
-    side = "smaller" if score < 0 else "larger"
-    sentence = f"{name} has {_size(volume_mm3)}, {side} than usual (median {_size(usual_mm3)}) also for the case's size"
-    return (
-        f"{sentence}." if predicted_mm3 is None else f"{sentence}; the held-out prediction has {_size(predicted_mm3)}."
-    )
+def volume_sentence(name: str, volume_mm3: float, usual_mm3: float, predicted_mm3: float | None, is_area: bool) -> str:
+    """Why a volume is suspicious; `usual_mm3` is that of cases of the same size."""
+    sentence = f"{name} has {_size(volume_mm3, is_area)}, cases of this size usually have {_size(usual_mm3, is_area)}"
+    if predicted_mm3 is None:
+        return f"{sentence}."
+    return f"{sentence}; the held-out prediction has {_size(predicted_mm3, is_area)}."
 
 
 def absent_sentence(name: str, presence: float) -> str:
@@ -86,5 +85,7 @@ def _way(move_mm: Triple) -> str:
     return " and ".join(parts) or "by less than a mm"
 
 
-def _size(volume_mm3: float) -> str:
+def _size(volume_mm3: float, is_area: bool) -> str:
+    if is_area:
+        return f"{volume_mm3:.0f} mm2"
     return f"{volume_mm3 / 1000:.1f} ml" if volume_mm3 >= 1000 else f"{volume_mm3:.0f} mm3"

@@ -12,6 +12,7 @@ afterwards, which differs only where background, foreground and border meet.)
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,16 @@ TIE = 1e-4
 SLAB_VOXELS = 2**16
 # Marks cells whose corners carry different labels; internal labels are never negative.
 MIXED = -1
+
+
+class _Points(NamedTuple):
+    """Where the voxels of a patch lie in a piece of a volume."""
+
+    matrix: npt.NDArray[np.float64]
+    """Offset in the patch -> offset in the piece, z y x in voxels, flips included."""
+    midpoint: npt.NDArray[np.float64]
+    """Of the patch, in the piece."""
+    patch: Sequence[int]
 
 
 def sample_patch(
@@ -67,9 +78,9 @@ def sample_patch(
         # A small type makes the look-ups of labels faster; the ignore label is `num_classes` itself.
         small = maps.to(torch.int8 if num_classes <= 127 else torch.int16)
         signs = np.array([-1.0 if axis in parameters.flips else 1.0 for axis in range(3)])
-        matrix, midpoint = np.array(parameters.matrix) * signs, patch_midpoint(centre, patch_zyx) - np.array(low)
+        midpoint = patch_midpoint(centre, patch_zyx) - np.array(low)
         resample = _resample_slices if parameters.is_in_plane else _resample_volume
-        image, small = resample(image, small, matrix, midpoint, patch_zyx)
+        image, small = resample(image, small, _Points(np.array(parameters.matrix) * signs, midpoint, patch_zyx))
         maps = small.to(labels.dtype)
     if parameters.swaps_classes and swap_pairs:
         maps = swap_classes(maps, num_classes, swap_pairs)
@@ -102,14 +113,9 @@ def _offsets(size: int, device: torch.device) -> Tensor:
     return torch.arange(size, dtype=torch.float32, device=device) - (size - 1) / 2
 
 
-def _resample_volume(
-    image: Tensor,
-    maps: Tensor,
-    matrix: npt.NDArray[np.float64],
-    midpoint: npt.NDArray[np.float64],
-    patch: Sequence[int],
-) -> tuple[Tensor, Tensor]:
+def _resample_volume(image: Tensor, maps: Tensor, points: _Points) -> tuple[Tensor, Tensor]:
     """Image `C z y x` and label maps `L z y x` at the coordinates of a patch, in slabs of its slices."""
+    matrix, midpoint, patch = points
     strides = (image.shape[2] * image.shape[3], image.shape[3], 1)
     channels, label_maps = image.flatten(1), maps.flatten(1)
     cells = [_cell_labels(labels, strides) for labels in label_maps] if maps.device.type == "cpu" else label_maps
@@ -146,14 +152,9 @@ def _interpolate(values: Tensor, base: Tensor, fractions: Sequence[Tensor], stri
     return along_y(0).lerp_(along_y(strides[0]), fractions[0])
 
 
-def _resample_slices(
-    image: Tensor,
-    maps: Tensor,
-    matrix: npt.NDArray[np.float64],
-    midpoint: npt.NDArray[np.float64],
-    patch: Sequence[int],
-) -> tuple[Tensor, Tensor]:
+def _resample_slices(image: Tensor, maps: Tensor, points: _Points) -> tuple[Tensor, Tensor]:
     """The same for parameters in the plane: one set of coordinates for all slices, four corners instead of eight."""
+    matrix, midpoint, patch = points
     if matrix[0, 0] < 0:
         image, maps = image.flip(1), maps.flip(1)
     depth, height, width = image.shape[1:]

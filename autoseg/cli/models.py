@@ -64,25 +64,37 @@ def train(
 
 def select(
     dataset: o.DatasetArgument,
+    objective: Annotated[
+        str,
+        typer.Option(
+            metavar="METRIC[:TARGET][=WEIGHT],...",
+            help="By what: dice, nsd, lesion_f1 or another score of `evaluate`; of one target; weighted.",
+        ),
+    ] = "dice",
     plan: o.PlanName = None,
     device: o.Device = "auto",
     work: o.Work = None,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Choose the best configuration or ensemble on held-out cases, and its post-processing."""
+    """Choose the best configuration or ensemble on held-out cases, its calibration and its post-processing."""
     from autoseg.pipeline.flow import choose
     from autoseg.pipeline.ingest import ingest
+    from autoseg.reporting.choice import choice_lines
 
     paths = ingest(dataset, o.start(work, quiet))
-    selection, rule = choose(paths, plan, o.device_kind(device))
-    rows = [
-        f"{' + '.join(c.configurations):45s} Dice {o.interval(c.dice)}"
-        + ("   <- chosen" if c.configurations == selection.configurations else "")
-        for c in selection.candidates
+    choice = choose(paths, plan, o.device_kind(device), objective)
+    rows = choice_lines(choice.selection, choice.calibration, choice.trust)
+    rows += [
+        *o.describe_postprocessing(choice.rule),
+        f"Next: autoseg predict -i IMAGES -o OUT {dataset}   and   autoseg report {dataset}",
     ]
-    rows += [*rule.reasons, f"Next: autoseg predict -i IMAGES -o OUT {dataset}   and   autoseg report {dataset}"]
-    content = {"selection": selection.model_dump(mode="json"), "postprocessing": rule.model_dump(mode="json")}
+    content = {
+        "selection": choice.selection.model_dump(mode="json"),
+        "calibration": choice.calibration.model_dump(mode="json"),
+        "postprocessing": choice.rule.model_dump(mode="json"),
+        "trust": choice.trust.model_dump(mode="json"),
+    }
     o.show(content, as_json, "\n".join(rows))
 
 
@@ -139,7 +151,7 @@ def predict(
     quiet: o.Quiet = False,
 ) -> None:
     """Segment images with what `select` chose; faulty cases are named, the others done, exit code 5."""
-    from autoseg.pipeline.flow import predict_folder
+    from autoseg.pipeline.flow import judgements_of, predict_folder
 
     if input_ is None or output is None:
         raise UsageError("predict needs -i IMAGES and -o OUT.")
@@ -160,8 +172,15 @@ def predict(
         save_probabilities=save_probabilities,
         with_shift=shift,
     )
-    text = f"{len(written)} segmentations in {output}. Next: autoseg evaluate {output} REFERENCES"
-    o.show([str(path) for path in written], as_json, text)
+    judged = judgements_of(output)
+    unsure = sum(bool(judgement.reasons) for judgement in judged.values())
+    about = f", {unsure} to be looked at ({output / 'quality.csv'})" if judged else ""
+    text = f"{len(written)} segmentations in {output}{about}. Next: autoseg evaluate {output} REFERENCES"
+    content = {
+        "segmentations": [str(path) for path in written],
+        "judged": {case: judgement.model_dump(mode="json") for case, judgement in judged.items()},
+    }
+    o.show(content, as_json, text)
 
 
 def evaluate(

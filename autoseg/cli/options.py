@@ -12,7 +12,7 @@ from autoseg.errors import UsageError
 from autoseg.records.base import parse_record
 from autoseg.records.plan import Plan
 from autoseg.records.postprocessing import LearningSettings
-from autoseg.records.results import Aggregate
+from autoseg.records.results import Aggregate, PostprocessingRule
 from autoseg.records.workspace import Paths, find_workspace
 
 DatasetArgument = Annotated[
@@ -86,6 +86,22 @@ def parse_learning(objective: str, truth: str) -> LearningSettings:
         raise UsageError(f"--truth {truth}: expected a measure and a number, for example share=0.5.") from error
     content = {"objective": objective, "truth": {"measure": measure, "minimum": minimum}}
     return parse_record(content, LearningSettings, "--objective and --truth", UsageError)
+
+
+def describe_postprocessing(rule: PostprocessingRule) -> list[str]:
+    """A line for each target's rule of components and what it reached; without any, what was tried and why."""
+    if rule.components is None:
+        return list(rule.reasons)
+    rows = ["post-processing, nested cross-validation:"]
+    for target in rule.components.targets:
+        scores = {score.method: score for score in rule.components.scores if score.target == target.target}
+        before, after = scores["nothing"], scores[target.method]
+        change = "" if target.method == "nothing" else f" -> {after.false_components_per_case:.2f}"
+        rows.append(
+            f"  {target.target}: {target.method}; false components a case "
+            f"{before.false_components_per_case:.2f}{change}"
+        )
+    return [*rows, "  (`autoseg report` says what else was tried, and why)"]
 
 
 def show(value: Any, as_json: bool, text: str) -> None:

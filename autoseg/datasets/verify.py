@@ -13,7 +13,7 @@ from autoseg.datasets.pairs import compare_grids, grid_of_label, read_case_image
 from autoseg.errors import DataError, ResourceError
 from autoseg.images.reading import read_label
 from autoseg.images.volume import ImageError, Volume
-from autoseg.records.dataset import Case, Dataset
+from autoseg.records.dataset import Case
 from autoseg.records.labels import LabelScheme
 
 _GRID_REMEDY = "Resample or re-export the label on the image's grid."
@@ -113,14 +113,6 @@ def check_overall(labels: LabelScheme, cases_with_class: dict[str, int], num_cas
         for name in names
         if num_cases and not cases_with_class.get(name, 0)
     ]
-
-
-def verify_dataset(dataset: Dataset) -> list[Finding]:
-    """Read and check every case, training and test, one after the other (`pipeline` does it in parallel)."""
-    findings: list[Finding] = []
-    for case in (*dataset.training, *dataset.test):
-        findings += read_and_check(Path(dataset.root), case, len(dataset.channel_names), dataset.labels)[2]
-    return findings
 
 
 def _attempt(read: Callable[[], Volume], case_id: str, file: str, findings: list[Finding]) -> Volume | None:

@@ -9,7 +9,7 @@ of one plan share it, so their probabilities can be averaged there. Labels made 
 but for ties of float16.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -26,18 +26,22 @@ from autoseg.spatial.resampling import resample_linear_slabs, separate_axis
 Labels = npt.NDArray[np.int16]
 Probabilities = npt.NDArray[np.float16]
 Disagreement = npt.NDArray[np.uint8]
+WatchSlab = Callable[[slice, Tensor], None]
 
 # Voxels (of all heads) held in float32 at a time when stored probabilities are averaged.
 _VALUES_PER_SLAB = 1 << 24
 
 
-def to_native_labels(logits: Tensor, meta: PreprocessedCase, labels: LabelScheme) -> Labels:
+def to_native_labels(
+    logits: Tensor, meta: PreprocessedCase, labels: LabelScheme, watch: WatchSlab | None = None
+) -> Labels:
     """Labels of the image file's own grid.
 
     Args:
         logits: `H Z Y X` on the network's grid, on any device.
         meta: how the case came onto that grid.
         labels: scheme of the heads.
+        watch: is shown the rows along z and the probabilities `H rows y x` (float16, on the CPU) of each slab.
 
     Returns:
         `Z Y X` int16 internal class numbers on exactly the grid of `meta.geometry`, background outside the crop.
@@ -45,6 +49,8 @@ def to_native_labels(logits: Tensor, meta: PreprocessedCase, labels: LabelScheme
     cropped = np.empty(crop_shape(meta), dtype=np.int16)
     for where, slab in _resampled(logits, meta):
         cropped[where] = decide(slab, labels, threshold=0.0).cpu().numpy()
+        if watch is not None:
+            watch(where, _probabilities(slab, labels).half().cpu())
     return uncrop(cropped, meta)
 
 
@@ -61,8 +67,7 @@ def to_native_probabilities(logits: Tensor, meta: PreprocessedCase, labels: Labe
     """
     probabilities = np.empty((len(logits), *crop_shape(meta)), dtype=np.float16)
     for where, slab in _resampled(logits, meta):
-        values = torch.sigmoid(slab) if labels.has_regions else torch.softmax(slab, dim=0)
-        probabilities[:, where] = values.half().cpu().numpy()
+        probabilities[:, where] = _probabilities(slab, labels).half().cpu().numpy()
     return probabilities
 
 
@@ -198,6 +203,10 @@ def slabs(shape: Sequence[int]) -> Iterator[slice]:
     depth = max(1, _VALUES_PER_SLAB // max(1, shape[0] * shape[2] * shape[3]))
     for start in range(0, shape[1], depth):
         yield slice(start, min(start + depth, shape[1]))
+
+
+def _probabilities(logits: Tensor, labels: LabelScheme) -> Tensor:
+    return torch.sigmoid(logits) if labels.has_regions else torch.softmax(logits, dim=0)
 
 
 def _resampled(logits: Tensor, meta: PreprocessedCase) -> Iterator[tuple[slice, Tensor]]:

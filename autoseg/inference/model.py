@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from autoseg.errors import ModelError
+from autoseg.inference.temperature import Tempered
 from autoseg.networks.build import build_network
 from autoseg.networks.distractor import HidesDistractor
 from autoseg.records.base import read_record
@@ -72,12 +73,14 @@ def fold_folders(configuration_folder: Path) -> list[Path]:
     return sorted(numbered or finished, key=lambda folder: (len(folder.name), folder.name))
 
 
-def load_model(folders: Sequence[Path], device: torch.device) -> Model:
+def load_model(folders: Sequence[Path], device: torch.device, temperatures: Sequence[float] | None = None) -> Model:
     """Load folds of one configuration, and all folds of its previous stage.
 
     Args:
         folders: fold folders, at least one.
         device: where they shall run.
+        temperatures: one a fold, by which its logits are divided (calibration); None: 1 for all. The previous stage
+            is never calibrated: its segmentation enters as the cascade was trained with it.
 
     Raises:
         ModelError: a file is missing or damaged, the folds are not of one configuration and plan, or the previous
@@ -92,7 +95,11 @@ def load_model(folders: Sequence[Path], device: torch.device) -> Model:
         ):
             raise ModelError(f"{folders[0]} and {folder} are not folds of one configuration of one plan.")
     settings = plan.configurations[configuration]  # type: ignore[index]
-    networks = tuple(_load_network(folder, plan, settings, device) for folder in folders)
+    divisors = tuple(temperatures or (1.0,) * len(folders))
+    networks = tuple(
+        _load_network(folder, plan, settings, device, divisor)
+        for folder, divisor in zip(folders, divisors, strict=True)
+    )
     previous = None
     if settings.previous_stage is not None:
         earlier = fold_folders(folders[0].resolve().parent.parent / settings.previous_stage)
@@ -100,7 +107,8 @@ def load_model(folders: Sequence[Path], device: torch.device) -> Model:
             raise ModelError(f"{folders[0]} needs the folds of {settings.previous_stage} beside its configuration.")
         previous = load_model(earlier, device)
     digests = [weights_digest(folder) for folder in folders]
-    digest = sha256_json([digests, _predicting(plan, configuration), previous and previous.digest])
+    parts: list[object] = [digests, _predicting(plan, configuration), previous and previous.digest]
+    digest = sha256_json(parts if set(divisors) == {1.0} else [*parts, divisors])
     return Model(networks, plan, configuration, tuple(folders), digest, previous)
 
 
@@ -132,11 +140,13 @@ def _predicting(plan: Plan, configuration: str) -> object:
     ]
 
 
-def _load_network(folder: Path, plan: Plan, settings: Configuration, device: torch.device) -> nn.Module:
+def _load_network(
+    folder: Path, plan: Plan, settings: Configuration, device: torch.device, temperature: float
+) -> nn.Module:
     content, _ = tensors.load(folder / WEIGHTS)
     network = new_network(plan, settings, seed=0)
     try:
         network.load_state_dict(content[WEIGHTS])
     except (KeyError, RuntimeError) as error:
         raise ModelError(f"{folder / WEIGHTS} does not fit the network of {folder / 'plan.json'}: {error}") from error
-    return network.to(device).eval()
+    return (network if temperature == 1 else Tempered(network, temperature)).to(device).eval()

@@ -1,6 +1,6 @@
 """Loaded models and one case on their grids in, its logits or its segmentation on the file's own grid out."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,9 +8,13 @@ from torch import Tensor, nn
 
 from autoseg.errors import ModelError
 from autoseg.inference.export import (
+    Disagreement,
     Labels,
+    Probabilities,
     labels_from_probabilities,
     previous_stage_labels,
+    slabs,
+    to_native_disagreement,
     to_native_labels,
     to_native_probabilities,
 )
@@ -18,6 +22,8 @@ from autoseg.inference.model import Model
 from autoseg.inference.sliding_window import Answer, predict_logits, prediction_precision
 from autoseg.records.plan import Plan
 from autoseg.records.results import PreprocessedCase
+
+Watch = Callable[[Sequence[Tensor], Sequence[Disagreement]], None]
 
 _REMEDY = "The plan was changed between their trainings: train both with one plan, or predict with one of them alone."
 
@@ -124,19 +130,47 @@ def _answer(model: Model, networks: Sequence[nn.Module], image: Tensor, device: 
     )
 
 
-def segment(models: Sequence[Model], grids: Mapping[str, OnGrid], device: torch.device) -> Labels:
+def segment(
+    models: Sequence[Model], grids: Mapping[str, OnGrid], device: torch.device, watch: Watch | None = None
+) -> Labels:
     """Segmentation of one case by one model, or by the mean of several models' probabilities.
+
+    Args:
+        models: one a configuration.
+        grids: configuration -> the case prepared for it.
+        device: where to compute.
+        watch: is shown the case slab by slab: the probabilities `H z y x` of each model, and the disagreement
+            `z y x` (uint8, 255 for 1) of the mirrorings of each model that mirrors, on the crop box of the turned grid.
 
     Returns:
         `Z Y X` int16 internal class numbers on the grid of the image file.
     """
     labels = models[0].plan.labels
-    if len(models) == 1:
-        model = models[0]
-        return to_native_labels(case_answer(model, grids, device).logits, grids[model.configuration].meta, labels)
     metas = [grids[model.configuration].meta for model in models]
-    probabilities = [
-        to_native_probabilities(case_answer(model, grids, device).logits, meta, labels)
-        for model, meta in zip(models, metas, strict=True)
-    ]
+    if len(models) == 1:
+        answer = case_answer(models[0], grids, device)
+        if watch is None:
+            return to_native_labels(answer.logits, metas[0], labels)
+        show, apart = watch, _disagreement(answer, metas[0])
+        return to_native_labels(
+            answer.logits, metas[0], labels, lambda rows, slab: show([slab], [one[rows] for one in apart])
+        )
+    probabilities, apart = [], []
+    for model, meta in zip(models, metas, strict=True):
+        answer = case_answer(model, grids, device)
+        probabilities.append(to_native_probabilities(answer.logits, meta, labels))
+        apart += _disagreement(answer, meta) if watch is not None else []
+    if watch is not None:
+        show_slabs(probabilities, apart, watch)
     return labels_from_probabilities(probabilities, metas[0], labels)
+
+
+def show_slabs(probabilities: Sequence[Probabilities], apart: Sequence[Disagreement], watch: Watch) -> None:
+    """Show whole volumes, one of probabilities a model and one of disagreement a model that mirrors, slab by slab."""
+    for rows in slabs(probabilities[0].shape):
+        watch([torch.from_numpy(one[:, rows]) for one in probabilities], [one[rows] for one in apart])
+
+
+def _disagreement(answer: Answer, meta: PreprocessedCase) -> list[Disagreement]:
+    """Disagreement `z y x` on the crop box as it is stored out of fold, if there is one."""
+    return [] if answer.disagreement is None else [to_native_disagreement(answer.disagreement, meta)]

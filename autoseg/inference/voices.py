@@ -22,7 +22,7 @@ from autoseg.inference.export import (
     to_native_probabilities,
 )
 from autoseg.inference.model import Model
-from autoseg.inference.predictor import OnGrid, fold_answers
+from autoseg.inference.predictor import OnGrid, Watch, fold_answers, show_slabs
 from autoseg.records.results import PreprocessedCase
 from autoseg.storage.arrays import read_array, write_array
 
@@ -63,7 +63,13 @@ class Spoken:
         return None if total is None else (total / count).round().astype("uint8")
 
 
-def speak(models: Sequence[Model], grids: Mapping[str, OnGrid], device: torch.device, folder: Path) -> Spoken:
+def speak(
+    models: Sequence[Model],
+    grids: Mapping[str, OnGrid],
+    device: torch.device,
+    folder: Path,
+    watch: Watch | None = None,
+) -> Spoken:
     """Segment one case as `predictor.segment` does, fold after fold, and keep what each says in `folder`.
 
     Args:
@@ -71,6 +77,7 @@ def speak(models: Sequence[Model], grids: Mapping[str, OnGrid], device: torch.de
         grids: configuration -> the case prepared for it.
         device: where networks run.
         folder: empty; the caller removes it.
+        watch: is shown the case as `predictor.segment` shows it; the disagreement is the mean of the folds' own.
 
     Raises:
         ModelError: the networks' values are not finite.
@@ -78,7 +85,7 @@ def speak(models: Sequence[Model], grids: Mapping[str, OnGrid], device: torch.de
     """
     labels = models[0].plan.labels
     metas = [grids[model.configuration].meta for model in models]
-    means, native = [], None
+    means, native, apart = [], None, []
     for number, (model, meta) in enumerate(zip(models, metas, strict=True)):
         total = None
         for fold, answer in enumerate(fold_answers(model, grids, device)):
@@ -93,8 +100,13 @@ def speak(models: Sequence[Model], grids: Mapping[str, OnGrid], device: torch.de
         assert total is not None, "a model has at least one fold"
         total /= len(model.networks)
         means.append(to_native_probabilities(total, meta, labels))
+        files = [_disagreement(folder, f"{number}_{fold}") for fold in range(len(model.networks))]
+        if watch is not None and (own := mean_disagreement([read_array(f) for f in files if f.is_file()])) is not None:
+            apart.append(own)
         if len(models) == 1:
             native = to_native_labels(total, meta, labels)
+    if watch is not None:
+        show_slabs(means, apart, watch)
     return Spoken(
         labels=labels_from_probabilities(means, metas[0], labels) if native is None else native,
         probabilities=mean_probabilities(means),

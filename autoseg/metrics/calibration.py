@@ -74,13 +74,13 @@ def calibration_bins(
         if labels.has_regions:
             for region, own in zip(labels.regions, p, strict=True):
                 inside = np.isin(truth, region.members)
-                bins[region.name].append(_count(own, inside, float(((own - inside) ** 2).sum())))
+                bins[region.name].append(count_bins(own, inside, float(((own - inside) ** 2).sum())))
         else:
             chosen = p.argmax(axis=0)
             at_truth = np.take_along_axis(p, truth[None], axis=0)[0]
             # sum over classes of (p - y)^2 with y = 1 at the truth alone
             error = float((p**2).sum() + (1 - 2 * at_truth).sum())
-            bins["classes"].append(_count(p.max(axis=0), chosen == truth, error))
+            bins["classes"].append(count_bins(p.max(axis=0), chosen == truth, error))
     return {name: add_bins(parts) for name, parts in bins.items()}
 
 
@@ -92,6 +92,28 @@ def add_bins(parts: Iterable[CalibrationBins]) -> CalibrationBins:
         confidence=np.sum([p.confidence for p in parts], axis=0),
         true=np.sum([p.true for p in parts], axis=0),
         squared_error=float(sum(p.squared_error for p in parts)),
+    )
+
+
+def count_bins(
+    confidence: Floats, true: npt.NDArray[np.bool_], squared_error: float, weights: Floats | None = None
+) -> CalibrationBins:
+    """Bins of voxels one by one.
+
+    Args:
+        confidence: `n`, 0 to 1.
+        true: `n`, whether each is right (classes) or inside (region).
+        squared_error: sum of the squared errors of their probabilities, weighted likewise.
+        weights: `n`, voxels that each stands for, where they are a sample; None: itself.
+    """
+    inner = np.arange(1, NUM_BINS) / NUM_BINS
+    numbers = np.searchsorted(inner, confidence, side="left")
+    counted = np.ones(len(confidence)) if weights is None else weights
+    return CalibrationBins(
+        voxels=np.bincount(numbers, weights=counted, minlength=NUM_BINS).astype(np.float64),
+        confidence=np.bincount(numbers, weights=counted * confidence, minlength=NUM_BINS).astype(np.float64),
+        true=np.bincount(numbers, weights=counted * true, minlength=NUM_BINS).astype(np.float64),
+        squared_error=squared_error,
     )
 
 
@@ -119,17 +141,6 @@ def _pieces(
         if labels.ignore_index is not None:
             counted = counted & (truth[part] != labels.ignore_index)
         yield flat[:, part][:, counted].astype(np.float64), truth[part][counted].astype(np.int64)
-
-
-def _count(confidence: Floats, true: npt.NDArray[np.bool_], squared_error: float) -> CalibrationBins:
-    inner = np.arange(1, NUM_BINS) / NUM_BINS
-    numbers = np.searchsorted(inner, confidence, side="left")
-    return CalibrationBins(
-        voxels=np.bincount(numbers, minlength=NUM_BINS).astype(np.float64),
-        confidence=np.bincount(numbers, weights=confidence, minlength=NUM_BINS).astype(np.float64),
-        true=np.bincount(numbers, weights=true, minlength=NUM_BINS).astype(np.float64),
-        squared_error=squared_error,
-    )
 
 
 def _empty() -> CalibrationBins:

@@ -79,13 +79,11 @@ def surface_distances(
     Raises:
         ValueError: the shapes differ.
     """
-    found, wanted = _checked(prediction, reference)
-    axes = image_axes(found.shape) if axes is None else axes
-    union = found | wanted
-    if not union.any():
+    axes = image_axes(prediction.shape) if axes is None else axes
+    masks = _in_common_box(prediction, reference)
+    if masks is None:
         return SurfaceDistances(np.zeros(0), np.zeros(0))
-    box = mask_box(union)
-    first, second = _surface(crop(found, box), axes), _surface(crop(wanted, box), axes)
+    first, second = (_surface(mask, axes) for mask in masks)
     shared = np.zeros(np.count_nonzero(first & second))
     spacing = np.array([spacing_mm[axis] for axis in axes], dtype=np.float64)
 
@@ -169,21 +167,25 @@ def boundary_dice(
     Raises:
         ValueError: the shapes differ.
     """
-    found, wanted = _checked(prediction, reference)
-    axes = image_axes(found.shape) if axes is None else axes
-    union = found | wanted
-    if not union.any():
+    axes = image_axes(prediction.shape) if axes is None else axes
+    masks = _in_common_box(prediction, reference)
+    if masks is None:
         return None
-    box = mask_box(union)
-    first, second = (_rim(crop(mask, box), spacing_mm, width_mm, axes) for mask in (found, wanted))
+    first, second = (_rim(mask, spacing_mm, width_mm, axes) for mask in masks)
     total = np.count_nonzero(first) + np.count_nonzero(second)
     return 2 * np.count_nonzero(first & second) / total
 
 
-def _checked(prediction: npt.NDArray[Any], reference: npt.NDArray[Any]) -> tuple[Mask, Mask]:
+def _in_common_box(prediction: npt.NDArray[Any], reference: npt.NDArray[Any]) -> tuple[Mask, Mask] | None:
+    """Both masks in the box around their union; None where both are empty."""
     if prediction.shape != reference.shape:
         raise ValueError(f"masks must have one shape, got {prediction.shape} and {reference.shape}")
-    return prediction.astype(bool, copy=False), reference.astype(bool, copy=False)
+    found, wanted = prediction.astype(bool, copy=False), reference.astype(bool, copy=False)
+    union = found | wanted
+    if not union.any():
+        return None
+    box = mask_box(union)
+    return crop(found, box), crop(wanted, box)
 
 
 def _surface(mask: Mask, axes: tuple[int, ...]) -> Mask:

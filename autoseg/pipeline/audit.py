@@ -24,7 +24,7 @@ from autoseg.auditing.rarity import THRESHOLD
 from autoseg.errors import DataError, UsageError
 from autoseg.images.formats import PICTURES, TIFF
 from autoseg.images.reading import read_geometry, read_image
-from autoseg.inference.store import read_meta, read_probabilities
+from autoseg.inference.store import read_meta
 from autoseg.planning.symmetry import left_right_pairs
 from autoseg.records.audit import Audit, AuditedCase
 from autoseg.records.base import read_record, write_record
@@ -38,7 +38,14 @@ from autoseg.reporting.examples import draw_slice
 from autoseg.reporting.figures import class_colours
 from autoseg.reporting.html import Picture, render_page
 from autoseg.reporting.suspicions import audit_facts, audit_sections, suspicion_caption
-from autoseg.selection.held_out import HeldOut, common_cases, find_held_out, reference_of, segmentation_of
+from autoseg.selection.held_out import (
+    HeldOut,
+    calibrated_probabilities,
+    common_cases,
+    find_held_out,
+    reference_of,
+    segmentation_of,
+)
 from autoseg.spatial.orientation import Turn
 from autoseg.storage.atomic import write_text
 from autoseg.storage.tables import csv_text
@@ -188,12 +195,12 @@ def _geometry(dataset: Dataset, case: Case, asked: _Asked) -> Geometry:
 
 
 def _evidence(dataset: Dataset, case: str, reference: Classes, asked: _Asked) -> Evidence:
-    folders = [held.folders[case] for held in asked.members.values()]
-    meta = read_meta(folders[0], case)
-    mean = read_probabilities(folders[0], case).astype(np.float32)
-    for folder in folders[1:]:
-        mean += read_probabilities(folder, case)
-    mean /= len(folders)
+    first, *others = asked.members.values()
+    meta = read_meta(first.folders[case], case)
+    mean = calibrated_probabilities(first, case, dataset.labels).astype(np.float32)
+    for other in others:
+        mean += calibrated_probabilities(other, case, dataset.labels)
+    mean /= len(asked.members)
     return gather(case, reference, mean, dataset.labels, meta.geometry, Turn(meta.axes, meta.flips), meta.crop)
 
 

@@ -13,6 +13,7 @@ from autoseg.console import say, track, warn
 from autoseg.datasets.description import FILE_NAME
 from autoseg.datasets.findings import Finding, describe, faults_of, raise_faults
 from autoseg.datasets.guessing import guess_dataset
+from autoseg.datasets.intensities import Level, check_intensities
 from autoseg.datasets.measured_files import MeasuredFiles, file_times, is_unchanged, measured_files
 from autoseg.datasets.opening import inspect_dataset, list_cases
 from autoseg.datasets.pairs import on_grid_of
@@ -60,7 +61,7 @@ def verify_and_fingerprint(paths: Paths, num_workers: int | None = None) -> Fing
         findings += found
         if measured is not None:
             measurements[case.id] = measured
-    findings += check_overall(dataset.labels, _presence(dataset, measurements), len(measurements))
+    findings += _check_together(dataset, measurements)
     _warn(findings)
     raise_faults(findings, f"{dataset.name} ({dataset.root})")
     fingerprint = combine(measurements, dataset.labels, len(dataset.channel_names))
@@ -99,7 +100,7 @@ def verify_only(source: Path, num_workers: int | None = None, workspace: Path | 
         findings += found
         if measured is not None:
             measurements[case.id] = measured
-    return findings + check_overall(dataset.labels, _presence(dataset, measurements), len(measurements))
+    return findings + _check_together(dataset, measurements)
 
 
 def examine(dataset: Dataset, case: Case) -> tuple[list[Finding], CaseMeasurement | None]:
@@ -148,12 +149,20 @@ def _memory_bytes(root: Path, case: Case) -> int:
     return _COPIES * sum(expected_bytes(root / file) for file in files)
 
 
-def _presence(dataset: Dataset, measurements: dict[str, CaseMeasurement]) -> dict[str, int]:
-    names = dataset.labels.class_names
-    return {
+def _check_together(dataset: Dataset, measurements: dict[str, CaseMeasurement]) -> list[Finding]:
+    """What only all cases together show: classes that are nowhere, intensities that do not fit the other cases'."""
+    presence = {
         name: sum(m.fingerprint.voxels_per_class[number] > 0 for m in measurements.values())
-        for number, name in enumerate(names)
+        for number, name in enumerate(dataset.labels.class_names)
     }
+    levels = {case: _levels(measured) for case, measured in measurements.items() if measured.intensities}
+    found = check_overall(dataset.labels, presence, len(measurements))
+    return found + check_intensities(levels, dataset.channel_names)
+
+
+def _levels(measured: CaseMeasurement) -> list[Level]:
+    num_voxels = sum(measured.fingerprint.voxels_per_class[1:])
+    return [Level(i.mean, max(i.mean_square - i.mean**2, 0.0) ** 0.5, num_voxels) for i in measured.intensities]
 
 
 def _warn(findings: list[Finding]) -> None:

@@ -1,7 +1,7 @@
 """The order of the stages, in one place: a dataset folder in, everything up to the report out.
 
     ingest -> fingerprint -> plan -> preprocess -> train (each configuration, each fold)
-           -> select -> postprocess -> predict (test cases) -> evaluate -> report
+           -> select -> postprocess -> trust -> predict (test cases) -> evaluate -> report
 
 Stages know only records and never one another. Each skips what is done already, so any of the functions
 here can be stopped at any time and called again.
@@ -21,11 +21,13 @@ from autoseg.pipeline.fingerprint import verify_and_fingerprint
 from autoseg.pipeline.ingest import ingest
 from autoseg.planning.distractors import plan_distractors
 from autoseg.records.base import read_record
+from autoseg.records.calibration import Calibration
 from autoseg.records.dataset import Dataset, Folds
 from autoseg.records.distractors import SUFFIX
 from autoseg.records.plan import Plan
 from autoseg.records.postprocessing import LearningSettings
 from autoseg.records.results import PostprocessingRule, Selection, TrainedFold
+from autoseg.records.trust import Judgement, Trust
 from autoseg.records.workspace import Paths
 
 # A cascade is trained on its previous stage's held-out predictions, and distractors are those of their base: what is
@@ -214,24 +216,39 @@ def train_jobs(
     return trained
 
 
-def choose(paths: Paths, plan_name: str | None, device_kind: str) -> tuple[Selection, PostprocessingRule]:
-    """Select the best configuration or ensemble and its post-processing, and score it out of fold."""
+@dataclass(frozen=True)
+class Choice:
+    """All that `select` leaves behind."""
+
+    selection: Selection
+    rule: PostprocessingRule
+    calibration: Calibration
+    trust: Trust
+
+
+def choose(paths: Paths, plan_name: str | None, device_kind: str, objective: str = "dice") -> Choice:
+    """Select the best configuration or ensemble and its post-processing, score it, and learn to judge what it says."""
     from autoseg.pipeline.postprocess import choose_postprocessing
     from autoseg.pipeline.select import select
+    from autoseg.pipeline.trust import learn_trust
 
     plan = planning.choose_plan(paths, plan_name, device_kind)
-    return select(paths, plan), choose_postprocessing(paths, plan)
+    selection, rule = select(paths, plan, objective), choose_postprocessing(paths, plan)
+    return Choice(selection, rule, read_record(paths.calibration, Calibration), learn_trust(paths, plan))
 
 
 def learn_postprocessing(
     source: str, workspace: Path, plan_name: str | None, learning: LearningSettings
 ) -> tuple[Paths, PostprocessingRule]:
-    """Choose the post-processing of what is selected, compared as `learning` says."""
+    """Choose the post-processing of what is selected, compared as `learning` says; quality is learned with it anew."""
     from autoseg.pipeline.postprocess import choose_postprocessing
+    from autoseg.pipeline.trust import learn_trust
 
     paths, selection = _selected(source, workspace, plan_name)
     plan = read_record(paths.plan(selection.plan), Plan)
-    return paths, choose_postprocessing(paths, plan, learning=learning)
+    rule = choose_postprocessing(paths, plan, learning=learning)
+    learn_trust(paths, plan)
+    return paths, rule
 
 
 def postprocess_predictions(
@@ -286,6 +303,13 @@ def predict_folder(
     )
 
 
+def judgements_of(output: Path) -> dict[str, Judgement]:
+    """What was said about the segmentations in a folder: case id -> judgement."""
+    from autoseg.pipeline.predict import read_finished
+
+    return dict(read_finished(output).judged)
+
+
 def run_dataset(source: str, workspace: Path, options: RunOptions) -> RunResult:
     """Every stage in order; what is done already is skipped.
 
@@ -300,7 +324,7 @@ def run_dataset(source: str, workspace: Path, options: RunOptions) -> RunResult:
     configurations, folds = wanted_configurations(plan, options.prepare.configurations), fold_names(paths)
     jobs = [(configuration, fold) for configuration in configurations for fold in folds]
     train_jobs(paths, plan, jobs, replace(options, budget_seconds=training_seconds(options.budget_seconds)))
-    selection = None if folds == ["all"] else choose(paths, plan.name, options.prepare.device_kind)[0]
+    selection = None if folds == ["all"] else choose(paths, plan.name, options.prepare.device_kind).selection
     predictions: list[Path] = []
     failure: AutosegError | None = None
     try:

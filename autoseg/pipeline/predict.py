@@ -2,7 +2,9 @@
 
 The model is what `select` chose, with its post-processing; before that, all trained folds of the best
 configuration; or any folder of trained folds. It is loaded once. While the network works on a case, a thread reads
-and prepares the next one. A case that cannot be predicted is named and the others go on.
+and prepares the next one. A case that cannot be predicted is named and the others go on. `predicted.json` says which
+model each segmentation comes from; for a selected model it and `quality.csv` say how good it may be, between what its
+volumes lie, and why a person should look at it (`selection.judging`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +25,7 @@ from autoseg.images.formats import output_ending
 from autoseg.images.writing import write_label
 from autoseg.inference.export import Labels, classes_from_probabilities
 from autoseg.inference.model import Model, fold_folders, load_model, read_fold
-from autoseg.inference.predictor import OnGrid, needed_configurations, segment
+from autoseg.inference.predictor import OnGrid, Watch, needed_configurations, segment
 from autoseg.inference.store import write_disagreement, write_probabilities
 from autoseg.inference.voices import speak
 from autoseg.postprocessing.apply import Heard, changes_path, clean_components, component_features
@@ -36,8 +38,12 @@ from autoseg.records.dataset import Case
 from autoseg.records.labels import LabelScheme
 from autoseg.records.postprocessing import CaseChanges, FeatureShift
 from autoseg.records.results import PostprocessingRule, PreprocessedCase, Selection
+from autoseg.records.trust import Judgement, Trust
 from autoseg.records.workspace import Paths
-from autoseg.storage.atomic import scratch_folder
+from autoseg.selection.features import FeatureSums
+from autoseg.selection.judging import QUALITY_TABLE, judge, quality_table, read_trust, tell
+from autoseg.selection.temperatures import stored_temperatures
+from autoseg.storage.atomic import scratch_folder, write_text
 from autoseg.storage.hashing import sha256_json
 
 Item = TypeVar("Item")
@@ -54,6 +60,8 @@ class Finished(Record):
 
     cases: dict[str, str] = {}
     """Case id -> digest of weights, plan and post-processing."""
+    judged: dict[str, Judgement] = {}
+    """Case id -> predicted quality, volumes and reasons to look at it; empty where a model was not selected."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +74,16 @@ class Predictor:
     device: torch.device
     saves_probabilities: bool = False
     """Whether the ensemble's probabilities are written beside the segmentations."""
+    trust: Trust | None = None
+    """What judges the segmentations; None: nothing was learned about this model."""
 
     @property
     def digest(self) -> str:
-        """Changes with anything that could change a segmentation."""
+        """Changes with anything that could change a segmentation or what is said about it."""
         rule = self.rule.model_dump(mode="json", exclude={"reasons"})
-        parts = [[model.digest for model in self.models], rule]
+        parts: list[object] = [[model.digest for model in self.models], rule]
+        if self.trust is not None:
+            parts.append(self.trust.inputs)
         return sha256_json([*parts, "probabilities"] if self.saves_probabilities else parts)
 
 
@@ -126,20 +138,25 @@ def predict_cases(
 ) -> list[Path]:
     """Segment cases, whose paths are relative to `root`; the rest is as for `predict`."""
     targets = {case.id: output / (case.id + output_ending(case.images[0])) for case in cases}
-    finished = _read_finished(output) if keep_finished else {}
+    earlier = read_finished(output) if keep_finished else Finished()
+    finished, judged = dict(earlier.cases), dict(earlier.judged)
     waiting = [c for c in cases if finished.get(c.id) != predictor.digest or not targets[c.id].is_file()]
     if len(waiting) < len(cases):
         console.say(f"{len(cases) - len(waiting)} of {len(cases)} cases are segmented already")
     failed: dict[str, str] = {}
     prepared = _ahead(lambda case: _prepare_or_reason(predictor, root, case), waiting)
     for case, grids in console.track(zip(waiting, prepared, strict=True), len(waiting), "predicting"):
-        problem = grids if isinstance(grids, str) else _write_segmentation(predictor, grids, root, case, targets)
-        if problem is None:
-            finished[case.id] = predictor.digest
-            write_record(output / FINISHED, Finished(cases=finished))
-        else:
-            failed[case.id] = problem
-            console.warn(f"{case.id}: {problem}")
+        outcome = grids if isinstance(grids, str) else _write_segmentation(predictor, grids, root, case, targets)
+        if isinstance(outcome, str):
+            failed[case.id] = outcome
+            console.warn(f"{case.id}: {outcome}")
+            continue
+        finished[case.id] = predictor.digest
+        if outcome is not None:
+            judged[case.id] = outcome
+            write_text(output / QUALITY_TABLE, quality_table(judged))
+            tell(case.id, outcome)
+        write_record(output / FINISHED, Finished(cases=finished, judged=judged))
     _raise_failed(failed, len(cases))
     return [targets[case.id] for case in cases]
 
@@ -199,9 +216,18 @@ def load_predictor(where: Paths | Path, plan_name: str | None, device: torch.dev
             [where.fold(selection.plan, name, fold) for fold in selection.folds[name]]
             for name in selection.configurations
         ]
-        models = tuple(load_model(folders, device) for folders in chosen)
-        return Predictor(models, _rule_of(where, selection), device)
+        models = tuple(
+            load_model(folders, device, stored_temperatures(where.calibration, selection.plan, name, folders))
+            for name, folders in zip(selection.configurations, chosen, strict=True)
+        )
+        return Predictor(models, _rule_of(where, selection), device, trust=read_trust(where.trust, selection))
     return Predictor((load_model(_best_configuration(where, plan_name), device),), PostprocessingRule(), device)
+
+
+def read_finished(output: Path) -> Finished:
+    """Which model each segmentation of a folder comes from, and what was said about it."""
+    path = output / FINISHED
+    return read_record(path, Finished) if path.is_file() else Finished()
 
 
 def prepare(predictor: Predictor, root: Path, case: Case) -> Grids:
@@ -230,28 +256,30 @@ def _prepare_or_reason(predictor: Predictor, root: Path, case: Case) -> Grids | 
 
 def _write_segmentation(
     predictor: Predictor, grids: Grids, root: Path, case: Case, targets: dict[str, Path]
-) -> str | None:
-    """Segment a prepared case and write it; returns why it could not be, if so."""
+) -> Judgement | str | None:
+    """Segment a prepared case and write it; returns what is said about it, or as text why it could not be done."""
+    labels = predictor.models[0].plan.labels
+    meta = grids[predictor.models[0].configuration].meta
 
-    def work() -> None:
-        classes = _segmented(predictor, grids, root, case, targets[case.id].parent)
-        values = predictor.models[0].plan.labels.to_file(classes)
-        grid = next(iter(grids.values())).meta.geometry
-        write_label(targets[case.id], values, grid, like=root / case.images[0])
+    def work() -> Judgement | None:
+        sums = FeatureSums(labels, meta.geometry.voxel_volume_mm3)
+        watch = None if predictor.trust is None else sums.add
+        classes = _segmented(predictor, grids, root, case, targets[case.id].parent, watch)
+        write_label(targets[case.id], labels.to_file(classes), meta.geometry, like=root / case.images[0])
+        return None if predictor.trust is None else judge(predictor.trust, meta, classes, labels, sums.result())
 
-    problem = _attempt(work)
-    return problem if isinstance(problem, str) else None
+    return _attempt(work)
 
 
-def _segmented(predictor: Predictor, grids: Grids, root: Path, case: Case, output: Path) -> Labels:
+def _segmented(predictor: Predictor, grids: Grids, root: Path, case: Case, output: Path, watch: Watch | None) -> Labels:
     """Segmentation of a prepared case after post-processing, with all else that is asked for written to `output`."""
     rule, labels = predictor.rule, predictor.models[0].plan.labels
     listens = rule.components is not None and rule.components.needs_probabilities
     if not listens and not predictor.saves_probabilities:
-        found = segment(predictor.models, grids, predictor.device)
+        found = segment(predictor.models, grids, predictor.device, watch)
         return _cleaned(rule, found, grids[predictor.models[0].configuration].meta, labels, output)
     with scratch_folder(output) as folder:
-        spoken = speak(predictor.models, grids, predictor.device, folder)
+        spoken = speak(predictor.models, grids, predictor.device, folder, watch)
         if predictor.saves_probabilities:
             if (disagreement := spoken.disagreement()) is not None:
                 write_disagreement(output, case.id, disagreement)
@@ -328,11 +356,6 @@ def _best_configuration(paths: Paths, plan_name: str | None) -> list[Path]:
         wanted = f"plan {plan_name}" if plan_name else "any plan"
         raise ModelError(f"No fold of {wanted} is trained in {models}. Run `autoseg train` first.")
     return max(candidates, key=lambda candidate: candidate[0])[1]
-
-
-def _read_finished(output: Path) -> dict[str, str]:
-    path = output / FINISHED
-    return dict(read_record(path, Finished).cases) if path.is_file() else {}
 
 
 def _ahead(make: Callable[[Item], Made], items: Sequence[Item]) -> Iterator[Made]:

@@ -84,12 +84,6 @@ def preprocess(
     return folders
 
 
-def preprocessed_folder(paths: Paths, plan: Plan, configuration: str) -> Path:
-    """Where the preprocessed cases of a configuration lie, or will lie; raises UsageError without a fingerprint."""
-    fingerprint = read_record(paths.fingerprint, Fingerprint, remedy=_INPUTS)
-    return paths.preprocessed(store.digest(plan, configuration, fingerprint))
-
-
 def _is_complete(folder: Path, dataset: Dataset) -> bool:
     present = all(store.find_case(folder, case.id) is not None for case in dataset.training)
     return present and (folder / store.MANIFEST).is_file()

@@ -15,11 +15,13 @@ from autoseg.images.formats import known_ending, output_ending
 from autoseg.images.reading import read_image
 from autoseg.metrics.build import summarize
 from autoseg.records.base import Record, read_record
+from autoseg.records.calibration import Calibration
 from autoseg.records.dataset import Dataset, Folds
 from autoseg.records.false_positives import FalsePositiveComparison
 from autoseg.records.fingerprint import Fingerprint
 from autoseg.records.plan import Plan
 from autoseg.records.results import EpochRecord, Evaluation, PostprocessingRule, Selection, TrainedFold
+from autoseg.records.trust import Trust
 from autoseg.records.workspace import Paths
 from autoseg.reporting.advice import commands_of_making, facts_of_making, headline, next_steps
 from autoseg.reporting.components import components_section
@@ -75,7 +77,8 @@ def report(paths: Paths) -> Path:
         sections += [plan_section(plan), training_section(dataset.name, plan, runs[plan.name])]
     sections.append(scores_section(dataset.name, {titles[key]: e for key, e in evaluations.items()}, colours))
     rule = _read(paths.postprocessing, PostprocessingRule)
-    sections.append(selection_section(dataset.name, selection, rule))
+    learned = _read(paths.calibration, Calibration), _read(paths.trust, Trust)
+    sections.append(selection_section(dataset.name, selection, rule, *learned))
     comparison = _read(paths.false_positives, FalsePositiveComparison)
     sections.append(None if comparison is None else false_positives_section(comparison))
     if rule is not None and rule.components is not None:

@@ -43,10 +43,8 @@ def draw_locations(
     counts = tuple(len(voxels) for voxels in found)
     if scheme.ignore_index is not None:
         found.append(np.flatnonzero(labels < scheme.num_classes))
-    kind = np.int32 if labels.size < 2**31 else np.int64
-    locations: dict[int, FlatIndices] = {
-        number: draw_voxels(voxels, case_id, number).astype(kind) for number, voxels in enumerate(found)
-    }
+    kind: type[np.signedinteger[Any]] = np.int32 if labels.size < 2**31 else np.int64
+    locations = {number: draw_voxels(voxels, case_id, number).astype(kind) for number, voxels in enumerate(found)}
     return locations, counts
 
 

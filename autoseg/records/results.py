@@ -7,6 +7,7 @@ from autoseg.records.detection import FrocCurve, LesionCounts
 from autoseg.records.geometry import Geometry, IntTriple, Triple
 from autoseg.records.postprocessing import ComponentRule
 from autoseg.records.scoring import Scoring
+from autoseg.records.selection import Cost, Objective
 
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
@@ -33,6 +34,8 @@ class PreprocessedCase(Record):
     """Spacing on the network's grid."""
     foreground_voxels: tuple[int, ...] = ()
     """Voxels of each target (class or region) on the network's grid; empty without a label."""
+    intensities: tuple[Triple, ...] = ()
+    """5th, 50th and 95th percentile of each channel as the network sees it; empty where they were not measured."""
 
 
 class Manifest(Record):
@@ -184,6 +187,10 @@ class Candidate(Record):
     """Mean over cases of the mean foreground Dice."""
     targets: dict[str, Aggregate]
     """Target name -> Dice."""
+    objective: Aggregate | None = None
+    """Mean over cases of what was chosen by; None: chosen before there was a choice, by the mean Dice."""
+    cost: Cost | None = None
+    """None: nothing is known of its networks' speed."""
 
 
 class Selection(Record):
@@ -197,7 +204,11 @@ class Selection(Record):
     candidates: tuple[Candidate, ...]
     """All that were compared, best first."""
     decided_by: str = ""
-    """Digest of the folds, plan and cases that were compared."""
+    """Digest of the folds, plan, objective and cases that were compared."""
+    objective: Objective = Objective()
+    """What was compared."""
+    reasons: tuple[str, ...] = ()
+    """A line for each step of the choice: what was better by how much, and whether it earned its cost."""
 
 
 class ReferenceScores(Record):

@@ -80,6 +80,16 @@ class Paths(Record):
         return self.folder / "selection.json"
 
     @property
+    def calibration(self) -> Path:
+        """Record `Calibration` of the folds that were compared."""
+        return self.folder / "calibration.json"
+
+    @property
+    def trust(self) -> Path:
+        """Record `Trust` of the selected candidate."""
+        return self.folder / "trust.json"
+
+    @property
     def postprocessing(self) -> Path:
         """Record `PostprocessingRule`."""
         return self.folder / "postprocessing.json"

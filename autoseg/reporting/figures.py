@@ -128,6 +128,22 @@ def draw_means(rows: Mapping[str, Aggregate], label: str, chosen: str | None = N
         return _svg(figure, label)
 
 
+def draw_risk_coverage(curves: Mapping[str, Sequence[float]]) -> str:
+    """Mean risk by the share of cases that is trusted, one line a curve (name -> risk of the first k cases)."""
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": "risk"}):
+        figure = Figure(figsize=(7.6, 2.9), layout="constrained")
+        axes = figure.subplots()
+        for position, (name, risks) in enumerate(curves.items()):
+            coverage = np.arange(1, len(risks) + 1) / len(risks)
+            axes.plot(coverage, risks, color=_PALETTE[position % len(_PALETTE)], lw=1.4, label=name)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("share of cases trusted")
+        axes.set_ylabel("mean of 1 - Dice")
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        return _svg(figure, "Risk by coverage")
+
+
 def draw_froc(curves: Mapping[str, Sequence[float]], rates: Sequence[float], dashed: str) -> str:
     """Sensitivity at each rate of false positives, one line a name; the one called `dashed` is the baseline."""
     with mpl.rc_context({**_STYLE, "svg.hashsalt": "froc"}):

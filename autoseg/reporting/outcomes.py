@@ -3,7 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 from autoseg.metrics.build import case_mean
-from autoseg.records.results import Aggregate, Candidate, Evaluation, PostprocessingRule, Selection
+from autoseg.records.calibration import Calibration
+from autoseg.records.results import Aggregate, Evaluation, PostprocessingRule, Selection
+from autoseg.records.trust import Trust
+from autoseg.reporting.choice import candidate_name, candidate_table, choice_blocks
 from autoseg.reporting.examples import Example
 from autoseg.reporting.figures import draw_means, draw_scores
 from autoseg.reporting.html import Block, Command, Drawing, Folded, Gallery, Paragraph, Picture, Section, Table
@@ -37,18 +40,25 @@ def scores_section(dataset: str, evaluations: Mapping[str, Evaluation], colours:
     return Section("scores", "Scores on held-out cases", tuple(blocks))
 
 
-def selection_section(dataset: str, selection: Selection | None, rule: PostprocessingRule | None) -> Section:
-    """What was compared, what predicts from now on, and how its output is cleaned."""
+def selection_section(
+    dataset: str,
+    selection: Selection | None,
+    rule: PostprocessingRule | None,
+    calibration: Calibration | None = None,
+    trust: Trust | None = None,
+) -> Section:
+    """What was compared, what predicts from now on, what is known about it, and how its output is cleaned."""
     if selection is None:
         hint = Command(f"autoseg select {dataset}", "Trained folds with held-out cases have not been compared yet:")
         return Section("selection", "Chosen model", (hint,))
-    rows = {_name(candidate): candidate.dice for candidate in selection.candidates}
+    rows = {candidate_name(candidate): candidate.dice for candidate in selection.candidates}
     chosen = " + ".join(selection.configurations)
     blocks: list[Block] = [Paragraph(f"{chosen} predicts from now on (plan {selection.plan}).")]
     if rows:
         caption = "Mean foreground Dice over held-out cases with 95 % interval; the chosen one is coloured."
         blocks.append(Drawing(draw_means(rows, "Dice", chosen), caption))
-        blocks.append(_candidate_table(selection.candidates))
+        blocks.append(candidate_table(selection))
+    blocks += choice_blocks(selection, calibration, trust)
     if rule is not None and rule.components is None:
         if rule.reasons:
             reasons = tuple((reason,) for reason in rule.reasons)
@@ -132,16 +142,6 @@ def _case_table(evaluation: Evaluation) -> Table:
         for case in ordered
     )
     return Table(("Case", "Mean Dice", *targets), rows, "Worst first.")
-
-
-def _candidate_table(candidates: Sequence[Candidate]) -> Table:
-    targets = list(candidates[0].targets)
-    rows = tuple((_name(c), _interval(c.dice), *(_interval(c.targets[t]) for t in targets)) for c in candidates)
-    return Table(("Candidate", "Mean Dice", *targets), rows)
-
-
-def _name(candidate: Candidate) -> str:
-    return " + ".join(candidate.configurations)
 
 
 def _interval(aggregate: Aggregate) -> str:

@@ -1,7 +1,7 @@
 """Folders of trained folds in, each held-out case's probabilities, segmentation and counts out."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +10,19 @@ import numpy.typing as npt
 from autoseg.datasets.pairs import on_grid_of
 from autoseg.errors import DataError, ModelError
 from autoseg.images.reading import read_label
-from autoseg.inference.export import labels_from_probabilities
+from autoseg.inference.export import Probabilities, labels_from_probabilities
 from autoseg.inference.model import weights_digest
 from autoseg.inference.store import probabilities_path, read_meta, read_probabilities
-from autoseg.metrics.overlap import Matrix
+from autoseg.inference.temperature import tempered
 from autoseg.records.base import read_record
+from autoseg.records.calibration import Calibration, ConfigurationCalibration
 from autoseg.records.dataset import Case, Dataset
 from autoseg.records.geometry import Geometry
 from autoseg.records.labels import LabelScheme
 from autoseg.records.plan import Plan
 from autoseg.records.results import PreprocessedCase, TrainedFold
 from autoseg.records.workspace import Paths
-from autoseg.selection.ensembles import Members, count_ensembles
+from autoseg.selection.ensembles import ReadRows
 from autoseg.spatial.cropping import crop
 from autoseg.spatial.orientation import Turn, turn
 from autoseg.storage.arrays import array_shape
@@ -39,22 +40,31 @@ class HeldOut:
     """Case id -> validation folder of the fold that did not train on it."""
     digest: str
     """Changes when a fold is trained anew."""
+    temperatures: dict[str, float] = field(default_factory=dict)
+    """Case id -> what divides its stored logits (see `records.calibration`); 1 for a case that is not in here."""
 
 
 def find_held_out(paths: Paths, plan: Plan) -> dict[str, HeldOut]:
-    """Configurations of the plan with at least one finished cross-validation fold.
+    """Configurations of the plan with at least one finished cross-validation fold, calibrated where they were.
 
     Raises:
         ModelError: a finished fold lacks the probabilities of a held-out case.
     """
+    known = read_record(paths.calibration, Calibration) if paths.calibration.is_file() else None
+    calibrated = known.configurations if known is not None and known.plan == plan.name else {}
     found: dict[str, HeldOut] = {}
     for name in plan.configurations:
         folders = sorted(paths.configuration(plan.name, name).glob("fold_*/fold.json"))
         records = {path.parent: read_record(path, TrainedFold, ModelError) for path in folders}
         numbered = {folder: trained for folder, trained in records.items() if trained.validation_cases}
         if numbered:
-            found[name] = _held_out(numbered)
+            found[name] = _held_out(numbered, calibrated.get(name))
     return found
+
+
+def calibrated_probabilities(held: HeldOut, case: str, labels: LabelScheme, rows: slice | None = None) -> Probabilities:
+    """Held-out probabilities `H z y x` of a case, or of `rows` along z, as prediction would give them."""
+    return tempered(read_probabilities(held.folders[case], case, rows), held.temperatures.get(case, 1.0), labels)
 
 
 def common_cases(held_out: Mapping[str, HeldOut]) -> list[str]:
@@ -98,16 +108,21 @@ def stored_segmentation(file: Path, geometry: Geometry, labels: LabelScheme) -> 
     return labels.to_internal(array, str(file))
 
 
-def count_case(
-    case: str, held_out: Mapping[str, HeldOut], reference: Classes, labels: LabelScheme
-) -> dict[Members, Matrix]:
-    """Confusion counts of every ensemble of the configurations over one whole image.
+@dataclass(frozen=True)
+class InBox:
+    """One case inside its crop box on the turned grid, which all configurations of a plan share."""
 
-    Args:
-        case: its id.
-        held_out: configuration -> where its probabilities lie.
-        reference: `Z Y X` on the image's grid.
-        labels: scheme of the heads.
+    meta: PreprocessedCase
+    reference: Classes
+    """`z y x` internal class numbers."""
+    outside: npt.NDArray[np.int64]
+    """Voxels of each class of the reference outside the box, where every prediction is background."""
+    shape: tuple[int, ...]
+    """Of the probabilities, `H z y x`."""
+
+
+def in_box(case: str, held_out: Mapping[str, HeldOut], reference: Classes, labels: LabelScheme) -> InBox:
+    """A case's reference `Z Y X` brought to where its stored probabilities lie.
 
     Raises:
         ModelError: the configurations do not share one crop, so they cannot be averaged.
@@ -116,35 +131,40 @@ def count_case(
     meta = _shared_meta(case, folders)
     turned = turn(reference, Turn(meta.axes, meta.flips))
     inside = crop(turned, meta.crop)
-    readers = {
-        name: (lambda rows, folder=folder: read_probabilities(folder, case, rows)) for name, folder in folders.items()
-    }
-    shape = array_shape(probabilities_path(next(iter(folders.values())), case))
-    counts = count_ensembles(readers, shape, inside, labels)
-    # Outside the crop every prediction is background; foreground of the reference there is missed by all.
     outside = _histogram(turned, labels) - _histogram(inside, labels)
-    for matrix in counts.values():
-        matrix[:, 0] += outside
-    return counts
+    return InBox(meta, inside, outside, array_shape(probabilities_path(next(iter(folders.values())), case)))
+
+
+def readers_of(case: str, held_out: Mapping[str, HeldOut], labels: LabelScheme) -> dict[str, ReadRows]:
+    """Configuration -> function that gives its calibrated probabilities of a case for rows along z."""
+
+    def reader(held: HeldOut) -> ReadRows:
+        return lambda rows: calibrated_probabilities(held, case, labels, rows)
+
+    return {name: reader(held) for name, held in held_out.items()}
 
 
 def segmentation_of(case: str, members: Sequence[HeldOut], labels: LabelScheme) -> tuple[Classes, PreprocessedCase]:
     """Held-out segmentation `Z Y X` of a case on its image's grid by one configuration or an ensemble."""
-    folders = [held.folders[case] for held in members]
-    meta = read_meta(folders[0], case)
-    return labels_from_probabilities([read_probabilities(folder, case) for folder in folders], meta, labels), meta
+    meta = read_meta(members[0].folders[case], case)
+    probabilities = [calibrated_probabilities(held, case, labels) for held in members]
+    return labels_from_probabilities(probabilities, meta, labels), meta
 
 
-def _held_out(folds: Mapping[Path, TrainedFold]) -> HeldOut:
+def _held_out(folds: Mapping[Path, TrainedFold], calibrated: ConfigurationCalibration | None) -> HeldOut:
     folders: dict[str, Path] = {}
+    temperatures: dict[str, float] = {}
     for folder, trained in folds.items():
         validation = folder / "validation"
         missing = [case for case in trained.validation_cases if not probabilities_path(validation, case).is_file()]
         if missing:
             raise ModelError(f"{validation} lacks the probabilities of {', '.join(missing)}. Train this fold again.")
         folders.update(dict.fromkeys(trained.validation_cases, validation))
+        fitted = calibrated.folds.get(trained.fold) if calibrated is not None else None
+        if fitted is not None and fitted.weights_sha256 == weights_digest(folder):
+            temperatures |= fitted.held_out
     digest = sha256_json([weights_digest(folder) for folder in folds])
-    return HeldOut(tuple(trained.fold for trained in folds.values()), folders, digest)
+    return HeldOut(tuple(trained.fold for trained in folds.values()), folders, digest, temperatures)
 
 
 def _shared_meta(case: str, folders: Mapping[str, Path]) -> PreprocessedCase:

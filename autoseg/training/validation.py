@@ -7,6 +7,7 @@ segmentations and scores are left out with a message.
 """
 
 import importlib.util
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,8 @@ class CaseScores(Record):
     """Scores of one case, written when all its files are complete."""
 
     scores: dict[str, Score]
+    seconds: float | None = None
+    """Wall time in the network, without reading and writing; None: validated before it was measured."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,10 @@ def validate(network: nn.Module, validator: Validator, cases: Sequence[str], sto
         stop.raise_if_asked("validation")
         done = scores_path(validator, case) if can_score else meta_path(validator.folder, case)
         if not done.is_file():
-            write_case(validator, case, predict_image(network, validator, network_input(validator, case)))
+            image = network_input(validator, case)
+            started = time.monotonic()
+            answer = predict_image(network, validator, image)  # it waits for the device
+            write_case(validator, case, answer, time.monotonic() - started)
         if can_score:
             scores[case] = read_record(done, CaseScores, ModelError).scores
     return summarize("out-of-fold validation", scores) if can_score else None
@@ -111,8 +117,15 @@ def network_input(validator: Validator, case: str) -> Tensor:
     return torch.cat([image, classes[None].float()])
 
 
-def write_case(validator: Validator, case: str, answer: Answer) -> None:
-    """Write the probabilities of one case and, with image libraries, its segmentation and last its scores."""
+def write_case(validator: Validator, case: str, answer: Answer, seconds: float | None = None) -> None:
+    """Write the probabilities of one case and, with image libraries, its segmentation and last its scores.
+
+    Args:
+        validator: where to.
+        case: its id.
+        answer: of the network, on its grid.
+        seconds: that the network took for it.
+    """
     meta, labels, logits = validator.manifest.cases[case], validator.labels, answer.logits
     if answer.disagreement is not None:
         write_disagreement(validator.folder, case, to_native_disagreement(answer.disagreement, meta))
@@ -133,7 +146,7 @@ def write_case(validator: Validator, case: str, answer: Answer) -> None:
     turned = on_grid_of(meta.geometry, read_label(reference), entry)
     truth = labels.to_internal(turned.array[0], f"label of {case}")
     scores = score_case(found, truth, labels, meta.geometry)
-    write_record(scores_path(validator, case), CaseScores(scores=scores))
+    write_record(scores_path(validator, case), CaseScores(scores=scores, seconds=seconds))
 
 
 def scores_path(validator: Validator, case: str) -> Path:

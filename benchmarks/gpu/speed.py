@@ -65,7 +65,7 @@ def predict(task: Task, network: torch.nn.Module, precision: str, share: float, 
             task.device,
             precision=precision,
         )
-        return found.cpu()
+        return found.logits.cpu()
 
     milliseconds = median_ms(work, task.device, share, least=1 if smoke else 3)
     emit(f"prediction of a volume, {precision}", round(milliseconds, 1), "ms", volume=shape)

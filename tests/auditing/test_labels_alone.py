@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from autoseg.auditing.labels_alone import (
     LabelFacts,
@@ -52,6 +53,21 @@ def test_with_one_class_the_image_tells_the_size() -> None:
     sizes = rng.uniform(0.3, 3, 30)
     facts = {f"c{k}": made((float(50 * size),), size_mm3=float(1e5 * size)) for k, size in enumerate(sizes)}
     assert np.ptp(list(log_volumes(facts, 0).values())) < 1e-6
+
+
+def test_the_line_is_theil_sens() -> None:
+    rng = np.random.default_rng(2)
+    sizes, noise = rng.uniform(-1, 1, 25), rng.normal(0, 0.1, 25)
+    noise[:4] += 3  # wrong labels
+    facts = {
+        f"c{k}": made((float(np.exp(0.7 * size + off)),), size_mm3=float(np.exp(size)))
+        for k, (size, off) in enumerate(zip(sizes, noise, strict=True))
+    }
+    own = 0.7 * sizes + noise
+    slope = stats.theilslopes(own, sizes)[0]
+    assert slope == pytest.approx(0.7, abs=0.15)
+    expected = own - slope * (sizes - np.median(sizes))
+    assert list(log_volumes(facts, 0).values()) == pytest.approx(expected.tolist())
 
 
 def test_volumes_of_absent_classes_are_left_out() -> None:

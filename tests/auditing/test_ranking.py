@@ -120,7 +120,7 @@ def test_an_unusual_volume_that_the_prediction_confirms_is_no_suspicion() -> Non
     facts = {**others, "c3": small}
     (alone,) = rank(facts)["c3"].suspicions
     assert (alone.kind, alone.volume_mm3) == ("outlying_volume", 300.0)
-    assert alone.why.startswith("liver has 300 mm3, smaller than usual (median 9")
+    assert alone.why.startswith("liver has 300 mm3, cases of this size usually have 9")
     predictions = {case: says(usual_mends(), volumes=f.volumes_mm3) for case, f in facts.items()}
     assert rank(facts, predictions)["c3"].suspicions == ()
     against = {**predictions, "c3": says(usual_mends())}
@@ -143,3 +143,9 @@ def test_a_class_that_the_model_finds_unsteadily_accuses_quietly() -> None:
     assert steady["c3"].suspicions
     assert not unsteady["c3"].suspicions
     assert steady["c3"].score > 3 * unsteady["c3"].score
+
+
+def test_areas_of_pictures_are_called_so() -> None:
+    facts = {f"c{k}": facts_of() for k in range(NUM_CASES)} | {"c3": facts_of((300.0, 100.0, 100.0))}
+    facts = {case: LabelFacts(**{**vars(of_case), "is_area": True}) for case, of_case in facts.items()}
+    assert "liver has 300 mm2, cases of this size usually have 1000 mm2" in rank(facts)["c3"].suspicions[0].why

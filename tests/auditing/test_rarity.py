@@ -17,7 +17,8 @@ def test_by_hand() -> None:
     # 2 x (2, 1) and six 0, so the trimmed deviation is sqrt(10 / 10) and the median one is 0.
     values = [0.0, 1.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 3.0, 4.0, 50.0]
     assert scatter(values, has_habits=True) == pytest.approx(1.0)
-    assert scatter(values) == 0.0
+    # Three quarters of eleven are nine: six deviations of 0, two of 1, one of 2.
+    assert scatter(values) == pytest.approx((6 / 9) ** 0.5)
     assert scatter([1.0, 2.0, 4.0]) == pytest.approx(1.4826)
     assert unusualness(named(values), 0.1, has_habits=True)["c10"] == pytest.approx(48.0)
     assert unusualness(named(values), 4.0)["c0"] == pytest.approx(-0.5)
@@ -32,6 +33,11 @@ def test_the_habit_of_a_quarter_of_the_cases_is_no_error() -> None:
     values = [*([0.0] * 30), *([0.5] * 10)]
     assert max(unusualness(named(values), 0.02, has_habits=True).values()) < THRESHOLD
     assert max(unusualness(named(values), 0.02).values()) == pytest.approx(25), "unless it can only be an error"
+
+
+def test_errors_in_a_fifth_of_the_cases_do_not_hide() -> None:
+    values = [*([0.0] * 32), *([0.9] * 8)]
+    assert max(unusualness(named(values), 0.02).values()) == pytest.approx(45)
 
 
 def test_normal_values_are_not_suspected() -> None:

@@ -2,11 +2,13 @@
 
 import importlib.util
 import json
+import math
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 from tests.conftest import PROJECT
 
@@ -64,6 +66,17 @@ def test_the_limits_leave_time_within_ten_minutes() -> None:
     limits = _load("run").SECONDS
     assert sum(limits.values()) <= 580
     assert all((GPU / f"{part}.py").is_file() for part in limits)
+
+
+@pytest.mark.parametrize("name", ["losses", "sliding_window", "resampling"])
+def test_checks_pass_on_a_cpu_and_see_a_fault(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(GPU))
+    checks = _load("checks")
+    results = list(getattr(checks, name)(torch.device("cpu")))
+    assert results
+    assert [what for what, error, allowed in results if not error <= allowed] == []
+    assert checks.relative(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.1])) > 0.01
+    assert checks.relative(torch.tensor([1.0, math.nan]), torch.tensor([1.0, 2.0])) == math.inf
 
 
 @pytest.mark.slow

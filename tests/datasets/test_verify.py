@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from autoseg.datasets.findings import describe, raise_faults
 from autoseg.datasets.guessing import guess_dataset
 from autoseg.datasets.opening import inspect_dataset, open_dataset
 from autoseg.datasets.pairs import read_pair
-from autoseg.datasets.verify import check_overall, verify_dataset
+from autoseg.datasets.verify import check_overall, read_and_check
 from autoseg.errors import DataError
 from autoseg.images.pictures import flat_geometry
 from autoseg.images.writing import write_image
@@ -34,6 +35,14 @@ ROGUE = {
     "truncated_image": ("truncated", True),
     "unexpected_label": ("unexpected_label", True),
 }
+
+
+def verify_dataset(dataset):
+    """What is found in each case, one after the other."""
+    findings = []
+    for case in (*dataset.training, *dataset.test):
+        findings += read_and_check(Path(dataset.root), case, len(dataset.channel_names), dataset.labels)[2]
+    return findings
 
 
 @pytest.fixture

@@ -5,10 +5,11 @@ from autoseg.errors import DataError, PartialError, UsageError
 from autoseg.images.writing import write_image, write_label
 from autoseg.pipeline import preprocess as stage
 from autoseg.pipeline.fingerprint import verify_and_fingerprint
-from autoseg.pipeline.preprocess import preprocess, preprocessed_folder
+from autoseg.pipeline.preprocess import preprocess
 from autoseg.preprocessing import store
 from autoseg.records.base import read_record, write_record
 from autoseg.records.dataset import Case, Dataset
+from autoseg.records.fingerprint import Fingerprint
 from autoseg.records.workspace import Paths
 from tests.preprocessing.cases import LABELS, canonical_matrix, plan, volume
 
@@ -41,6 +42,10 @@ def paths(tmp_path) -> Paths:
     return found
 
 
+def folder_of(paths, plan, configuration):
+    return paths.preprocessed(store.digest(plan, configuration, read_record(paths.fingerprint, Fingerprint)))
+
+
 def count_reads(monkeypatch) -> list[str]:
     reads: list[str] = []
     original = stage.read_pair
@@ -58,7 +63,7 @@ def test_each_case_is_read_once_and_cascade_shares(paths, monkeypatch):
     folders = preprocess(paths, plan(spacing_mm=(2.0, 1.5, 1.0)), num_workers=2)
     assert sorted(reads) == list(IDS)
     assert folders["3d_fullres"] == folders["3d_cascade_fullres"] != folders["2d"]
-    assert folders["2d"] == preprocessed_folder(paths, plan(spacing_mm=(2.0, 1.5, 1.0)), "2d")
+    assert folders["2d"] == folder_of(paths, plan(spacing_mm=(2.0, 1.5, 1.0)), "2d")
     for folder in folders.values():
         manifest = store.open_store(folder)
         assert sorted(manifest.cases) == list(IDS)
@@ -102,7 +107,7 @@ def test_faulty_cases_are_named_and_the_others_done(paths, tmp_path):
     (tmp_path / "data" / "c.nii.gz").write_bytes((tmp_path / "data" / "a.nii.gz").read_bytes())
     with pytest.raises(PartialError, match=r"2 of 3 cases(.|\n)*b: (.|\n)*c: .*changed since the fingerprint"):
         preprocess(paths, plan(), ["3d_fullres"])
-    folder = preprocessed_folder(paths, plan(), "3d_fullres")
+    folder = folder_of(paths, plan(), "3d_fullres")
     assert store.find_case(folder, "a") is not None
     assert not (folder / "manifest.json").exists()
 

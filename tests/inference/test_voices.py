@@ -1,0 +1,64 @@
+"""Fold models of several configurations, heard one after another."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from autoseg.inference.export import mean_disagreement, mean_probabilities
+from autoseg.inference.model import load_model
+from autoseg.inference.predictor import OnGrid, segment
+from autoseg.inference.voices import Spoken, speak
+from autoseg.pipeline.predict import Predictor, prepare
+from autoseg.records.dataset import Case
+from autoseg.records.results import PostprocessingRule
+from autoseg.storage.arrays import write_array
+from tests.pipeline.fakes import make_plan, write_fold
+from tests.pipeline.test_predict import CPU, put
+
+
+def test_a_voice_is_the_same_fold_of_each_configuration(tmp_path: Path) -> None:
+    """Three folds of one, two of the other, which begins again."""
+    for model, folds in ((0, 3), (1, 2)):
+        for fold in range(folds):
+            values = np.full((2, 1, 1, 3), (model + 1) * (fold + 1) / 10, np.float16)
+            write_array(tmp_path / f"{model}_{fold}.probabilities.b2nd", values)
+    write_array(tmp_path / "0_0.disagreement.b2nd", np.full((1, 1, 3), 40, np.uint8))
+    write_array(tmp_path / "0_1.disagreement.b2nd", np.full((1, 1, 3), 81, np.uint8))
+    spoken = Spoken(np.zeros((1, 1, 3), np.int16), np.zeros((2, 1, 1, 3), np.float16), None, tmp_path, (3, 2))
+    heard = list(spoken.voices())
+    np.testing.assert_allclose([p[0, 0, 0, 0] for p, _ in heard], [0.15, 0.3, 0.25], atol=1e-3)
+    assert [None if d is None else int(d[0, 0, 0]) for _, d in heard] == [40, 81, None]
+    assert spoken.disagreement()[0, 0].tolist() == [60, 60, 60]
+
+
+def test_means() -> None:
+    first, second = np.full((1, 2, 2, 2), 0.25, np.float16), np.full((1, 2, 2, 2), 0.75, np.float16)
+    np.testing.assert_array_equal(mean_probabilities([first, second]), np.full((1, 2, 2, 2), 0.5))
+    assert mean_probabilities([first]) is first
+    assert mean_disagreement([None, None]) is None
+    known = np.full((1, 1, 1), 7, np.uint8)
+    assert mean_disagreement([None, known]) is known
+    assert mean_disagreement([known, known + 2])[0, 0, 0] == 8
+
+
+def test_speaking_one_by_one_gives_the_joint_segmentation(tmp_path: Path) -> None:
+    names = ("3d_fullres", "3d_lowres")
+    plan = make_plan(names=names)
+    models = []
+    for name in names:
+        folders = [
+            write_fold(tmp_path / "plan" / name / f"fold_{k}", plan, name, str(k), offset=o)
+            for k, o in enumerate((-30.0, 45.0))
+        ]
+        models.append(load_model(folders, CPU))
+    put(tmp_path / "images", "case.nii.gz")
+    case = Case(id="case", images=("case.nii.gz",))
+    for chosen in (tuple(models[:1]), tuple(models)):
+        grids: dict[str, OnGrid] = prepare(Predictor(chosen, PostprocessingRule(), CPU), tmp_path / "images", case)
+        folder = tmp_path / f"voices_{len(chosen)}"
+        folder.mkdir()
+        spoken = speak(chosen, grids, torch.device("cpu"), folder)
+        np.testing.assert_array_equal(spoken.labels, segment(chosen, grids, CPU))
+        assert len(list(spoken.voices())) == 2
+        assert spoken.disagreement() is not None
