@@ -9,7 +9,7 @@ from autoseg.records.plan import Configuration, Plan
 from autoseg.records.recipe import LossTerm, Recipe, Sampling
 
 RATE_FACTOR = 0.3
-"""Of the base's learning rate: trained weights are to be changed, not forgotten (docs/experiments.md says how well)."""
+"""Of the base's learning rate; a tenth changed too little in as many steps (docs/experiments.md)."""
 
 LENGTH_FACTOR = 0.25
 """Of the base's epochs."""
