@@ -299,7 +299,7 @@ def predict_folder(
     from autoseg.pipeline.predict import predict
 
     where = model if isinstance(model, Path) else ingest(model, workspace)
-    return predict(
+    written = predict(
         where,
         images,
         output,
@@ -307,8 +307,12 @@ def predict_folder(
         device=device,
         keep_finished=keep_finished,
         save_probabilities=save_probabilities,
-        with_shift=with_shift,
     )
+    if with_shift:
+        from autoseg.pipeline.shift import measure_shift
+
+        measure_shift(where, images, output, plan_name=plan_name, device=device)
+    return written
 
 
 def judgements_of(output: Path) -> dict[str, Judgement]:
@@ -362,7 +366,8 @@ def training_seconds(budget_seconds: float | None) -> float | None:
 def _predict_test_cases(paths: Paths, plan: Plan, device: str) -> list[Path]:
     """Segment the dataset's own test cases; raises PartialError naming those that cannot be."""
     from autoseg.devices import choose_device
-    from autoseg.pipeline.predict import load_predictor, predict_cases
+    from autoseg.pipeline.predict import predict_cases
+    from autoseg.selection.predictor import load_predictor
 
     dataset = read_record(paths.dataset, Dataset)
     if not dataset.test:

@@ -9,50 +9,41 @@ volumes lie, and why a person should look at it (`selection.judging`).
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 import torch
 
 from autoseg import console
 from autoseg.datasets.folders import find_cases
-from autoseg.datasets.pairs import read_case_image
 from autoseg.devices import choose_device
 from autoseg.errors import DataError, ModelError, PartialError, ResourceError, UsageError
 from autoseg.images.formats import output_ending
 from autoseg.images.writing import write_label
-from autoseg.inference.export import Labels, classes_from_probabilities
-from autoseg.inference.model import Model, fold_folders, load_model, read_fold
-from autoseg.inference.predictor import OnGrid, Watch, needed_configurations, segment
+from autoseg.inference.export import Labels
+from autoseg.inference.predictor import Watch, segment
 from autoseg.inference.store import write_disagreement, write_probabilities
 from autoseg.inference.voices import speak
-from autoseg.postprocessing.apply import Heard, changes_path, clean_components, component_features
+from autoseg.postprocessing.apply import Heard, changes_path, clean_components
 from autoseg.postprocessing.case_grid import read_case_grid
-from autoseg.postprocessing.features import feature_names, feature_shift
 from autoseg.postprocessing.rules import apply_rule
-from autoseg.preprocessing.prepare import crop_case, onto_grid
 from autoseg.records.base import Record, read_record, write_record
 from autoseg.records.dataset import Case
 from autoseg.records.labels import LabelScheme
-from autoseg.records.postprocessing import CaseChanges, FeatureShift
-from autoseg.records.results import PostprocessingRule, PreprocessedCase, Selection
-from autoseg.records.trust import Judgement, Trust
+from autoseg.records.postprocessing import CaseChanges
+from autoseg.records.results import PostprocessingRule, PreprocessedCase
+from autoseg.records.trust import Judgement
 from autoseg.records.workspace import Paths
 from autoseg.selection.features import FeatureSums
-from autoseg.selection.judging import QUALITY_TABLE, judge, quality_table, read_trust, tell
-from autoseg.selection.temperatures import stored_temperatures
+from autoseg.selection.judging import QUALITY_TABLE, judge, quality_table, tell
+from autoseg.selection.predictor import Grids, Predictor, load_predictor, prepare
 from autoseg.storage.atomic import scratch_folder, write_text
-from autoseg.storage.hashing import sha256_json
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
-Grids = dict[str, OnGrid]
 
 FINISHED = "predicted.json"
-UNCOMPARED = "3d_fullres"
-"""Predicts where nothing was held out, so that nothing could be compared: nnU-Net's usual first choice."""
 
 
 class Finished(Record):
@@ -64,29 +55,6 @@ class Finished(Record):
     """Case id -> predicted quality, volumes and reasons to look at it; empty where a model was not selected."""
 
 
-@dataclass(frozen=True)
-class Predictor:
-    """Everything that turns an image into a segmentation."""
-
-    models: tuple[Model, ...]
-    """One a configuration; the probabilities of several are averaged."""
-    rule: PostprocessingRule
-    device: torch.device
-    saves_probabilities: bool = False
-    """Whether the ensemble's probabilities are written beside the segmentations."""
-    trust: Trust | None = None
-    """What judges the segmentations; None: nothing was learned about this model."""
-
-    @property
-    def digest(self) -> str:
-        """Changes with anything that could change a segmentation or what is said about it."""
-        rule = self.rule.model_dump(mode="json", exclude={"reasons"})
-        parts: list[object] = [[model.digest for model in self.models], rule]
-        if self.trust is not None:
-            parts.append(self.trust.inputs)
-        return sha256_json([*parts, "probabilities"] if self.saves_probabilities else parts)
-
-
 def predict(
     where: Paths | Path,
     images: Path,
@@ -96,7 +64,6 @@ def predict(
     device: str = "auto",
     keep_finished: bool = False,
     save_probabilities: bool = False,
-    with_shift: bool = False,
 ) -> list[Path]:
     """Segment images.
 
@@ -108,7 +75,6 @@ def predict(
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         keep_finished: leave segmentations alone that this same model wrote in an earlier run.
         save_probabilities: write the ensemble's probabilities beside the segmentations, as validation does.
-        with_shift: predict once more to see how features differ between folds and ensemble (`measure_shift`).
 
     Returns:
         All segmentations, kept ones included, in the order of the cases.
@@ -127,10 +93,7 @@ def predict(
     predictor = load_predictor(where, plan_name, choose_device(device))
     predictor = replace(predictor, saves_probabilities=save_probabilities)
     cases = find_cases(images, len(predictor.models[0].plan.channel_names))
-    written = predict_cases(predictor, root, cases, output, keep_finished=keep_finished)
-    if with_shift:
-        measure_shift(predictor, root, cases, output)
-    return written
+    return predict_cases(predictor, root, cases, output, keep_finished=keep_finished)
 
 
 def predict_cases(
@@ -161,90 +124,10 @@ def predict_cases(
     return [targets[case.id] for case in cases]
 
 
-def measure_shift(predictor: Predictor, root: Path, cases: Sequence[Case], output: Path) -> FeatureShift:
-    """How far features of components differ between single fold models and the ensemble, on cases that all predict.
-
-    Learned post-processing is fitted on components of single models (only they predict a case out of fold), and applied
-    to those of the ensemble with features averaged over the models. The networks' time is that of `predict_cases`;
-    `output` gets `component_shift.json`, and holds the folds' probabilities meanwhile.
-
-    Raises:
-        UsageError: there is but one fold model, or no component rule to measure for.
-        DataError, ModelError: a case cannot be predicted.
-    """
-    rule, labels = predictor.rule.components, predictor.models[0].plan.labels
-    if rule is None or max(len(model.networks) for model in predictor.models) < 2:
-        raise UsageError("A shift can be measured only where several folds predict with a rule of components.")
-    single, averaged = [], []
-    model, num_folds = predictor.models[0], 0
-    for case in console.track(cases, len(cases), "measuring the shift"):
-        grids = prepare(predictor, root, case)
-        with scratch_folder(output) as folder:
-            spoken = speak(predictor.models, grids, predictor.device, folder)
-            grid = read_case_grid(root, case, spoken.meta, model.plan, model.configuration)
-            num_folds = max(spoken.num_folds)
-            together = classes_from_probabilities([spoken.probabilities], labels)
-            everyone = Heard(spoken.probabilities, spoken.voices(), grid)
-            averaged.append(component_features(together, labels, rule, everyone))
-            for voice in spoken.voices():
-                alone = classes_from_probabilities([voice[0]], labels)
-                single.append(component_features(alone, labels, rule, Heard(voice[0], [voice], grid)))
-    names = feature_names(len(model.plan.channel_names))
-    shifts, spreads = feature_shift(single, np.concatenate(averaged), names)
-    shift = FeatureShift(
-        num_cases=len(cases),
-        num_folds=num_folds,
-        num_single=sum(len(matrix) for matrix in single),
-        num_averaged=sum(len(matrix) for matrix in averaged),
-        shifts=shifts,
-        spreads=spreads,
-    )
-    write_record(output / "component_shift.json", shift)
-    return shift
-
-
-def load_predictor(where: Paths | Path, plan_name: str | None, device: torch.device) -> Predictor:
-    """The model to predict with; raises ModelError when none is trained or a file is damaged."""
-    if isinstance(where, Path):
-        folders = [where] if (where / "fold.json").is_file() else fold_folders(where)
-        if not folders:
-            raise ModelError(f"{where} holds no trained fold: fold.json is in neither it nor its fold_* folders.")
-        return Predictor((load_model(folders, device),), PostprocessingRule(), device)
-    selection = read_record(where.selection, Selection) if where.selection.is_file() else None
-    if selection is not None and plan_name in (None, selection.plan):
-        chosen = [
-            [where.fold(selection.plan, name, fold) for fold in selection.folds[name]]
-            for name in selection.configurations
-        ]
-        models = tuple(
-            load_model(folders, device, stored_temperatures(where.calibration, selection.plan, name, folders))
-            for name, folders in zip(selection.configurations, chosen, strict=True)
-        )
-        return Predictor(models, _rule_of(where, selection), device, trust=read_trust(where.trust, selection))
-    return Predictor((load_model(_best_configuration(where, plan_name), device),), PostprocessingRule(), device)
-
-
 def read_finished(output: Path) -> Finished:
     """Which model each segmentation of a folder comes from, and what was said about it."""
     path = output / FINISHED
     return read_record(path, Finished) if path.is_file() else Finished()
-
-
-def prepare(predictor: Predictor, root: Path, case: Case) -> Grids:
-    """Read a case and bring it onto the grid of every configuration that is needed.
-
-    Raises:
-        DataError: a file is damaged, a channel is missing, or a value is not finite.
-        ModelError: the models are of plans that do not go together.
-    """
-    needed = needed_configurations(predictor.models)
-    shared = predictor.models[0].plan  # turning and cropping are the same for all
-    cropped = crop_case(case.id, read_case_image(root, case, len(shared.channel_names)), None, shared)
-    grids = {}
-    for name, plan in needed:
-        ready = onto_grid(cropped, plan, name)
-        grids[name] = OnGrid(torch.from_numpy(ready.image), ready.meta)
-    return grids
 
 
 def _prepare_or_reason(predictor: Predictor, root: Path, case: Case) -> Grids | str:
@@ -330,32 +213,6 @@ def _raise_failed(failed: dict[str, str], num_cases: int) -> None:
     if failed:
         lines = [f"  {case}: {reason}" for case, reason in failed.items()]
         raise PartialError("\n".join([f"{len(failed)} of {num_cases} cases could not be predicted:", *lines]))
-
-
-def _rule_of(paths: Paths, selection: Selection) -> PostprocessingRule:
-    """The selection's own post-processing; one that was chosen for another selection must not touch its answers."""
-    if paths.postprocessing.is_file():
-        rule = read_record(paths.postprocessing, PostprocessingRule)
-        if rule.decided_by == selection.decided_by:
-            return rule
-    console.warn("No post-processing was chosen for this selection; predicting without. `autoseg select` chooses one.")
-    return PostprocessingRule()
-
-
-def _best_configuration(paths: Paths, plan_name: str | None) -> list[Path]:
-    """All trained folds of the configuration with the highest mean Dice over its folds; without any, the usual one."""
-    models = paths.folder / "models"
-    candidates = []
-    for folder in sorted(models.glob(f"{plan_name or '*'}/*")):
-        folds = fold_folders(folder)
-        if folds:
-            scores = [score for fold in folds if (score := read_fold(fold)[1].mean_dice) is not None]
-            mean = sum(scores) / len(scores) if scores else -1.0
-            candidates.append(((mean, folder.name == UNCOMPARED), folds))
-    if not candidates:
-        wanted = f"plan {plan_name}" if plan_name else "any plan"
-        raise ModelError(f"No fold of {wanted} is trained in {models}. Run `autoseg train` first.")
-    return max(candidates, key=lambda candidate: candidate[0])[1]
 
 
 def _ahead(make: Callable[[Item], Made], items: Sequence[Item]) -> Iterator[Made]:

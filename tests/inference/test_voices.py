@@ -9,9 +9,9 @@ from autoseg.inference.export import mean_disagreement, mean_probabilities
 from autoseg.inference.model import load_model
 from autoseg.inference.predictor import OnGrid, segment
 from autoseg.inference.voices import Spoken, speak
-from autoseg.pipeline.predict import Predictor, prepare
 from autoseg.records.dataset import Case
 from autoseg.records.results import PostprocessingRule
+from autoseg.selection.predictor import Predictor, prepare
 from autoseg.storage.arrays import write_array
 from tests.pipeline.fakes import make_plan, write_fold
 from tests.pipeline.test_predict import CPU, put

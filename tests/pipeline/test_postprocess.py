@@ -18,9 +18,10 @@ from autoseg.images.writing import write_image, write_label
 from autoseg.inference.store import read_disagreement, read_meta, read_probabilities
 from autoseg.pipeline.evaluate import evaluate
 from autoseg.pipeline.postprocess import choose_postprocessing, held_out_temperatures, postprocess_folder
-from autoseg.pipeline.predict import load_predictor, measure_shift, predict
+from autoseg.pipeline.predict import predict
 from autoseg.pipeline.report import report
 from autoseg.pipeline.select import select
+from autoseg.pipeline.shift import measure_shift, shift_of
 from autoseg.records.base import read_record, write_record
 from autoseg.records.dataset import Case, Dataset
 from autoseg.records.plan import Plan
@@ -28,6 +29,7 @@ from autoseg.records.postprocessing import CaseChanges, FeatureShift, LearningSe
 from autoseg.records.results import Evaluation, PostprocessingRule
 from autoseg.records.scoring import COUNTS_ONLY
 from autoseg.records.workspace import Paths
+from autoseg.selection.predictor import load_predictor
 from tests.pipeline.fakes import LABELS, make_plan, make_workspace, oblique_grid, write_fold
 
 IDS = tuple(f"case_{number}" for number in range(8))
@@ -144,7 +146,7 @@ def test_the_shift_between_folds_and_ensemble_is_measured(paths: Paths, plan: Pl
     """Two folds that are the same network: nothing shifts. Made to differ, the confidence does."""
     rule = learn(paths, plan)
     put(tmp_path / "new", "other", 5)
-    predict(paths, tmp_path / "new" / "imagesTr", tmp_path / "out", device="cpu", with_shift=True)
+    measure_shift(paths, tmp_path / "new" / "imagesTr", tmp_path / "out", device="cpu")
     same = read_record(tmp_path / "out" / "component_shift.json", FeatureShift)
     assert (same.num_cases, same.num_folds) == (1, 2)
     assert same.num_single == 2 * same.num_averaged > 0
@@ -153,12 +155,12 @@ def test_the_shift_between_folds_and_ensemble_is_measured(paths: Paths, plan: Pl
     write_fold(paths.fold("plan", "3d_fullres", "1"), plan, fold="1", offset=70.0, validation=IDS[4:])
     cases = find_cases(tmp_path / "new" / "imagesTr", 1)
     predictor = replace(load_predictor(paths, "plan", torch.device("cpu")), rule=rule)
-    other = measure_shift(predictor, tmp_path / "new" / "imagesTr", cases, tmp_path / "out")
+    other = shift_of(predictor, tmp_path / "new" / "imagesTr", cases, tmp_path / "out")
     assert other.shifts["probability_mean"] == pytest.approx(0, abs=1e-6)  # the same components
     assert other.spreads["probability_mean"] < 0.95
     assert other.spreads["volume_mm3"] == pytest.approx(1)
     with pytest.raises(UsageError, match="several folds"):
-        measure_shift(replace(predictor, rule=PostprocessingRule()), tmp_path, cases, tmp_path / "out")
+        shift_of(replace(predictor, rule=PostprocessingRule()), tmp_path, cases, tmp_path / "out")
 
 
 def test_the_table_can_be_opened(paths: Paths, plan: Plan) -> None:

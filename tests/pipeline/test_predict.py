@@ -13,11 +13,13 @@ from autoseg.images.writing import write_image
 from autoseg.inference.model import load_model
 from autoseg.inference.predictor import needed_configurations
 from autoseg.pipeline import predict as stage_module
-from autoseg.pipeline.predict import Predictor, predict, prepare
+from autoseg.pipeline.predict import predict
 from autoseg.records.base import write_record
 from autoseg.records.dataset import Case
 from autoseg.records.geometry import Geometry
 from autoseg.records.results import Aggregate, Candidate, PostprocessingRule, Selection
+from autoseg.selection import predictor as predictor_module
+from autoseg.selection.predictor import Predictor, prepare
 from autoseg.spatial.orientation import Turn, turn
 from tests.pipeline.fakes import LABELS, blobs, image_of, make_plan, make_workspace, oblique_grid, stored_as, write_fold
 
@@ -155,22 +157,24 @@ def test_the_folder_of_the_images_is_no_output(tmp_path: Path, images: Path, mon
     assert [path.read_bytes() for path in images.iterdir()] == [before]
 
 
-@pytest.mark.parametrize("stage", ["read_case_image", "segment"])
+@pytest.mark.parametrize(("module", "name"), [(predictor_module, "read_case_image"), (stage_module, "segment")])
 @pytest.mark.parametrize(
     "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")]
 )
-def test_a_case_too_large_for_the_memory_is_named(tmp_path: Path, images: Path, monkeypatch, stage, error) -> None:
+def test_a_case_too_large_for_the_memory_is_named(
+    tmp_path: Path, images: Path, monkeypatch, module, name, error
+) -> None:
     model = write_fold(tmp_path / "fold_0", make_plan())
-    for name in "abc":
-        put(images, f"{name}.nii.gz")
-    original, calls = getattr(stage_module, stage), iter((None, error, None))
+    for case in "abc":
+        put(images, f"{case}.nii.gz")
+    original, calls = getattr(module, name), iter((None, error, None))
 
     def sometimes(*arguments):
         if (problem := next(calls)) is not None:
             raise problem
         return original(*arguments)
 
-    monkeypatch.setattr(stage_module, stage, sometimes)
+    monkeypatch.setattr(module, name, sometimes)
     with pytest.raises(PartialError, match=r"1 of 3 .*\n  b: it does not fit into memory"):
         predict(model, images, tmp_path / "out", device="cpu")
     assert sorted(p.name for p in (tmp_path / "out").glob("*.nii.gz")) == ["a.nii.gz", "c.nii.gz"]
@@ -185,7 +189,7 @@ def test_reading_may_fail_for_one_case_but_a_full_disk_ends_the_run(tmp_path: Pa
         raise ResourceError("nothing left")
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage_module, "read_case_image", fail)
+        patch.setattr(predictor_module, "read_case_image", fail)
         with pytest.raises(PartialError, match="2 of 2 cases"):
             predict(model, images, tmp_path / "out", device="cpu")
     monkeypatch.setattr(stage_module, "write_label", fail)

@@ -18,7 +18,7 @@ from autoseg.inference.predictor import case_answer, segment
 from autoseg.inference.store import read_disagreement, read_probabilities, write_disagreement, write_probabilities
 from autoseg.inference.voices import speak
 from autoseg.pipeline.flow import choose
-from autoseg.pipeline.predict import Predictor, load_predictor, predict, prepare, read_finished
+from autoseg.pipeline.predict import predict, read_finished
 from autoseg.pipeline.report import report
 from autoseg.pipeline.trust import learn_trust, measure_features
 from autoseg.records.base import read_record, write_record
@@ -30,6 +30,7 @@ from autoseg.records.trust import Trust
 from autoseg.records.workspace import Paths
 from autoseg.selection.features import FeatureSums
 from autoseg.selection.held_out import HeldOut, calibrated_probabilities, find_held_out
+from autoseg.selection.predictor import Predictor, load_predictor, prepare
 from tests.pipeline.fakes import LABELS, blobs, image_of, make_plan, make_workspace, oblique_grid, write_fold
 
 CPU = torch.device("cpu")

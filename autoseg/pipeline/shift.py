@@ -1,0 +1,73 @@
+"""Stage: images and a model of several folds in, how features of components differ between folds and ensemble out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from autoseg import console
+from autoseg.datasets.folders import find_cases
+from autoseg.devices import choose_device
+from autoseg.errors import UsageError
+from autoseg.inference.export import classes_from_probabilities
+from autoseg.inference.voices import speak
+from autoseg.postprocessing.apply import Heard, component_features
+from autoseg.postprocessing.case_grid import read_case_grid
+from autoseg.postprocessing.features import feature_names, feature_shift
+from autoseg.records.base import write_record
+from autoseg.records.dataset import Case
+from autoseg.records.postprocessing import FeatureShift
+from autoseg.records.workspace import Paths
+from autoseg.selection.predictor import Predictor, load_predictor, prepare
+from autoseg.storage.atomic import scratch_folder
+
+
+def measure_shift(
+    where: Paths | Path, images: Path, output: Path, *, plan_name: str | None = None, device: str = "auto"
+) -> FeatureShift:
+    """Load what predicts and measure its shift on images; arguments as for `predict`, the rest as for `shift_of`."""
+    predictor = load_predictor(where, plan_name, choose_device(device))
+    cases = find_cases(images, len(predictor.models[0].plan.channel_names))
+    return shift_of(predictor, images if images.is_dir() else images.parent, cases, output)
+
+
+def shift_of(predictor: Predictor, root: Path, cases: Sequence[Case], output: Path) -> FeatureShift:
+    """How far features of components differ between single fold models and the ensemble, on cases that all predict.
+
+    Learned post-processing is fitted on components of single models (only they predict a case out of fold), and applied
+    to those of the ensemble with features averaged over the models. The networks' time is that of a prediction;
+    `output` gets `component_shift.json`, and holds the folds' probabilities meanwhile.
+
+    Raises:
+        UsageError: there is but one fold model, or no component rule to measure for.
+        DataError, ModelError: a case cannot be predicted.
+    """
+    rule, labels = predictor.rule.components, predictor.models[0].plan.labels
+    if rule is None or max(len(model.networks) for model in predictor.models) < 2:
+        raise UsageError("A shift can be measured only where several folds predict with a rule of components.")
+    single, averaged = [], []
+    model, num_folds = predictor.models[0], 0
+    for case in console.track(cases, len(cases), "measuring the shift"):
+        grids = prepare(predictor, root, case)
+        with scratch_folder(output) as folder:
+            spoken = speak(predictor.models, grids, predictor.device, folder)
+            grid = read_case_grid(root, case, spoken.meta, model.plan, model.configuration)
+            num_folds = max(spoken.num_folds)
+            together = classes_from_probabilities([spoken.probabilities], labels)
+            everyone = Heard(spoken.probabilities, spoken.voices(), grid)
+            averaged.append(component_features(together, labels, rule, everyone))
+            for voice in spoken.voices():
+                alone = classes_from_probabilities([voice[0]], labels)
+                single.append(component_features(alone, labels, rule, Heard(voice[0], [voice], grid)))
+    names = feature_names(len(model.plan.channel_names))
+    shifts, spreads = feature_shift(single, np.concatenate(averaged), names)
+    shift = FeatureShift(
+        num_cases=len(cases),
+        num_folds=num_folds,
+        num_single=sum(len(matrix) for matrix in single),
+        num_averaged=sum(len(matrix) for matrix in averaged),
+        shifts=shifts,
+        spreads=spreads,
+    )
+    write_record(output / "component_shift.json", shift)
+    return shift
