@@ -8,6 +8,9 @@ import numpy.typing as npt
 BoolArray = npt.NDArray[np.bool_]
 Connectivity = Literal[6, 18, 26]
 
+_TINY = 64
+"""Voxels up to which a volume is padded along every axis: a copy of nothing."""
+
 
 def components(mask: npt.NDArray[Any], connectivity: Connectivity = 26) -> tuple[npt.NDArray[np.integer], int]:
     """Number the components of `mask` (Z Y X; anything nonzero is in it).
@@ -23,8 +26,9 @@ def components(mask: npt.NDArray[Any], connectivity: Connectivity = 26) -> tuple
 
     foreground = np.ascontiguousarray(mask != 0)
     z, y, x = mask.shape
-    if sorted(mask.shape)[1] == 1:  # cc3d 4.1 fails on a single row of voxels: its table is one entry too short
-        foreground = np.pad(foreground, [(0, int(size == 1)) for size in mask.shape])
+    # The table of cc3d 4.1 is too short, and it raises, where every other voxel of a slice or of 3x3x3 voxels is alone.
+    if min(mask.shape) == 1 or mask.size <= _TINY:
+        foreground = np.pad(foreground, [(0, int(size == 1 or mask.size <= _TINY)) for size in mask.shape])
     numbers, count = cc3d.connected_components(foreground, connectivity=connectivity, return_N=True)
     return numbers[:z, :y, :x], int(count)
 

@@ -1,4 +1,7 @@
+import itertools
+
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis.extra import numpy as arrays
 from scipy import ndimage
@@ -15,6 +18,19 @@ def test_components_agree_with_scipy(mask):
         assert found == count
         pairs = {(int(a), int(b)) for a, b in zip(expected.ravel(), numbers.ravel(), strict=True)}
         assert len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})  # the same partition
+
+
+@pytest.mark.parametrize("connectivity", [6, 18, 26])
+def test_as_many_components_as_can_be(connectivity):
+    """Every other voxel along each axis stands alone: the most that 26-connectivity allows."""
+    shapes = [*itertools.product((1, 2, 3, 4, 5, 7, 8), repeat=3), (1, 101, 64), (33, 1, 77), (19, 20, 21)]
+    for shape in shapes:
+        mask = np.zeros(shape, dtype=bool)
+        mask[::2, ::2, ::2] = True
+        numbers, count = components(mask, connectivity)
+        assert count == mask.sum(), shape
+        assert numbers.shape == shape
+        np.testing.assert_array_equal(numbers > 0, mask)
 
 
 def test_largest_stays_and_equal_ones_both_stay():
