@@ -17,6 +17,7 @@ import numpy.typing as npt
 from autoseg.images.volume import Volume
 from autoseg.records.fingerprint import CaseFingerprint, ClassStatistics, Fingerprint, IntensityStatistics
 from autoseg.records.labels import LabelScheme
+from autoseg.spatial.components import value_components
 from autoseg.spatial.cropping import crop, mask_box, nonzero_box
 from autoseg.spatial.orientation import orientation_code
 
@@ -108,14 +109,12 @@ def _count(classes: npt.NDArray[np.int16], num_classes: int) -> tuple[tuple[int,
     One labelling numbers the components of all classes at once (neighbours of different class are not joined);
     the box around the foreground is all that is looked at.
     """
-    import cc3d
-
     box = mask_box(classes > 0)
     inner = np.maximum(crop(classes, box), 0)
     counts = np.bincount(inner.ravel(), minlength=num_classes)
     counts[0] = classes.size - int(np.count_nonzero(classes))
-    numbers, num_components = cc3d.connected_components(np.ascontiguousarray(inner), connectivity=26, return_N=True)
-    class_of = np.zeros(int(num_components) + 1, dtype=np.int64)
+    numbers, num_components = value_components(inner)
+    class_of = np.zeros(num_components + 1, dtype=np.int64)
     class_of[numbers.ravel()] = inner.ravel()
     components = np.bincount(class_of[1:], minlength=num_classes)
     components[0] = 0

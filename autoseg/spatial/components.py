@@ -22,14 +22,27 @@ def components(mask: npt.NDArray[Any], connectivity: Connectivity = 26) -> tuple
     Returns:
         Component numbers from 1 (0 outside the mask), Z Y X, and how many there are.
     """
+    return value_components(mask != 0, connectivity)
+
+
+def value_components(values: npt.NDArray[Any], connectivity: Connectivity = 26) -> tuple[npt.NDArray[np.integer], int]:
+    """Number the components of each value (Z Y X; 0 is in none): neighbours of different values are not joined.
+
+    Args:
+        values: truth values or class numbers; slices are volumes with Z = 1.
+        connectivity: 6, 18 or 26 neighbours.
+
+    Returns:
+        Component numbers from 1 (0 where the value is 0), Z Y X, and how many there are.
+    """
     import cc3d
 
-    foreground = np.ascontiguousarray(mask != 0)
-    z, y, x = mask.shape
+    whole = np.ascontiguousarray(values)
+    z, y, x = values.shape
     # The table of cc3d 4.1 is too short, and it raises, where every other voxel of a slice or of 3x3x3 voxels is alone.
-    if min(mask.shape) == 1 or mask.size <= _TINY:
-        foreground = np.pad(foreground, [(0, int(size == 1 or mask.size <= _TINY)) for size in mask.shape])
-    numbers, count = cc3d.connected_components(foreground, connectivity=connectivity, return_N=True)
+    if min(values.shape) == 1 or values.size <= _TINY:
+        whole = np.pad(whole, [(0, int(size == 1 or values.size <= _TINY)) for size in values.shape])
+    numbers, count = cc3d.connected_components(whole, connectivity=connectivity, return_N=True)
     return numbers[:z, :y, :x], int(count)
 
 

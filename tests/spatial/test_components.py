@@ -3,10 +3,11 @@ import itertools
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import ndimage
 
-from autoseg.spatial.components import components, keep_largest
+from autoseg.spatial.components import components, keep_largest, value_components
 
 
 @settings(max_examples=60, deadline=None)
@@ -31,6 +32,27 @@ def test_as_many_components_as_can_be(connectivity):
         assert count == mask.sum(), shape
         assert numbers.shape == shape
         np.testing.assert_array_equal(numbers > 0, mask)
+
+
+@settings(max_examples=60, deadline=None)
+@given(arrays.arrays(np.int16, arrays.array_shapes(min_dims=3, max_dims=3, max_side=6), elements=st.integers(0, 3)))
+def test_components_of_each_value_agree_with_scipy(values):
+    numbers, count = value_components(values)
+    expected = [ndimage.label(values == value, np.ones((3, 3, 3))) for value in (1, 2, 3)]
+    assert count == sum(found for _, found in expected)
+    for value, (labelled, _) in zip((1, 2, 3), expected, strict=True):
+        pairs = {(int(a), int(b)) for a, b in zip(labelled.ravel(), numbers.ravel(), strict=True) if a}
+        assert len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})
+        assert (numbers[values == value] > 0).all()
+    assert not numbers[values == 0].any()
+
+
+@pytest.mark.parametrize("shape", [(1, 33, 20), (1, 1, 9), (3, 3, 3), (2, 3, 3), (7, 5, 1), (5, 6, 7)])
+def test_every_voxel_may_be_a_component(shape):
+    values = (np.indices(shape) % 2 * np.array([1, 2, 4])[:, None, None, None]).sum(
+        axis=0
+    ) + 1  # no two neighbours alike
+    assert value_components(values.astype(np.int16))[1] == values.size
 
 
 def test_largest_stays_and_equal_ones_both_stay():
