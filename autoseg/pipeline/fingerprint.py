@@ -169,7 +169,3 @@ def _warn(findings: list[Finding]) -> None:
     for finding in findings:
         if not finding.is_fault:
             warn(describe([finding]).removeprefix("warning "))
-
-
-def _files_record(paths: Paths) -> Path:
-    return paths.folder / "files.json"
