@@ -161,7 +161,7 @@ def run_ours(case: Case, folder: Path, patches: Sequence[Patch]) -> dict[str, fl
     from autoseg.preprocessing import store
     from autoseg.records.recipe import Recipe
     from autoseg.training.batches import Sampler, assemble, draw_batch, read_draw
-    from autoseg.training.source import open_source
+    from autoseg.training.source import held_types, open_source
 
     torch.set_num_threads(1)
     console.configure(quiet=True)
@@ -178,7 +178,14 @@ def run_ours(case: Case, folder: Path, patches: Sequence[Patch]) -> dict[str, fl
     found = {}
     for tier in ("disk", "memory"):  # in this order: the peak grows only
         source = open_source(
-            folder / "ours", manifest, ids, case.channels, device, previous if case.is_cascade else None, tier
+            folder / "ours",
+            manifest,
+            ids,
+            case.channels,
+            device,
+            previous if case.is_cascade else None,
+            tier,
+            held=held_types(["zscore"], case.num_labels),
         )
         samplers = {
             (rotates, scales): Sampler(

@@ -147,8 +147,12 @@ class Sampling(Record):
     class_weights: tuple[float, ...] | None = None
     """One weight a target (class or region) for drawing which one a foreground sample is centred on;
     None: all that occur in the case alike."""
-    cases: Literal["uniform"] = "uniform"
-    """Cases are drawn uniformly with replacement."""
+    cases: Literal["uniform", "class_balanced", "hard"] = "uniform"
+    """Cases are drawn with replacement. `uniform`: all alike; `class_balanced`: a foreground sample draws one of the
+    targets that occur anywhere and then a case that has it, so that a target of few cases is seen as often as one of
+    all (the other samples: all alike); `hard`: cases with a high recent loss more often."""
+    hard_ratio: float = Field(default=3.0, ge=1)
+    """Odds of the hardest case over those of the easiest; between them they rise with the rank (`hard` only)."""
 
 
 class Recipe(Record):

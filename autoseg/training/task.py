@@ -27,7 +27,7 @@ from autoseg.training.loop import Learner, build_learner
 from autoseg.training.out_of_fold import Earlier
 from autoseg.training.previous_stage import resample_previous_stage
 from autoseg.training.schedule import Precision
-from autoseg.training.source import open_source
+from autoseg.training.source import held_types, open_source
 from autoseg.training.validation import VALIDATION, Validator
 
 
@@ -107,6 +107,7 @@ def open_task(
         previous,
         planned_bytes=planned_gpu_bytes(plan.planned_for),
         marked=marked,
+        held=held_types(configuration.normalization, learned.num_classes),
     )
     transforms = find_transforms(recipe.augmentation.plugins)
     sampler = Sampler(
