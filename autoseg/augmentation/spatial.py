@@ -71,16 +71,19 @@ def sample_patch(
     low, high = source_box(parameters, patch_zyx, centre)
     image, maps = _cut(image, start, low, high).float(), _cut(maps, start, low, high)
     if parameters.is_crop:
-        axes = [axis + 1 for axis in parameters.flips]
-        if axes:
-            image, maps = image.flip(axes), maps.flip(axes)
+        if parameters.axes != (0, 1, 2):
+            order = [0, *(axis + 1 for axis in parameters.axes)]
+            image, maps = image.permute(order), maps.permute(order)
+        if flipped := [axis + 1 for axis in parameters.flips]:
+            image, maps = image.flip(flipped), maps.flip(flipped)
     else:
         # A small type makes the look-ups of labels faster; the ignore label is `num_classes` itself.
         small = maps.to(torch.int8 if num_classes <= 127 else torch.int16)
         signs = np.array([-1.0 if axis in parameters.flips else 1.0 for axis in range(3)])
+        turned = np.array(parameters.matrix)[:, list(parameters.axes)] * signs
         midpoint = patch_midpoint(centre, patch_zyx) - np.array(low)
         resample = _resample_slices if parameters.is_in_plane else _resample_volume
-        image, small = resample(image, small, _Points(np.array(parameters.matrix) * signs, midpoint, patch_zyx))
+        image, small = resample(image, small, _Points(turned, midpoint, patch_zyx))
         maps = small.to(labels.dtype)
     if parameters.swaps_classes and swap_pairs:
         maps = swap_classes(maps, num_classes, swap_pairs)

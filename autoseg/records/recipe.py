@@ -25,19 +25,47 @@ class SpatialAugmentation(Record):
     """Range of the factor, the same for all axes; below 1 objects look larger."""
     dummy_2d: bool = False
     """Rotate and scale in the plane of y and x only (nnU-Net: where the patch is more than 3 times wider than deep)."""
+    rotation_axis_probability: float = Field(default=1.0, ge=0, le=1)
+    """Odds that a rotated sample turns about an axis, for each axis by itself."""
+    scaling_per_axis: bool = False
+    """Whether each axis has its own factor."""
+    quarter_turn_probability: float = Field(default=0.0, ge=0, le=1)
+    """Odds that a sample is turned by 0, 90, 180 or 270 degrees in the plane of two axes along which the patch is
+    equally long; never of the one that left and right lie on, where classes have sides."""
+    transpose_probability: float = Field(default=0.0, ge=0, le=1)
+    """Odds that such axes are put in a random order."""
 
 
 class IntensityAugmentation(Record):
     """One intensity transform: its odds a sample, odds a channel, and range of its parameter."""
 
-    name: Literal["noise", "blur", "brightness", "contrast", "low_resolution", "gamma_inverted", "gamma"]
+    name: Literal[
+        "noise",
+        "blur",
+        "brightness",
+        "contrast",
+        "low_resolution",
+        "gamma_inverted",
+        "gamma",
+        "blur_isotropic",
+        "median",
+        "sharpen",
+        "brightness_shift",
+        "contrast_unclipped",
+        "rectangles",
+        "brightness_gradient",
+        "local_gamma",
+    ]
     """Key of the table in `augmentation`."""
     probability: float = Field(ge=0, le=1)
     """Odds that a sample gets it."""
     channel_probability: float = Field(default=1.0, ge=0, le=1)
     """Odds that a channel of such a sample gets it."""
     range: Range
-    """Noise: standard deviation; blur: sigma in voxels; low_resolution: zoom; others: factor or exponent."""
+    """Noise: standard deviation; blur: sigma in voxels; low_resolution: zoom; median: edge in voxels; brightness_shift:
+    mean and deviation; rectangles: their number; brightness_gradient: height; others: factor or exponent."""
+    one_of: str | None = None
+    """Of all entries with this word one is drawn first, all alike, and then has its odds; None: stands alone."""
 
 
 class CascadeAugmentation(Record):
