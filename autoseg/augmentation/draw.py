@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import model_validator
 
+from autoseg.augmentation.elastic import Elastic
 from autoseg.records.base import Record
 from autoseg.records.geometry import IntTriple, Triple
 from autoseg.records.recipe import Augmentation, Mirroring, SpatialAugmentation
@@ -38,6 +39,8 @@ class SpatialParameters(Record):
     """For each axis of the patch the one of the (rotated and scaled) source that lies along it."""
     flips: tuple[int, ...] = ()
     """Axes of the patch (0 z, 1 y, 2 x) that are mirrored."""
+    elastic: Elastic | None = None
+    """Deformation, whose displacements are added in the source; None: none."""
     swaps_classes: bool = False
     """Whether the axis across which left and right lie is mirrored, so that paired classes change places."""
 
@@ -51,14 +54,16 @@ class SpatialParameters(Record):
 
     @property
     def is_crop(self) -> bool:
-        """Whether neither rotation nor scaling was drawn: the patch is a piece of the source, perhaps mirrored and
-        with other axes."""
-        return self.matrix == IDENTITY
+        """Whether no rotation, scaling or deformation was drawn: the patch is a piece of the source, perhaps mirrored
+        and with other axes."""
+        return self.matrix == IDENTITY and self.elastic is None
 
     @property
     def is_in_plane(self) -> bool:
-        """Whether slices stay slices: z is neither mixed with y and x nor scaled."""
+        """Whether slices stay slices: z is neither mixed with y and x nor scaled nor deformed."""
         rows = self.matrix
+        if self.elastic is not None and not self.elastic.in_plane:
+            return False
         return rows[0] == IDENTITY[0] and rows[1][0] == 0 and rows[2][0] == 0
 
 
@@ -87,7 +92,20 @@ def draw_spatial(
     if spatial is not None and (spatial.quarter_turn_probability > 0 or spatial.transpose_probability > 0):
         axes, turned = _draw_axes(spatial, _equal_axes(patch_zyx, spatial.dummy_2d, mirroring.swap_axis), rng)
         flips = tuple(axis for axis in range(3) if (axis in flips) != (axis in turned))
-    return SpatialParameters(matrix=matrix, axes=axes, flips=flips, swaps_classes=swaps)
+    elastic = None if spatial is None else _draw_elastic(spatial, patch_zyx[0] == 1, rng)
+    return SpatialParameters(matrix=matrix, axes=axes, flips=flips, elastic=elastic, swaps_classes=swaps)
+
+
+def _draw_elastic(spatial: SpatialAugmentation, is_slice: bool, rng: np.random.Generator) -> Elastic | None:
+    """A deformation, by its odds; nothing is drawn where these are 0."""
+    if spatial.elastic_probability == 0 or rng.random() >= spatial.elastic_probability:
+        return None
+    return Elastic(
+        seed=int(rng.integers(2**63)),
+        spacing=spatial.elastic_spacing,
+        largest=float(rng.uniform(*spatial.elastic_magnitude)) * spatial.elastic_spacing,
+        in_plane=spatial.dummy_2d or is_slice,
+    )
 
 
 def _draw_angles(spatial: SpatialAugmentation, in_plane: bool, rng: np.random.Generator) -> Triple:
@@ -170,6 +188,7 @@ def source_box(
         z, y, x = (s + int(n) for s, n in zip(start, patch_zyx, strict=True))
         return start, (z, y, x)
     reach = np.abs(np.array(parameters.matrix)) @ ((np.array(patch_zyx) - 1) / 2) + ROUNDING_SLACK
+    reach = reach + (0 if parameters.elastic is None else parameters.elastic.largest)
     midpoint = patch_midpoint(centre, patch_zyx)
     low, high = np.floor(midpoint - reach).astype(int), np.floor(midpoint + reach).astype(int) + 2
     if parameters.is_in_plane:  # slices are taken as they are, without neighbours

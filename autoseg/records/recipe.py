@@ -34,6 +34,18 @@ class SpatialAugmentation(Record):
     equally long; never of the one that left and right lie on, where classes have sides."""
     transpose_probability: float = Field(default=0.0, ge=0, le=1)
     """Odds that such axes are put in a random order."""
+    elastic_probability: float = Field(default=0.0, ge=0, le=1)
+    """Odds that a sample is deformed; no policy does by itself (nor nnU-Net)."""
+    elastic_spacing: float = Field(default=32.0, ge=2)
+    """Distance of the control points of a deformation in voxels."""
+    elastic_magnitude: Range = (0.0, 0.3)
+    """Range of the largest displacement along an axis, as a share of `elastic_spacing`; from 0.4 on it might fold."""
+
+    @model_validator(mode="after")
+    def _does_not_fold(self) -> "SpatialAugmentation":
+        if not 0 <= self.elastic_magnitude[0] <= self.elastic_magnitude[1] <= 0.4:
+            raise ValueError(f"elastic_magnitude must rise from 0 or more to 0.4 at most, got {self.elastic_magnitude}")
+        return self
 
 
 class IntensityAugmentation(Record):
