@@ -2,9 +2,9 @@
 
 After Lin et al. (2017, arXiv:1612.03144): each encoder map is projected to the pyramid's width by a convolution of size
 1, the pyramid's coarser level is upsampled to the nearest voxel and added, and the sum is convolved. For segmentation
-the levels are merged as in panoptic FPN (Kirillov et al., 2019, arXiv:1901.02446): upsampled linearly and added, coarse to
-fine, with one head that all levels share. The encoder is the plain U-Net's, so that the difference is the decoder
-alone; the pyramid is as wide as the encoder's finest stage (there 256, the width of ResNet's finest).
+the levels are merged as in panoptic FPN (Kirillov et al., 2019, arXiv:1901.02446): upsampled linearly and added,
+coarse to fine, with one head that all levels share. The encoder is the plain U-Net's, so that the difference is the
+decoder alone; the pyramid is as wide as the encoder's finest stage (there 256, the width of ResNet's finest).
 """
 
 import torch.nn.functional as F

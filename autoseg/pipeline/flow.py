@@ -63,6 +63,8 @@ class TrainRequest:
     fold: str | None = None
     distractors: bool = False
     """Whether the configuration is fine-tuned with its own false positives as a class."""
+    start: Path | None = None
+    """Folder of a model or of one of its folds whose weights are fine-tuned."""
     budget_seconds: float | None = None
     epochs: int | None = None
     iterations: int | None = None
@@ -209,6 +211,7 @@ def train_jobs(
             seed=request.seed,
             budget_seconds=share,
             device=request.device,
+            start=request.start if isinstance(request, TrainRequest) else None,
             started_seconds=now,
         )
         num_waiting -= not is_trained(paths, plan, configuration, fold)
