@@ -14,6 +14,7 @@ from autoseg import console
 from autoseg.devices import choose_device, describe_device
 from autoseg.errors import DataError, ModelError, UsageError
 from autoseg.inference.model import WEIGHTS
+from autoseg.inference.model_card import write_card
 from autoseg.networks.cost import count_parameters
 from autoseg.preprocessing import store
 from autoseg.records.base import read_record, write_record
@@ -101,6 +102,7 @@ def train(
             write_record(folder / SCHEDULE, schedule)
         record = _train_and_validate(task, schedule, configuration, fold, stop)
         write_record(folder / "fold.json", record)
+        write_card(folder.parent)
         remove_checkpoints(folder)
     score = "" if record.mean_dice is None else f", mean Dice {record.mean_dice:.4f} on whole held-out volumes"
     budget = "" if schedule.budget_seconds is None else f" (budget {console.duration(schedule.budget_seconds)})"

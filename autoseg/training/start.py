@@ -18,7 +18,7 @@ from autoseg.inference.model import WEIGHTS, fold_folders, read_fold, weights_di
 from autoseg.networks.distractor import HidesDistractor, widened
 from autoseg.networks.transfer import Interface, shared, transfer
 from autoseg.records.dataset import Fold
-from autoseg.records.fine_tuning import Origin
+from autoseg.records.fine_tuning import Origin, matching_names
 from autoseg.records.inputs import TrainingInputs
 from autoseg.records.plan import Configuration, NetworkSpec, Plan
 from autoseg.storage import tensors
@@ -182,8 +182,13 @@ def _check_network(wanted: NetworkSpec, known: NetworkSpec, model: Path, plan: P
 def _tell_differences(plan: Plan, settings: Configuration, model: Plan, theirs: Configuration, folder: Path) -> None:
     """Warn of what does not keep the weights from fitting, and makes them worth less."""
     found = [field for field in ("orientation", "transpose") if getattr(plan, field) != getattr(model, field)]
-    fields = ("spacing_mm", "normalization", "previous_stage")
+    fields = ("spacing_mm", "previous_stage")
     found += [field for field in fields if getattr(settings, field) != getattr(theirs, field)]
+    sources = matching_names(model.channel_names, plan.channel_names)
+    if any(
+        old is not None and settings.normalization[new] != theirs.normalization[old] for new, old in enumerate(sources)
+    ):
+        found.append("normalization")
     if found:
         console.warn(
             f"{plan.name} prepares images otherwise than {folder} was trained with ({', '.join(found)}), so less of "
