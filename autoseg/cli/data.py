@@ -107,7 +107,10 @@ def plan(
         overwrite=overwrite,
         like=like,
     )
-    text = f"{o.describe_plan(record)}\n{paths.plan(record.name)}\nNext: autoseg preprocess {paths.folder.name}"
+    following = f"autoseg preprocess {paths.folder.name}"
+    if like is not None:
+        following += f" --plan {record.name}   and   {o.first_training(paths, record)} --from {like}"
+    text = f"{o.describe_plan(record)}\n{paths.plan(record.name)}\nNext: {following}"
     o.show(record.model_dump(mode="json"), as_json, text)
 
 
