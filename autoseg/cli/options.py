@@ -78,7 +78,7 @@ def parse_duration(text: str | None) -> float | None:
     return total
 
 
-def parse_learning(objective: str, truth: str) -> LearningSettings:
+def parse_learning(objective: str, truth: str = "voxels=1") -> LearningSettings:
     """How post-processing is chosen, from `--objective dice` and `--truth voxels=1`; raises UsageError."""
     measure, _, value = truth.partition("=")
     try:
