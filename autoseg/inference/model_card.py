@@ -7,6 +7,7 @@ import importlib.metadata
 from pathlib import Path
 
 import autoseg
+from autoseg import console
 from autoseg.errors import ModelError
 from autoseg.inference.model import read_fold, weights_digest
 from autoseg.records.base import read_record, write_record
@@ -17,8 +18,16 @@ CARD = "model.json"
 
 
 def write_card(folder: Path) -> None:
-    """Describe the finished folds of a configuration's folder in its `model.json`; a licence that is there stays."""
-    write_record(folder / CARD, describe_model(folder))
+    """Describe the finished folds of a configuration's folder in its `model.json`; a licence that is there stays.
+
+    A damaged fold, perhaps another one than was just trained, is a warning: nothing else hangs on the card.
+    """
+    try:
+        card = describe_model(folder)
+    except ModelError as error:
+        console.warn(f"{folder / CARD} is not written: {error}")
+    else:
+        write_record(folder / CARD, card)
 
 
 def describe_model(folder: Path) -> ModelCard:

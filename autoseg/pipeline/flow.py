@@ -271,15 +271,9 @@ def postprocess_predictions(
     rule = read_record(paths.postprocessing, PostprocessingRule, UsageError, "Run `autoseg select` first.")
     plan = read_record(paths.plan(selection.plan), Plan)
     source_of_images = read_record(paths.dataset, Dataset) if images is None else images
-    return postprocess_folder(
-        rule,
-        plan,
-        selection.configurations[0],
-        predictions,
-        source_of_images,
-        output,
-        held_out_temperatures(paths, plan, predictions),
-    )
+    temperatures = held_out_temperatures(paths, plan, predictions)
+    first = selection.configurations[0]
+    return postprocess_folder(rule, plan, first, predictions, source_of_images, output, temperatures)
 
 
 def _selected(source: str, workspace: Path, plan_name: str | None) -> tuple[Paths, Selection]:

@@ -112,3 +112,14 @@ def test_what_is_no_model_is_named(moved: tuple[Path, Path, Path], tmp_path: Pat
     (model / "fold_0" / "fold.json").write_text(json.dumps({**record, "configuration": "3d_lowres"}))
     with pytest.raises(ModelError, match="holds folds of 3d_lowres and of 3d_fullres"):
         describe_model(model)
+
+
+def test_a_damaged_fold_beside_it_ends_no_training(
+    moved: tuple[Path, Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = Path(shutil.copytree(moved[0], tmp_path / "m"))
+    before = (model / CARD).read_bytes()
+    (model / "fold_0" / "plan.json").unlink()
+    write_card(model)
+    assert "model.json is not written" in capsys.readouterr().err
+    assert (model / CARD).read_bytes() == before
