@@ -172,6 +172,8 @@ def train_folds(source: str, workspace: Path, request: TrainRequest) -> list[Tra
     plan = planning.choose_plan(paths, request.plan_name, choose_device(request.device).type)
     wanted_configurations(plan, [request.configuration])
     configuration = request.configuration
+    if request.distractors and request.start is not None:
+        raise UsageError("--distractors refines the configuration's own weights: leave --from out.")
     if request.distractors:
         plan, configuration = _with_distractors(paths, plan, configuration)
     folds = [request.fold] if request.fold is not None else fold_names(paths)
