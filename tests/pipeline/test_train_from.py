@@ -19,6 +19,7 @@ from autoseg.pipeline.ingest import ingest
 from autoseg.pipeline.plan import plan as plan_stage
 from autoseg.pipeline.preprocess import preprocess
 from autoseg.pipeline.train import train
+from autoseg.planning.distractors import plan_distractors
 from autoseg.records.base import read_record, write_record
 from autoseg.records.dataset import Dataset, Fold
 from autoseg.records.plan import Plan
@@ -289,7 +290,12 @@ def test_damaged_weights_and_distractors(base: tuple[Paths, Plan], model: Path, 
         device="cpu",
         start=model,
     )
+    before = read_record(paths.plan("tiny"), Plan)
+    with pytest.raises(UsageError, match="refines the configuration's own weights: leave --from out"):
+        train_folds(root, paths.folder.parent, request)
+    assert read_record(paths.plan("tiny"), Plan) == before
+    changed, name = plan_distractors(plan, "3d_fullres")
     with pytest.raises(
         UsageError, match="starts from the weights of 3d_fullres; fine-tune that one from another model"
     ):
-        train_folds(root, paths.folder.parent, request)
+        train(paths, changed, name, "0", SHORT.model_copy(update={"start": model}))
