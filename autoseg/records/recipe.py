@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from autoseg.records.base import Record
 from autoseg.records.distractors import Distractors
+from autoseg.records.fine_tuning import FineTuning
 from autoseg.records.loss_text import format_term, parse_loss
 
 Range = tuple[float, float]
@@ -217,6 +218,8 @@ class Recipe(Record):
     mirroring: Mirroring = Mirroring()
     distractors: Distractors | None = None
     """False positives of an earlier configuration as a class of their own, background at export; None: none."""
+    fine_tuning: FineTuning = FineTuning()
+    """Used by trainings that start from another model."""
     seed: int = 12345
     """Seed of weights, sampling and augmentation."""
 
