@@ -22,7 +22,16 @@ def train(
             help="Fine-tune the trained configuration with its own false positives as a class of their own.",
         ),
     ] = False,
-    budget: o.Budget = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="Time for the whole command, e.g. 90s, 15m, 2h; auto: until watched cases no longer gain; auto:2h."
+        ),
+    ] = None,
+    cooldown: Annotated[
+        bool,
+        typer.Option("--cooldown", help="Let this fold's training, running or stopped, lower its rate and end soon."),
+    ] = False,
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the plan's.")] = None,
     iterations: Annotated[int | None, typer.Option(min=1, help="Steps an epoch, instead of the plan's.")] = None,
     seed: o.Seed = None,
@@ -37,11 +46,14 @@ def train(
     from autoseg.pipeline.flow import TrainRequest, train_folds
 
     workspace = o.start(work, quiet)
+    until_plateau, seconds = o.parse_budget(budget)
     request = TrainRequest(
         configuration=configuration,
         fold=fold,
         distractors=distractors,
-        budget_seconds=o.parse_duration(budget),
+        cooldown=cooldown,
+        until_plateau=until_plateau,
+        budget_seconds=seconds,
         epochs=epochs,
         iterations=iterations,
         seed=seed,
@@ -50,6 +62,10 @@ def train(
         started_seconds=started,
     )
     trained = train_folds(dataset, workspace, request)
+    if cooldown and not trained:
+        text = "The running training was asked to cool down. Next: wait for it, then call train without --cooldown"
+        o.show([], as_json, text)
+        return
     rows = [
         f"{t.configuration} fold {t.fold}: "
         + ("trained on all cases" if t.mean_dice is None else f"mean Dice {t.mean_dice:.4f} on whole held-out volumes")

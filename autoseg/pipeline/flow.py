@@ -63,6 +63,10 @@ class TrainRequest:
     fold: str | None = None
     distractors: bool = False
     """Whether the configuration is fine-tuned with its own false positives as a class."""
+    cooldown: bool = False
+    """Whether the training of the fold, running or stopped, is to cool down from now on."""
+    until_plateau: bool = False
+    """Whether trainings end when their watched cases no longer gain."""
     budget_seconds: float | None = None
     epochs: int | None = None
     iterations: int | None = None
@@ -163,7 +167,11 @@ def wanted_configurations(plan: Plan, names: Sequence[str] | None) -> list[str]:
 
 
 def train_folds(source: str, workspace: Path, request: TrainRequest) -> list[TrainedFold]:
-    """Train the requested fold, or all folds in turn with the time that is left shared equally."""
+    """Train the requested fold, or all folds in turn with the time that is left shared equally.
+
+    Returns:
+        What was trained; nothing where a running training was asked to cool down.
+    """
     from autoseg.devices import choose_device
 
     paths = ingest(source, workspace)
@@ -173,8 +181,19 @@ def train_folds(source: str, workspace: Path, request: TrainRequest) -> list[Tra
     if request.distractors:
         plan, configuration = _with_distractors(paths, plan, configuration)
     folds = [request.fold] if request.fold is not None else fold_names(paths)
+    if request.cooldown and _cools_down(paths, plan, configuration, request.fold):
+        return []
     jobs = [(configuration, fold) for fold in folds]
     return train_jobs(paths, plan, jobs, request)
+
+
+def _cools_down(paths: Paths, plan: Plan, configuration: str, fold: str | None) -> bool:
+    """Ask the training of a fold to cool down; whether a running process will see to it."""
+    from autoseg.pipeline.train import request_cooldown
+
+    if fold is None:
+        raise UsageError("--cooldown is for the training of one fold: name it, for example 0.")
+    return request_cooldown(paths, plan, configuration, fold)
 
 
 def _with_distractors(paths: Paths, plan: Plan, configuration: str) -> tuple[Plan, str]:
@@ -208,6 +227,7 @@ def train_jobs(
             iterations=request.iterations,
             seed=request.seed,
             budget_seconds=share,
+            until_plateau=isinstance(request, TrainRequest) and request.until_plateau,
             device=request.device,
             started_seconds=now,
         )

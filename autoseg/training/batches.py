@@ -51,6 +51,8 @@ class Sampler:
     """Scheme of the previous stage's segmentation, which each crop then carries as a second label map; None: none."""
     plugins: Plugins | None = None
     """A user's own transforms, applied before the intensities are changed."""
+    divisor_zyx: IntTriple = (1, 1, 1)
+    """What the edges of a patch must be multiples of: the network's strides, multiplied."""
 
 
 @dataclass(frozen=True)

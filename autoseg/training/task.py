@@ -29,6 +29,7 @@ from autoseg.training.previous_stage import resample_previous_stage
 from autoseg.training.schedule import Precision
 from autoseg.training.source import open_source
 from autoseg.training.validation import VALIDATION, Validator
+from autoseg.training.watching import choose_watched
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Task:
     """Trained weights from which it starts, without the distractor's head; None: from the seed."""
     census: DistractorCensus | None = None
     """What false positives the training cases have; None: they are not taught."""
+    watched: tuple[str, ...] = ()
+    """Training cases that are set aside to watch the training."""
 
 
 def open_task(
@@ -79,7 +82,8 @@ def open_task(
 
     Raises:
         DataError: a preprocessed file is missing or damaged.
-        UsageError: what is learned from is not trained, a transform is not installed, or class weights do not fit.
+        UsageError: what is learned from is not trained, a transform is not installed, class weights do not fit, or
+            no case is left to train on beside the watched ones.
         ModelError: mirroring exchanges classes that are not there, or that a region holds one of.
     """
     configuration, labels = plan.configurations[name], plan.labels  # type: ignore[index]
@@ -98,10 +102,11 @@ def open_task(
         marked = mark_distractors(
             recipe.distractors, earlier.base, store_folder, manifest, labels, patch, where, cases.train
         )
+    watched = choose_watched(cases.train, recipe.watch, seed)
     source = open_source(
         store_folder,
         manifest,
-        cases.train,
+        tuple(case for case in cases.train if case not in watched),
         len(plan.channel_names),
         device,
         previous,
@@ -119,10 +124,11 @@ def open_task(
         device=device,
         previous_labels=None if previous is None else labels,
         plugins=batchgenerators_step(transforms, seed) if transforms else None,
+        divisor_zyx=configuration.divisor_zyx,
     )
     validator = Validator(folder / VALIDATION, store_folder, manifest, dataset, configuration, labels, device, previous)
     weights, census = None if start is None else _trained_weights(start), None if marked is None else marked.census
-    return Task(title, folder, plan, configuration, cases, sampler, validator, device, weights, census)
+    return Task(title, folder, plan, configuration, cases, sampler, validator, device, weights, census, watched)
 
 
 def _check_sampling_weights(name: str, sampling: Sampling, learned: LabelScheme) -> None:
