@@ -6,6 +6,7 @@ uninterrupted one sees.
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 from autoseg.records.course import PatchGrowth
 from autoseg.records.geometry import IntTriple
@@ -32,7 +33,7 @@ def stage_shares(growth: PatchGrowth) -> list[tuple[float, float]]:
     """(share of the planned steps, fraction of the patch's edge) of every part of a training, the whole patch last."""
     ends = [0.0, *(stage.until for stage in growth.stages), 1.0]
     fractions = [*(stage.fraction for stage in growth.stages), 1.0]
-    return [(stop - start, f) for start, stop, f in zip(ends, ends[1:], fractions, strict=True)]
+    return [(stop - start, f) for (start, stop), f in zip(pairwise(ends), fractions, strict=True)]
 
 
 def grown(sampler: Sampler, fraction: float, keeps_voxels: bool) -> Sampler:
