@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from autoseg.cli.main import main
 from autoseg.errors import UsageError
 from autoseg.pipeline.train import TrainOptions, request_cooldown, train
 from autoseg.preprocessing import store
-from autoseg.records.base import read_record
+from autoseg.records.base import read_record, write_record
 from autoseg.records.course import Watch
 from autoseg.records.dataset import Dataset
 from autoseg.records.fingerprint import Fingerprint
@@ -130,3 +131,26 @@ def test_a_cooldown_can_be_asked_for(prepared: Paths) -> None:
     with locked(folder, "training"):
         assert request_cooldown(prepared, plan, "3d_fullres", "0")
     assert not is_locked(folder)
+
+
+def test_the_command_asks_a_running_training_and_goes_on_with_a_stopped_one(
+    prepared: Paths, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan, folder = _plan(prepared, "command", schedule=WSD), prepared.fold("command", "3d_fullres", "0")
+    write_record(prepared.plan("command"), plan)
+    command = ["train", "Tiny", "3d_fullres", "--plan", "command", "--device", "cpu"]
+    command += ["--work", str(prepared.folder.parent), "--quiet", "--cooldown"]
+    assert main(command) == 2
+    assert "of one fold" in capsys.readouterr().err
+    assert main([*command, "0"]) == 2
+    assert "not begun" in capsys.readouterr().err
+    train(prepared, plan, "3d_fullres", "0", TrainOptions(device="cpu"))
+    for name in ("fold.json", "history.jsonl"):  # as if it had been begun and stopped before its first checkpoint
+        (folder / name).unlink()
+    with locked(folder, "training"):
+        assert main([*command, "0", "--json"]) == 0
+    assert capsys.readouterr().out == "[]\n"
+    assert (folder / loop.COOLDOWN_REQUEST).exists()
+    assert main([*command, "0"]) == 0
+    assert "Next: autoseg select" in capsys.readouterr().out
+    assert not (folder / loop.COOLDOWN_REQUEST).exists()

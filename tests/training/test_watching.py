@@ -1,4 +1,4 @@
-"""Which cases are watched, and the rule of the plateau by hand. Their Dice itself: `tests/pipeline/test_train_watched`."""
+"""Which cases are watched, and the rule of the plateau by hand; their Dice itself is tested in `tests/pipeline`."""
 
 import pytest
 
