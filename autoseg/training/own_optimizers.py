@@ -96,7 +96,8 @@ def orthogonalized(matrix: Tensor) -> Tensor:
     for _ in range(_NEWTON_SCHULZ_STEPS):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.mT if is_tall else x).to(matrix.dtype)
+    result: Tensor = (x.mT if is_tall else x).to(matrix.dtype)
+    return result
 
 
 class ScheduleFree(torch.optim.Optimizer):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoseg.errors import Preempted
 from autoseg.records.base import read_record, write_record
@@ -205,3 +206,26 @@ def test_predicting_shows_the_average_and_puts_the_weights_back(name: str) -> No
     assert learner.network.training
     assert _equal(dict(learner.network.state_dict()), before)
     assert not _equal(averaged, before)
+
+
+class _NoReading(TorchDispatchMode):
+    """Fails where the host reads a value of a tensor, which on a GPU would make it wait."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        assert func is not torch.ops.aten._local_scalar_dense.default, "the host reads a value"
+        return func(*args, **(kwargs or {}))
+
+
+def test_reading_a_value_is_noticed() -> None:
+    with pytest.raises(AssertionError, match="reads a value"), _NoReading():
+        torch.ones(1).item()
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "muon", "schedule_free"])
+def test_no_optimiser_makes_the_host_wait(name: str) -> None:
+    recipe = _with(optimizer=Optimizer(name=name, momentum=0.9))  # type: ignore[arg-type]
+    learner = make_learner(recipe)
+    (batch,) = batches(_sampler(recipe), [(0, 0)])
+    train_step(learner, batch, 0.01, 0)
+    with _NoReading():
+        train_step(learner, batch, 0.01, 1)
