@@ -83,7 +83,7 @@ def parse_budget(text: str | None) -> tuple[bool, float | None]:
     return (True, parse_duration(rest or None)) if first == "auto" else (False, parse_duration(text))
 
 
-def parse_learning(objective: str, truth: str) -> LearningSettings:
+def parse_learning(objective: str, truth: str = "voxels=1") -> LearningSettings:
     """How post-processing is chosen, from `--objective dice` and `--truth voxels=1`; raises UsageError."""
     measure, _, value = truth.partition("=")
     try:

@@ -11,7 +11,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from autoseg import console
 from autoseg.datasets.folders import list_images
@@ -27,6 +26,7 @@ from autoseg.records.distractors import SUFFIX
 from autoseg.records.plan import Plan
 from autoseg.records.postprocessing import LearningSettings
 from autoseg.records.results import PostprocessingRule, Selection, TrainedFold
+from autoseg.records.run import RunResult
 from autoseg.records.trust import Judgement, Trust
 from autoseg.records.workspace import Paths
 
@@ -89,41 +89,6 @@ class RunOptions:
     device: str = "auto"
     started_seconds: float = field(default_factory=time.monotonic)
     """Value of `time.monotonic()` from which the budget counts."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunResult:
-    """Where `run` left its results."""
-
-    dataset: str
-    selection: Selection | None
-    """None: there are too few cases to hold some out, so nothing could be compared."""
-    report: Path
-    predictions: tuple[Path, ...]
-    seconds: float
-
-    def as_json(self) -> dict[str, Any]:
-        """For programs."""
-        return {
-            "chosen": list(self.selection.configurations) if self.selection else [],
-            "mean_dice": self.selection.candidates[0].dice.mean if self.selection else None,
-            "report": str(self.report),
-            "predictions": [str(path) for path in self.predictions],
-            "seconds": round(self.seconds, 1),
-        }
-
-    def as_text(self) -> str:
-        """For people."""
-        if self.selection is None:
-            outcome = "Trained on all cases; there are too few to hold some out, so nothing was compared"
-        else:
-            best = self.selection.candidates[0].dice
-            mean = "not defined" if best.mean is None else f"{best.mean:.4f}"
-            outcome = f"Chosen: {' + '.join(self.selection.configurations)}, mean Dice {mean} on held-out cases"
-        return (
-            f"{outcome}; {len(self.predictions)} test cases segmented; {console.duration(self.seconds)}.\n"
-            f"Open {self.report} in a browser. Next: autoseg predict -i IMAGES -o OUT {self.dataset}"
-        )
 
 
 def prepare(source: str, workspace: Path, options: PrepareOptions) -> tuple[Paths, Plan]:
@@ -247,13 +212,20 @@ class Choice:
 
 
 def choose(paths: Paths, plan_name: str | None, device_kind: str, objective: str = "dice") -> Choice:
-    """Select the best configuration or ensemble and its post-processing, score it, and learn to judge what it says."""
+    """Select the best configuration or ensemble and its post-processing, score it, and learn to judge what it says.
+
+    Post-processing is chosen by the lesion F1 where the objective has it, else by Dice.
+    """
     from autoseg.pipeline.postprocess import choose_postprocessing
     from autoseg.pipeline.select import select
     from autoseg.pipeline.trust import learn_trust
 
     plan = planning.choose_plan(paths, plan_name, device_kind)
-    selection, rule = select(paths, plan, objective), choose_postprocessing(paths, plan)
+    selection = select(paths, plan, objective)
+    lesion_wise = any(term.metric == "lesion_f1" for term in selection.objective.terms)
+    rule = choose_postprocessing(
+        paths, plan, learning=LearningSettings(objective="lesion_f1" if lesion_wise else "dice")
+    )
     return Choice(selection, rule, read_record(paths.calibration, Calibration), learn_trust(paths, plan))
 
 

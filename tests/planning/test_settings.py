@@ -33,7 +33,7 @@ def test_the_course_of_a_training_is_set_by_text(plan: Plan) -> None:
         assert (recipe.schedule.name, recipe.schedule.ends, recipe.watch.cases) == ("wsd", "plateau", 4)
         assert [stage.fraction for stage in recipe.patch_growth.stages] == [0.5, 0.75]
     assert changed.configurations["2d"].recipe.optimizer.reference_batch == 12
-    with pytest.raises(UsageError, match="watch.cases"):
+    with pytest.raises(UsageError, match=r"watch\.cases"):
         apply_settings(plan, ["all.recipe.schedule.ends=plateau"])
     with pytest.raises(UsageError, match="one after the other"):
         apply_settings(plan, [stages.replace("0.3", "0.9")])
