@@ -37,7 +37,7 @@ from autoseg.training.schedule import SCHEDULE, TrainingSchedule, TrainOptions
 from autoseg.training.stopping import StopRequest, listening_for_stop
 from autoseg.training.task import Task, new_learner, open_task
 from autoseg.training.validation import validate
-from autoseg.training.watching import watched_dice
+from autoseg.training.watching import warn_of_few_looks, watched_dice
 
 __all__ = ["TrainOptions", "is_trained", "request_cooldown", "train"]
 
@@ -114,6 +114,8 @@ def train(
         if schedule is None:
             check_can_plateau(plan, configuration, options)
             schedule = decide_schedule(task, options, started).model_copy(update={"cases": cases, "inputs": inputs})
+            if schedule.until_plateau:
+                warn_of_few_looks(schedule.epochs, task.configuration.recipe.watch)
             write_record(folder / "plan.json", plan)
             write_record(folder / SCHEDULE, schedule)
         record = _train_and_validate(task, schedule, configuration, fold, stop)

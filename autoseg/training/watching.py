@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from torch import nn
 
+from autoseg import console
 from autoseg.errors import UsageError
 from autoseg.inference.export import decide
 from autoseg.metrics.build import case_mean, scores_from_matrix
@@ -55,6 +56,16 @@ def watched_dice(network: nn.Module, validator: Validator, cases: Sequence[str])
         mean = case_mean(scores_from_matrix(matrix, validator.labels, 1.0))
         found += [] if mean is None else [mean]
     return sum(found) / len(found) if found else None
+
+
+def warn_of_few_looks(num_epochs: int, watch: Watch) -> None:
+    """Tell the person when a training that is to end at its plateau is planned too short to find one."""
+    looks, needed = num_epochs // watch.every_epochs, watch.window + watch.patience
+    if looks < needed:
+        console.warn(
+            f"The watched cases are looked at {looks} times in {num_epochs} epochs, and a plateau shows after {needed} "
+            "looks at the earliest: the training ends as planned. Ask for more --epochs, or lower watch.every_epochs."
+        )
 
 
 def has_plateaued(history: Sequence[EpochRecord], watch: Watch) -> bool:

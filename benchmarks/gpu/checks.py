@@ -165,7 +165,7 @@ def training(device: torch.device) -> Iterator[Result]:
 
 
 def optimizers(device: torch.device) -> Iterator[Result]:
-    """Each optimiser: how far three steps with given gradients move the weights; on a GPU without a wait of the host."""
+    """Each optimiser: where three steps with given gradients lead; on a GPU the host must not wait in them."""
     for name in OPTIMIZERS:
         moved = [weights_moved(where, Optimizer(name=name, momentum=0.9)) for where in (CPU, device)]  # type: ignore[arg-type]
         # Muon iterates in bfloat16 on a GPU.

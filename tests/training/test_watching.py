@@ -5,7 +5,7 @@ import pytest
 from autoseg.errors import UsageError
 from autoseg.records.course import Watch
 from autoseg.records.results import EpochRecord
-from autoseg.training.watching import choose_watched, has_plateaued
+from autoseg.training.watching import choose_watched, has_plateaued, warn_of_few_looks
 
 CASES = tuple(f"case_{number}" for number in range(10))
 
@@ -47,3 +47,13 @@ def test_a_lucky_look_is_averaged_away() -> None:
     looks = [0.5, 0.5, 0.5, 0.56, 0.5, 0.5, 0.5]
     assert has_plateaued(_history(looks), Watch(cases=2, window=3, patience=4, min_gain=0.03))
     assert not has_plateaued(_history(looks), Watch(cases=2, window=1, patience=4, min_gain=0.03))
+
+
+def test_too_few_looks_for_a_plateau_are_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+    watch = Watch(cases=2, every_epochs=5, window=3, patience=5)
+    warn_of_few_looks(40, watch)
+    assert capsys.readouterr().err == ""
+    assert not has_plateaued(_history([0.5] * 7), watch)
+    assert has_plateaued(_history([0.5] * 8), watch)
+    warn_of_few_looks(39, watch)
+    assert "7 times in 39 epochs" in capsys.readouterr().err
