@@ -151,8 +151,8 @@ def train_network(
     progress = _restore(learner, folder)
     history = keep_epochs(folder, progress.epoch)
     first = progress.epoch * schedule.iterations_per_epoch + progress.step
-    session = _Session(learner, schedule, folder, title, history, progress)
-    session.rate_peak, session.look = peak_rate(learner.recipe.optimizer, sampler.batch_size), look
+    peak = peak_rate(learner.recipe.optimizer, sampler.batch_size)
+    session = _Session(learner, schedule, folder, title, history, progress, peak, look)
     with torch.backends.cudnn.flags(enabled=True, benchmark=True), memory_errors(title):
         made = _batches_to_the_end(session, sampler, first)
         for place, batch in console.track(made, schedule.num_steps - first, title):
@@ -203,7 +203,10 @@ class _Session:
         title: str,
         history: list[EpochRecord],
         progress: Progress,
+        peak: float,
+        look: Look | None,
     ) -> None:
+        self.peak, self.look = peak, look
         self.learner, self.schedule, self.folder = learner, schedule, folder
         self.title, self.history = title, history
         self.losses = [math.nan if loss is None else loss for loss in progress.losses]
@@ -212,15 +215,14 @@ class _Session:
         self.num_skipped = progress.num_skipped
         self.next_place: Place = (progress.epoch, progress.step)
         self.seconds_before, self.started = progress.seconds, time.monotonic()
-        self.saved = self.drawn = self.asked = self.started
-        self.rate_peak = learner.recipe.optimizer.learning_rate
-        self.look: Look | None = None
+        self.saved = self.drawn = self.started
+        self.asked = -math.inf
 
     def do_step(self, place: Place, batch: Batch) -> None:
         epoch, in_epoch = place
         step = epoch * self.schedule.iterations_per_epoch + in_epoch
         recipe = self.learner.recipe
-        rate = learning_rate(self.rate_peak, recipe.schedule, self.schedule, step)
+        rate = learning_rate(self.peak, recipe.schedule, self.schedule, step)
         self.pending.append(train_step(self.learner, batch, rate, step))
         self.cases.append(batch.cases)
         self.next_place = divmod(step + 1, self.schedule.iterations_per_epoch)
