@@ -14,7 +14,9 @@ from autoseg.records.recipe import Recipe
 from autoseg.training.batches import Sampler
 from autoseg.training.schedule import TrainingSchedule, cooldown_of
 
-_SMALLEST = 2  # voxels of the coarsest feature map, where the plan's patch has as many
+# Voxels of the coarsest feature map on an axis, where the plan's patch has as many: nnU-Net's own limit. Below 3 the
+# weight gradients of torch's bfloat16 convolutions on a CPU are not finite now and then (docs/experiments.md).
+_SMALLEST = 4
 
 
 def part_at(sampler: Sampler, recipe: Recipe, schedule: TrainingSchedule, step: int) -> tuple[Sampler, int]:

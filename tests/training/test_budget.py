@@ -60,7 +60,7 @@ def test_looks_are_paid_for_too() -> None:
 def test_steps_of_growing_patches_are_measured_in_each_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     stages = (PatchStage(until=0.25, fraction=0.5), PatchStage(until=0.5, fraction=0.75))
     recipe = RECIPE.model_copy(update={"patch_growth": PatchGrowth(stages=stages)})
-    sampler = dataclasses.replace(make_sampler(make_source([(9, 9, 9)]), recipe), divisor_zyx=(2, 2, 2))
+    sampler = dataclasses.replace(make_sampler(make_source([(9, 9, 9)]), recipe), divisor_zyx=(1, 1, 1))
 
     def seconds(learner: object, part: Sampler, count: int, limit: float) -> list[float]:
         assert limit == pytest.approx(0.1)

@@ -56,7 +56,7 @@ def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _sampler(recipe: Recipe) -> Sampler:
-    return replace(make_sampler(scaled(make_source([(10, 9, 8), (8, 12, 9)]), 1e-3), recipe), divisor_zyx=(2, 2, 2))
+    return replace(make_sampler(scaled(make_source([(10, 9, 8), (8, 12, 9)]), 1e-3), recipe), divisor_zyx=(1, 1, 1))
 
 
 def _look(network: nn.Module) -> float:
