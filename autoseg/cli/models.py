@@ -26,7 +26,16 @@ def train(
         Path | None,
         typer.Option("--from", metavar="MODEL", help="Fine-tune this model's weights: a model folder or a fold of it."),
     ] = None,
-    budget: o.Budget = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="Time for the whole command, e.g. 90s, 15m, 2h; auto: until watched cases no longer gain; auto:2h."
+        ),
+    ] = None,
+    cooldown: Annotated[
+        bool,
+        typer.Option("--cooldown", help="Let this fold's training, running or stopped, lower its rate and end soon."),
+    ] = False,
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the plan's.")] = None,
     iterations: Annotated[int | None, typer.Option(min=1, help="Steps an epoch, instead of the plan's.")] = None,
     seed: o.Seed = None,
@@ -41,12 +50,15 @@ def train(
     from autoseg.pipeline.flow import TrainRequest, train_folds
 
     workspace = o.start(work, quiet)
+    until_plateau, seconds = o.parse_budget(budget)
     request = TrainRequest(
         configuration=configuration,
         fold=fold,
         distractors=distractors,
         start=from_,
-        budget_seconds=o.parse_duration(budget),
+        cooldown=cooldown,
+        until_plateau=until_plateau,
+        budget_seconds=seconds,
         epochs=epochs,
         iterations=iterations,
         seed=seed,
@@ -55,6 +67,10 @@ def train(
         started_seconds=started,
     )
     trained = train_folds(dataset, workspace, request)
+    if cooldown and not trained:
+        text = "The running training was asked to cool down. Next: wait for it, then call train without --cooldown"
+        o.show([], as_json, text)
+        return
     rows = [
         f"{t.configuration} fold {t.fold}: "
         + ("trained on all cases" if t.mean_dice is None else f"mean Dice {t.mean_dice:.4f} on whole held-out volumes")

@@ -78,6 +78,12 @@ def parse_duration(text: str | None) -> float | None:
     return total
 
 
+def parse_budget(text: str | None) -> tuple[bool, float | None]:
+    """Whether to train until the plateau, and the seconds allowed: of `auto`, `auto:2h`, `15m` or nothing."""
+    first, _, rest = (text or "").strip().lower().partition(":")
+    return (True, parse_duration(rest or None)) if first == "auto" else (False, parse_duration(text))
+
+
 def parse_learning(objective: str, truth: str = "voxels=1") -> LearningSettings:
     """How post-processing is chosen, from `--objective dice` and `--truth voxels=1`; raises UsageError."""
     measure, _, value = truth.partition("=")

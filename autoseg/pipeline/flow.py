@@ -11,7 +11,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from autoseg import console
 from autoseg.datasets.folders import list_images
@@ -27,6 +26,7 @@ from autoseg.records.distractors import SUFFIX
 from autoseg.records.plan import Plan
 from autoseg.records.postprocessing import LearningSettings
 from autoseg.records.results import PostprocessingRule, Selection, TrainedFold
+from autoseg.records.run import RunResult
 from autoseg.records.trust import Judgement, Trust
 from autoseg.records.workspace import Paths
 
@@ -65,6 +65,10 @@ class TrainRequest:
     """Whether the configuration is fine-tuned with its own false positives as a class."""
     start: Path | None = None
     """Folder of a model or of one of its folds whose weights are fine-tuned."""
+    cooldown: bool = False
+    """Whether the training of the fold, running or stopped, is to cool down from now on."""
+    until_plateau: bool = False
+    """Whether trainings end when their watched cases no longer gain."""
     budget_seconds: float | None = None
     epochs: int | None = None
     iterations: int | None = None
@@ -87,41 +91,6 @@ class RunOptions:
     device: str = "auto"
     started_seconds: float = field(default_factory=time.monotonic)
     """Value of `time.monotonic()` from which the budget counts."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunResult:
-    """Where `run` left its results."""
-
-    dataset: str
-    selection: Selection | None
-    """None: there are too few cases to hold some out, so nothing could be compared."""
-    report: Path
-    predictions: tuple[Path, ...]
-    seconds: float
-
-    def as_json(self) -> dict[str, Any]:
-        """For programs."""
-        return {
-            "chosen": list(self.selection.configurations) if self.selection else [],
-            "mean_dice": self.selection.candidates[0].dice.mean if self.selection else None,
-            "report": str(self.report),
-            "predictions": [str(path) for path in self.predictions],
-            "seconds": round(self.seconds, 1),
-        }
-
-    def as_text(self) -> str:
-        """For people."""
-        if self.selection is None:
-            outcome = "Trained on all cases; there are too few to hold some out, so nothing was compared"
-        else:
-            best = self.selection.candidates[0].dice
-            mean = "not defined" if best.mean is None else f"{best.mean:.4f}"
-            outcome = f"Chosen: {' + '.join(self.selection.configurations)}, mean Dice {mean} on held-out cases"
-        return (
-            f"{outcome}; {len(self.predictions)} test cases segmented; {console.duration(self.seconds)}.\n"
-            f"Open {self.report} in a browser. Next: autoseg predict -i IMAGES -o OUT {self.dataset}"
-        )
 
 
 def prepare(source: str, workspace: Path, options: PrepareOptions) -> tuple[Paths, Plan]:
@@ -165,7 +134,11 @@ def wanted_configurations(plan: Plan, names: Sequence[str] | None) -> list[str]:
 
 
 def train_folds(source: str, workspace: Path, request: TrainRequest) -> list[TrainedFold]:
-    """Train the requested fold, or all folds in turn with the time that is left shared equally."""
+    """Train the requested fold, or all folds in turn with the time that is left shared equally.
+
+    Returns:
+        What was trained; nothing where a running training was asked to cool down.
+    """
     from autoseg.devices import choose_device
 
     paths = ingest(source, workspace)
@@ -177,8 +150,19 @@ def train_folds(source: str, workspace: Path, request: TrainRequest) -> list[Tra
     if request.distractors:
         plan, configuration = _with_distractors(paths, plan, configuration)
     folds = [request.fold] if request.fold is not None else fold_names(paths)
+    if request.cooldown and _cools_down(paths, plan, configuration, request.fold):
+        return []
     jobs = [(configuration, fold) for fold in folds]
     return train_jobs(paths, plan, jobs, request)
+
+
+def _cools_down(paths: Paths, plan: Plan, configuration: str, fold: str | None) -> bool:
+    """Ask the training of a fold to cool down; whether a running process will see to it."""
+    from autoseg.pipeline.train import request_cooldown
+
+    if fold is None:
+        raise UsageError("--cooldown is for the training of one fold: name it, for example 0.")
+    return request_cooldown(paths, plan, configuration, fold)
 
 
 def _with_distractors(paths: Paths, plan: Plan, configuration: str) -> tuple[Plan, str]:
@@ -212,6 +196,7 @@ def train_jobs(
             iterations=request.iterations,
             seed=request.seed,
             budget_seconds=share,
+            until_plateau=isinstance(request, TrainRequest) and request.until_plateau,
             device=request.device,
             start=request.start if isinstance(request, TrainRequest) else None,
             started_seconds=now,

@@ -19,7 +19,6 @@ from autoseg.pipeline.compare_fp import base_configuration, compare_false_positi
 from autoseg.pipeline.flow import (
     PrepareOptions,
     RunOptions,
-    RunResult,
     TrainRequest,
     fold_names,
     prepare,
@@ -32,6 +31,7 @@ from autoseg.planning.presets import resolve_preset
 from autoseg.records.false_positives import FalsePositiveComparison
 from autoseg.records.plan import Plan
 from autoseg.records.postprocessing import LearningSettings
+from autoseg.records.run import RunResult
 from autoseg.records.workspace import Paths
 
 DEMO_CASES = 12

@@ -7,6 +7,7 @@ are not read for training itself, only to score the held-out cases.
 """
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +27,21 @@ from autoseg.records.plan import Plan
 from autoseg.records.results import TrainedFold
 from autoseg.records.workspace import Paths
 from autoseg.storage import tensors
-from autoseg.storage.locks import locked
+from autoseg.storage.locks import is_locked, locked
 from autoseg.training.budget import decide_schedule
 from autoseg.training.checkpoint import remove_checkpoints
 from autoseg.training.distractors import CENSUS, LEARNER
 from autoseg.training.inputs import learned_from, training_inputs
-from autoseg.training.loop import final_weights, memory_errors, train_network
+from autoseg.training.loop import COOLDOWN_REQUEST, final_weights, memory_errors, train_network
 from autoseg.training.out_of_fold import find_out_of_fold
 from autoseg.training.schedule import SCHEDULE, TrainingSchedule, TrainOptions
 from autoseg.training.start import Start, check_same_origin, find_start, start_of_base, tell_start
 from autoseg.training.stopping import StopRequest, listening_for_stop
 from autoseg.training.task import Task, new_learner, open_task
 from autoseg.training.validation import validate
+from autoseg.training.watching import warn_of_few_looks, watched_dice
 
-__all__ = ["TrainOptions", "is_trained", "train"]
+__all__ = ["TrainOptions", "is_trained", "request_cooldown", "train"]
 
 _REMEDY = "Prepare the dataset first: `autoseg plan_and_preprocess DATASET`."
 _SAME_BUDGET = 0.05  # relative
@@ -50,6 +52,25 @@ ALL = "all"
 def is_trained(paths: Paths, plan: Plan, configuration: str, fold: str) -> bool:
     """Whether the fold is trained and validated."""
     return (paths.fold(plan.name, configuration, _fold_name(fold)) / "fold.json").is_file()
+
+
+def request_cooldown(paths: Paths, plan: Plan, configuration: str, fold: str) -> bool:
+    """Ask the training of a fold to cool down now; it takes note within seconds, or when it is called again.
+
+    Returns:
+        Whether a process is training it at this moment.
+
+    Raises:
+        UsageError: it was never begun.
+    """
+    fold = _fold_name(fold)
+    folder = paths.fold(plan.name, configuration, fold)
+    if not (folder / SCHEDULE).is_file():
+        raise UsageError(f"{_title(configuration, fold)} cannot cool down: its training has not begun.")
+    if is_trained(paths, plan, configuration, fold):
+        return False
+    (folder / COOLDOWN_REQUEST).touch()
+    return is_locked(folder)
 
 
 def train(
@@ -97,7 +118,10 @@ def train(
             write_record(folder / CENSUS, task.census)
             _tell_distractors(task.census, title)
         if schedule is None:
+            check_can_plateau(plan, configuration, options)
             schedule = decide_schedule(task, options, started).model_copy(update={"cases": cases, "inputs": inputs})
+            if schedule.until_plateau:
+                warn_of_few_looks(schedule.epochs, task.configuration.recipe.watch)
             write_record(folder / "plan.json", plan)
             write_record(folder / SCHEDULE, schedule)
         record = _train_and_validate(task, schedule, configuration, fold, stop)
@@ -114,10 +138,11 @@ def _train_and_validate(
     task: Task, schedule: TrainingSchedule, configuration: str, fold: str, stop: StopRequest
 ) -> TrainedFold:
     learner = new_learner(task, schedule.precision)
-    history = train_network(learner, task.sampler, schedule, task.folder, stop, task.title)
+    look = partial(watched_dice, validator=task.validator, cases=task.watched) if task.watched else None
+    history = train_network(learner, task.sampler, schedule, task.folder, stop, task.title, look)
     weights = final_weights(learner)
     learner.network.load_state_dict(weights)
-    about = {"plan": task.plan.name, "configuration": configuration, "fold": fold, "steps": schedule.num_steps}
+    about = {"plan": task.plan.name, "configuration": configuration, "fold": fold, "steps": history[-1].steps}
     tensors.save(task.folder / WEIGHTS, {WEIGHTS: weights}, about)
     evaluation = None
     if task.cases.validation:
@@ -130,7 +155,8 @@ def _train_and_validate(
         fold=fold,
         train_cases=task.cases.train,
         validation_cases=task.cases.validation,
-        epochs=schedule.epochs,
+        watched_cases=task.watched,
+        epochs=len(history),
         iterations_per_epoch=schedule.iterations_per_epoch,
         seconds=sum(epoch.seconds for epoch in history),
         num_parameters=count_parameters(learner.network),
@@ -190,6 +216,18 @@ def _start_of_base(paths: Paths, plan: Plan, configuration: str, base: str, fold
     for trained in (refined, *learned_from(paths, plan, configuration).base):
         _check_same_plan(trained, plan, base)
     return start_of_base(refined)
+
+
+def check_can_plateau(plan: Plan, configuration: str, options: TrainOptions) -> None:
+    """Raise UsageError where `--budget auto` was asked for and the plan has no constant rate or watches no case."""
+    recipe = plan.configurations[configuration].recipe  # type: ignore[index]
+    if options.until_plateau and not (recipe.schedule.name == "wsd" and recipe.watch.cases):
+        raise UsageError(
+            "--budget auto trains at a constant rate until the Dice of watched cases no longer rises. "
+            f"{configuration} of the plan {plan.name} has the schedule {recipe.schedule.name} and watches "
+            f"{recipe.watch.cases} cases; plan it so: autoseg plan DATASET --name auto --set "
+            "all.recipe.schedule.name=wsd --set all.recipe.watch.cases=4"
+        )
 
 
 def check_base(paths: Paths, plan: Plan, configuration: str) -> None:
@@ -319,6 +357,8 @@ def _read_schedule(folder: Path, cases: Fold, inputs: TrainingInputs, options: T
             f"{option} {wanted}: this training was begun with {value}. Call it without {option} to go on, "
             f"or delete {folder} to start anew."
         )
+    if options.until_plateau and not fixed.until_plateau:
+        raise UsageError(f"--budget auto: this training was begun without. Call it without, or delete {folder}.")
     course = f"{fixed.epochs} epochs of {fixed.iterations_per_epoch} steps"
     console.say(f"going on with a training of {course}")
     budget, before = options.budget_seconds, fixed.budget_seconds

@@ -1,5 +1,6 @@
 """What was decided from a fingerprint: one plan with up to four configurations, readable and hand-editable."""
 
+import math
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -119,6 +120,12 @@ class Configuration(Record):
     def patch_zyx(self) -> IntTriple:
         """Patch as z y x; 2d has one slice."""
         z, y, x = (1, *self.patch_size)[-3:]
+        return (z, y, x)
+
+    @property
+    def divisor_zyx(self) -> IntTriple:
+        """What a patch's edges must be multiples of, z y x: the strides of all stages, multiplied."""
+        z, y, x = (1, *(math.prod(stage) for stage in zip(*self.network.strides, strict=True)))[-3:]
         return (z, y, x)
 
 

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from autoseg.records.base import Record
+from autoseg.records.course import PatchGrowth, Watch
 from autoseg.records.distractors import Distractors
 from autoseg.records.fine_tuning import FineTuning
 from autoseg.records.loss_text import format_term, parse_loss
@@ -140,25 +141,52 @@ class Mirroring(Record):
 class Optimizer(Record):
     """Optimiser and its numbers."""
 
-    name: Literal["sgd", "adamw"] = "sgd"
+    name: Literal["sgd", "adamw", "muon", "schedule_free"] = "sgd"
+    """`muon`: orthogonalised momentum for kernels of more than one voxel, AdamW for all else; `schedule_free`: AdamW
+    that averages its iterates instead of lowering its rate."""
     learning_rate: float = Field(default=1e-2, gt=0)
-    """Initial (sgd, poly) or peak (cosine) rate."""
+    """Initial (sgd, poly) or peak rate."""
+    reference_batch: int | None = Field(default=None, ge=1)
+    """Batch size that the rate is meant for; with another one the rate is scaled, linearly for sgd (Goyal et al. 2017,
+    arXiv:1706.02677) and by the square root for the others (Malladi et al. 2022, arXiv:2205.10287). None: never."""
     weight_decay: float = Field(default=3e-5, ge=0)
     momentum: float = Field(default=0.99, ge=0, lt=1)
-    """Nesterov momentum (sgd) or the first beta (adamw)."""
+    """Nesterov momentum (sgd, muon's kernels), the first beta (adamw, muon's rest), or the share of the average in the
+    weights that are trained (schedule_free)."""
     beta2: float = Field(default=0.99, ge=0, lt=1)
-    """Second beta (adamw)."""
+    """Second beta (all but sgd)."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Optimizer":
+        if self.name == "schedule_free" and self.momentum == 0:
+            raise ValueError("schedule_free needs a momentum above 0, usually 0.9")
+        return self
 
 
 class Schedule(Record):
     """Length of the training and course of the learning rate."""
 
-    name: Literal["poly", "cosine"] = "poly"
-    """`poly`: (1 - epoch / epochs) ** 0.9, constant within an epoch (nnU-Net's); `cosine`: to zero by steps."""
+    name: Literal["poly", "cosine", "wsd", "one_cycle"] = "poly"
+    """`poly`: (1 - epoch / epochs) ** 0.9, constant within an epoch (nnU-Net's); `cosine`: to zero by steps; `wsd`:
+    constant after the warm-up, then a cooldown; `one_cycle`: up to the peak and down again, by cosines."""
     epochs: int = Field(default=1000, ge=1)
     iterations_per_epoch: int = Field(default=250, ge=1)
     warmup_fraction: float = Field(default=0.0, ge=0, lt=1)
-    """Share of all steps over which the rate rises linearly from zero (cosine only)."""
+    """Share of all planned steps over which the rate rises linearly from zero (cosine and wsd only)."""
+    cooldown_fraction: float = Field(default=0.2, ge=0, lt=1)
+    """Share of a training's steps that is its cooldown. With wsd every training has one; with any other schedule it is
+    the length of a cooldown that was asked for or that the plateau began."""
+    cooldown_shape: Literal["linear", "sqrt"] = "sqrt"
+    """Fall of the rate from what it was to zero; `sqrt`: 1 - sqrt(share done) (Haegele et al. 2024)."""
+    rise_fraction: float = Field(default=0.3, gt=0, lt=1)
+    """Share of all planned steps over which the rate rises (one_cycle only)."""
+    start_divisor: float = Field(default=25.0, ge=1)
+    """The peak over the first rate (one_cycle only)."""
+    end_divisor: float = Field(default=1e4, ge=1)
+    """The first rate over the last (one_cycle only)."""
+    ends: Literal["planned", "plateau"] = "planned"
+    """`plateau`: the cooldown begins when the Dice of the watched cases has stopped rising (`watch`), at the latest as
+    planned."""
 
 
 class LossTerm(Record):
@@ -201,6 +229,8 @@ class Recipe(Record):
 
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
+    patch_growth: PatchGrowth = PatchGrowth()
+    watch: Watch = Watch()
     loss: tuple[LossTerm, ...] = (LossTerm(name="cross_entropy"), LossTerm(name="soft_dice"))
     """Terms that are added; also read from text such as `soft_dice + 0.5*focal(gamma=3)`. For region-based labels
     `cross_entropy` is binary, one sigmoid a region."""
@@ -227,3 +257,11 @@ class Recipe(Record):
     @classmethod
     def _terms_of_text(cls, value: Any) -> Any:
         return parse_loss(value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Recipe":
+        if self.optimizer.name == "schedule_free" and self.ema_decay is not None:
+            raise ValueError("schedule_free averages the weights itself: ema_decay must be null")
+        if self.schedule.ends == "plateau" and not self.watch.cases:
+            raise ValueError("a schedule that ends at the plateau needs cases to watch: set watch.cases, for example 4")
+        return self

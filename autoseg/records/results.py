@@ -61,7 +61,9 @@ class EpochRecord(Record):
     learning_rate: float
     """At its last step."""
     seconds: float
-    """Wall time of the epoch."""
+    """Wall time of the epoch, with what was watched in it."""
+    watch_dice: float | None = None
+    """Mean Dice of the watched cases at its end, on the network's grid; None: they were not looked at."""
 
 
 class Score(Record):
@@ -152,6 +154,8 @@ class TrainedFold(Record):
     """Number as text, or `all`."""
     train_cases: tuple[str, ...]
     validation_cases: tuple[str, ...]
+    watched_cases: tuple[str, ...] = ()
+    """Of the training cases those that were set aside to watch the training, and not trained on."""
     epochs: int
     iterations_per_epoch: int
     seconds: float

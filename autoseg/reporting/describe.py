@@ -147,7 +147,14 @@ def _run_row(configuration: str, fold: str, run: TrainedFold | None, history: Se
         return (configuration, fold, "", f"{len(history)} so far", "", duration(seconds), "", "")
     dice = "" if run.mean_dice is None else f"{run.mean_dice:.4f}"
     length = (str(run.epochs), str(run.iterations_per_epoch), duration(run.seconds))
-    return (configuration, fold, str(len(run.train_cases)), *length, f"{run.num_parameters / 1e6:.2f} M", dice)
+    return (
+        configuration,
+        fold,
+        str(len(run.train_cases) - len(run.watched_cases)),
+        *length,
+        f"{run.num_parameters / 1e6:.2f} M",
+        dice,
+    )
 
 
 def _times(values: Sequence[float], digits: int) -> str:

@@ -16,6 +16,20 @@ from autoseg.errors import ResourceError, UsageError
 LOCK_FILE = ".lock"
 
 
+def is_locked(folder: Path) -> bool:
+    """Whether another process holds the lock of `folder` at this moment."""
+    if not (folder / LOCK_FILE).is_file():
+        return False
+    handle = os.open(folder / LOCK_FILE, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
 @contextmanager
 def locked(folder: Path, what: str) -> Iterator[None]:
     """Hold the lock of `folder` (made if missing) inside the `with` block.

@@ -54,6 +54,8 @@ class Sampler:
     """A user's own transforms, applied before the intensities are changed."""
     case_odds: Callable[[int], npt.NDArray[np.float64] | None] | None = None
     """Epoch -> odds of each case, or None for all alike; follows the losses of the training (`hard_cases`)."""
+    divisor_zyx: IntTriple = (1, 1, 1)
+    """What the edges of a patch must be multiples of: the network's strides, multiplied."""
 
 
 @dataclass(frozen=True)

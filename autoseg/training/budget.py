@@ -24,6 +24,7 @@ from autoseg.inference.sliding_window import Answer
 from autoseg.records.recipe import Schedule
 from autoseg.training.batches import Sampler, batches
 from autoseg.training.checkpoint import Progress, save_checkpoint
+from autoseg.training.growth import grown, stage_shares
 from autoseg.training.loop import Learner, train_step
 from autoseg.training.schedule import Precision, TrainingSchedule, TrainOptions
 from autoseg.training.task import Task, new_learner
@@ -64,6 +65,13 @@ class Costs:
     memory_bytes: int
     """Peak of the process (CPU) or of the device's allocations (GPU)."""
     disk_bytes: int
+    watch_seconds: float = 0.0
+    """Of the watched cases, an epoch on average."""
+
+    @property
+    def epoch_seconds(self) -> float:
+        """What an epoch costs beside its steps."""
+        return self.checkpoint_seconds + self.watch_seconds
 
 
 def decide_schedule(task: Task, options: TrainOptions, started: float) -> TrainingSchedule:
@@ -91,6 +99,7 @@ def decide_schedule(task: Task, options: TrainOptions, started: float) -> Traini
         seed=task.sampler.seed,
         precision=learner.precision,
         budget_seconds=budget,
+        until_plateau=options.until_plateau or task.configuration.recipe.schedule.ends == "plateau",
         step_seconds=costs.step_seconds,
         validation_seconds=costs.validation_seconds,
         device=describe_device(task.device),
@@ -134,7 +143,7 @@ def measure_costs(task: Task, learner: Learner, budget_seconds: float | None) ->
     """
     low, high = _PROBE_SECONDS
     limit = low if budget_seconds is None else min(max(budget_seconds * _PROBE_SHARE, low), high)
-    seconds = _timed_steps(learner, task.sampler, _MIN_STEPS, limit)
+    step_seconds, uncertainty = _step_seconds(learner, task.sampler, limit)
     scratch = task.folder / ".measurement"
     try:
         started = time.monotonic()
@@ -143,18 +152,34 @@ def measure_costs(task: Task, learner: Learner, budget_seconds: float | None) ->
         checkpoint_bytes = sum(path.stat().st_size for path in scratch.rglob("*") if path.is_file())
         trial = replace(task.validator, folder=scratch / "validation")
         validation = _validation_seconds(learner, trial, task.cases.validation) if task.cases.validation else 0.0
+        look = _validation_seconds(learner, trial, task.watched) if task.watched else 0.0
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     metas = [task.validator.manifest.cases[case] for case in task.cases.validation]
     voxels = sum(math.prod(stop - start for start, stop in meta.crop) for meta in metas)
     return Costs(
-        step_seconds=_typical(seconds),
-        uncertainty=max(_MIN_UNCERTAINTY, _spread(seconds)),
+        step_seconds=step_seconds,
+        uncertainty=max(_MIN_UNCERTAINTY, uncertainty),
         checkpoint_seconds=checkpoint_seconds,
         validation_seconds=validation,
         memory_bytes=_peak_memory(task.device),
         disk_bytes=2 * checkpoint_bytes + voxels * task.plan.labels.num_heads * _PROBABILITY_BYTES,
+        watch_seconds=look / learner.recipe.watch.every_epochs,
     )
+
+
+def _step_seconds(learner: Learner, sampler: Sampler, limit: float) -> tuple[float, float]:
+    """Mean over the course of the training (its patch may grow) and relative standard error."""
+    growth = learner.recipe.patch_growth
+    shares = stage_shares(growth)
+    mean, error = 0.0, 0.0
+    for share, fraction in shares:
+        part = grown(sampler, fraction, growth.keeps_voxels)
+        is_new = part is not sampler  # the network is warm for the whole patch only
+        seconds = _timed_steps(learner, part, _MIN_STEPS + is_new, limit / len(shares))[is_new:]
+        mean += share * _typical(seconds)
+        error = max(error, _spread(seconds))
+    return mean, error
 
 
 def fit_length(recipe: Schedule, options: TrainOptions, costs: Costs, seconds_left: float | None) -> tuple[int, int]:
@@ -186,13 +211,13 @@ def fit_length(recipe: Schedule, options: TrainOptions, costs: Costs, seconds_le
 
 
 def _num_steps(seconds: float, epochs: int, costs: Costs) -> int:
-    """Steps that fit beside the checkpoints of `epochs` epochs; at least one."""
-    return max(1, int((seconds - epochs * costs.checkpoint_seconds) * STEP_SHARE / costs.step_seconds))
+    """Steps that fit beside the checkpoints and looks of `epochs` epochs; at least one."""
+    return max(1, int((seconds - epochs * costs.epoch_seconds) * STEP_SHARE / costs.step_seconds))
 
 
 def _num_epochs(seconds: float, iterations: int, recipe: Schedule, costs: Costs) -> int:
     """Epochs of `iterations` steps and a checkpoint that fit; at least one. Too few for the recipe are warned of."""
-    epoch_seconds = iterations * costs.step_seconds / STEP_SHARE + costs.checkpoint_seconds
+    epoch_seconds = iterations * costs.step_seconds / STEP_SHARE + costs.epoch_seconds
     epochs = max(1, int(seconds / epoch_seconds))
     if epoch_seconds > seconds:
         console.warn(

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,22 +23,40 @@ from torch import Tensor, nn
 from autoseg import console
 from autoseg.errors import ModelError, ResourceError
 from autoseg.inference.sliding_window import autocast
+from autoseg.records.base import write_record
 from autoseg.records.recipe import Recipe
 from autoseg.records.results import EpochRecord
 from autoseg.training.batches import Batch, Place, Sampler, batches
 from autoseg.training.checkpoint import Progress, restore_checkpoint, save_checkpoint
 from autoseg.training.curve import draw_curve
+from autoseg.training.growth import part_at
 from autoseg.training.hard_cases import CaseLosses, HardCases
 from autoseg.training.history import append_epoch, keep_epochs, read_history
 from autoseg.training.optimizer import build_optimizer, set_learning_rate, start_average, update_average
-from autoseg.training.schedule import Precision, TrainingSchedule, learning_rate
+from autoseg.training.own_optimizers import averaged_weights
+from autoseg.training.schedule import (
+    SCHEDULE,
+    Precision,
+    TrainingSchedule,
+    cooldown_of,
+    learning_rate,
+    peak_rate,
+    with_cooldown,
+)
 from autoseg.training.stopping import StopRequest
+from autoseg.training.watching import has_plateaued
 
 Loss = Callable[[Sequence[Tensor], Tensor], Tensor]
+Look = Callable[[nn.Module], float | None]
+"""A network in eval mode -> mean Dice of the watched cases."""
+
+COOLDOWN_REQUEST = "cooldown.request"
+"""A file that asks a running training to cool down; it vanishes when that has begun."""
 
 MAX_SKIPPED_STEPS = 10
 _SECONDS_BETWEEN_CHECKPOINTS = 600.0
 _SECONDS_BETWEEN_CURVES = 300.0
+_SECONDS_BETWEEN_REQUESTS = 1.0
 _NUM_MESSAGES = 10
 
 
@@ -100,9 +119,18 @@ def train_step(learner: Learner, batch: Batch, rate: float, step: int) -> Tensor
 
 
 def train_network(
-    learner: Learner, sampler: Sampler, schedule: TrainingSchedule, folder: Path, stop: StopRequest, title: str
+    learner: Learner,
+    sampler: Sampler,
+    schedule: TrainingSchedule,
+    folder: Path,
+    stop: StopRequest,
+    title: str,
+    look: Look | None = None,
 ) -> list[EpochRecord]:
     """Train from the newest checkpoint of `folder` (or the start) to the end of the schedule.
+
+    A cooldown that begins early, since `COOLDOWN_REQUEST` asks for it or the watched cases no longer gain, is written
+    into the folder's schedule before its first step.
 
     Args:
         learner: freshly built; holds the trained weights afterwards.
@@ -111,6 +139,7 @@ def train_network(
         folder: of the fold; gets checkpoints, history and curve.
         stop: looked at after every step.
         title: of the training, for messages.
+        look: predicts the watched cases; None: none are watched.
 
     Returns:
         All epochs, those of earlier sessions included.
@@ -123,19 +152,48 @@ def train_network(
     progress = _restore(learner, folder)
     history = keep_epochs(folder, progress.epoch)
     first = progress.epoch * schedule.iterations_per_epoch + progress.step
-    places = [divmod(step, schedule.iterations_per_epoch) for step in range(first, schedule.num_steps)]
     hard = _follow_cases(sampler, schedule, progress)
     if hard is not None:
         sampler = replace(sampler, case_odds=hard.odds)
-    session = _Session(learner, schedule, folder, title, history, progress, hard)
+    peak = peak_rate(learner.recipe.optimizer, sampler.batch_size)
+    session = _Session(learner, schedule, folder, title, history, progress, peak, look, hard)
     with torch.backends.cudnn.flags(enabled=True, benchmark=True), memory_errors(title):
-        for place, batch in _shown(places, batches(sampler, places), title):
+        made = _batches_to_the_end(session, sampler, first)
+        for place, batch in console.track(made, schedule.num_steps - first, title):
             session.do_step(place, batch)
             if stop.signal is not None:
                 session.save()
                 stop.raise_if_asked(title)
+    (folder / COOLDOWN_REQUEST).unlink(missing_ok=True)
     draw_curve(folder, session.history, title)
     return session.history
+
+
+def _batches_to_the_end(session: "_Session", sampler: Sampler, step: int) -> Iterator[tuple[Place, Batch]]:
+    """Places and their batches from global step `step` on; drawn anew where a step changes the schedule."""
+    while step < session.schedule.num_steps:
+        schedule = session.schedule
+        part, stop = part_at(sampler, session.learner.recipe, schedule, step)
+        places = [divmod(number, schedule.iterations_per_epoch) for number in range(step, stop)]
+        for place, batch in zip(places, batches(part, places), strict=False):
+            yield place, batch
+            step += 1
+            if session.schedule is not schedule:
+                break
+
+
+@contextmanager
+def predicting(learner: Learner) -> Iterator[nn.Module]:
+    """The network as it would predict now; afterwards it is as it was, bit for bit."""
+    network = learner.network
+    kept = {name: value.clone() for name, value in network.state_dict().items()}
+    network.load_state_dict(final_weights(learner))
+    network.eval()
+    try:
+        yield network
+    finally:
+        network.load_state_dict(kept)
+        network.train()
 
 
 class _Session:
@@ -149,8 +207,11 @@ class _Session:
         title: str,
         history: list[EpochRecord],
         progress: Progress,
+        peak: float,
+        look: Look | None,
         hard: HardCases | None,
     ) -> None:
+        self.peak, self.look = peak, look
         self.learner, self.schedule, self.folder = learner, schedule, folder
         self.title, self.history, self.hard = title, history, hard
         self.losses = [math.nan if loss is None else loss for loss in progress.losses]
@@ -160,12 +221,13 @@ class _Session:
         self.next_place: Place = (progress.epoch, progress.step)
         self.seconds_before, self.started = progress.seconds, time.monotonic()
         self.saved = self.drawn = self.started
+        self.asked = -math.inf
 
     def do_step(self, place: Place, batch: Batch) -> None:
         epoch, in_epoch = place
         step = epoch * self.schedule.iterations_per_epoch + in_epoch
         recipe = self.learner.recipe
-        rate = learning_rate(recipe.optimizer.learning_rate, recipe.schedule, self.schedule, step)
+        rate = learning_rate(self.peak, recipe.schedule, self.schedule, step)
         self.pending.append(train_step(self.learner, batch, rate, step))
         self.cases.append(batch.cases)
         self.next_place = divmod(step + 1, self.schedule.iterations_per_epoch)
@@ -173,10 +235,33 @@ class _Session:
             self.end_epoch(epoch, step + 1, rate)
         elif time.monotonic() - self.saved > _SECONDS_BETWEEN_CHECKPOINTS:
             self.save()
+        if time.monotonic() - self.asked >= _SECONDS_BETWEEN_REQUESTS:
+            self.asked = time.monotonic()
+            if (self.folder / COOLDOWN_REQUEST).is_file():
+                self.cool_down(step + 1, "asked")
+
+    def cool_down(self, start: int, why: Literal["asked", "plateau"]) -> None:
+        """Let the cooldown begin at global step `start`; written before that step is made, so that it is fixed."""
+        course = self.learner.recipe.schedule
+        changed = with_cooldown(course, self.schedule, start, why)
+        if changed is not self.schedule:
+            write_record(self.folder / SCHEDULE, changed)
+            self.schedule = changed
+            reason = "asked for" if why == "asked" else "the watched cases no longer gain"
+            console.say(f"{self.title}: cooldown ({reason}) up to step {changed.num_steps} of {changed.planned_steps}")
+        elif why == "asked":
+            present = cooldown_of(course, self.schedule)
+            what = "it ends now" if present is None else f"its cooldown began at step {present.start}"
+            console.say(f"{self.title}: asked to cool down, but {what}")
+        (self.folder / COOLDOWN_REQUEST).unlink(missing_ok=True)
 
     def end_epoch(self, epoch: int, steps: int, rate: float) -> None:
         self.read_losses()
         finite = [loss for loss in self.losses if math.isfinite(loss)]
+        watch, watched = self.learner.recipe.watch, None
+        if self.look is not None and ((epoch + 1) % watch.every_epochs == 0 or epoch + 1 == self.schedule.num_epochs):
+            with predicting(self.learner) as network:
+                watched = self.look(network)
         now = time.monotonic()
         record = EpochRecord(
             epoch=epoch,
@@ -184,9 +269,12 @@ class _Session:
             train_loss=sum(finite) / len(finite) if finite else None,
             learning_rate=rate,
             seconds=self.seconds_before + now - self.started,
+            watch_dice=watched,
         )
         append_epoch(self.folder, record)
         self.history.append(record)
+        if self.schedule.until_plateau and watched is not None and has_plateaued(self.history, watch):
+            self.cool_down(steps, "plateau")
         self.losses, self.seconds_before, self.started = [], 0.0, now
         if self.hard is not None:
             self.hard.end_epoch(epoch)
@@ -194,9 +282,11 @@ class _Session:
         if now - self.drawn > _SECONDS_BETWEEN_CURVES:
             draw_curve(self.folder, self.history, self.title)
             self.drawn = now
-        every = math.ceil(self.schedule.epochs / _NUM_MESSAGES)
-        if (epoch + 1) % every == 0 and record.train_loss is not None:
-            console.say(f"{self.title}: epoch {epoch + 1} of {self.schedule.epochs}, loss {record.train_loss:.4f}")
+        every = math.ceil(self.schedule.num_epochs / _NUM_MESSAGES)
+        if record.train_loss is not None and ((epoch + 1) % every == 0 or watched is not None):
+            dice = "" if watched is None else f", Dice of the watched cases {watched:.4f}"
+            length = self.schedule.num_epochs
+            console.say(f"{self.title}: epoch {epoch + 1} of {length}, loss {record.train_loss:.4f}{dice}")
 
     def read_losses(self) -> None:
         """Fetch the losses of the steps since the last time (the device is waited for here) and look at them."""
@@ -247,8 +337,9 @@ def memory_errors(what: str) -> Iterator[None]:
 
 
 def final_weights(learner: Learner) -> dict[str, Tensor]:
-    """The weights that predict from now on: their moving average if the recipe has one."""
-    return {**learner.network.state_dict(), **learner.average}
+    """The weights that predict from now on: their average if the recipe or its optimiser has one."""
+    averaged = averaged_weights(learner.optimizer, learner.network)
+    return {**learner.network.state_dict(), **averaged, **learner.average}
 
 
 def _restore(learner: Learner, folder: Path) -> Progress:
@@ -274,8 +365,3 @@ def _follow_cases(sampler: Sampler, schedule: TrainingSchedule, progress: Progre
     ids = [case.id for case in sampler.source.cases]
     state = progress.case_losses or CaseLosses()
     return HardCases(ids, sampling.hard_ratio, schedule.iterations_per_epoch, state, progress.epoch)
-
-
-def _shown(places: Sequence[Place], made: Iterator[Batch], title: str) -> Iterator[tuple[Place, Batch]]:
-    """Places with their batches, with a bar or lines that show the time left."""
-    yield from zip(console.track(places, len(places), title), made, strict=False)

@@ -1,8 +1,8 @@
 """A network and the recipe's numbers in, an optimiser and its state as named tensors out.
 
-The optimisers are torch's fused ones: one kernel a step, and they skip a step whose gradient is not finite
-without the host having to look. State is kept by parameter name, so a checkpoint does not depend on the order
-in which torch numbers parameters. The average of the weights lives here too: it follows each step.
+The optimisers are torch's fused ones, or our own (`own_optimizers`) where torch has none: they skip a step whose
+gradient is not finite without the host having to look. State is kept by parameter name, so a checkpoint does not
+depend on the order in which torch numbers parameters. The average of the weights lives here too: it follows each step.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -14,6 +14,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from autoseg.errors import ModelError
 from autoseg.records.recipe import Optimizer
+from autoseg.training.own_optimizers import Muon, ScheduleFree
 
 
 def _sgd(parameters: Iterable[nn.Parameter], recipe: Optimizer) -> torch.optim.Optimizer:
@@ -42,6 +43,8 @@ def _adamw(parameters: Iterable[nn.Parameter], recipe: Optimizer) -> torch.optim
 OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter], Optimizer], torch.optim.Optimizer]] = {
     "sgd": _sgd,
     "adamw": _adamw,
+    "muon": lambda parameters, recipe: Muon(list(parameters), recipe),
+    "schedule_free": lambda parameters, recipe: ScheduleFree(list(parameters), recipe),
 }
 
 

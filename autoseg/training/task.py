@@ -27,6 +27,7 @@ from autoseg.training.schedule import Precision
 from autoseg.training.source import held_types, open_source
 from autoseg.training.start import Start, load_start, slowed
 from autoseg.training.validation import VALIDATION, Validator
+from autoseg.training.watching import choose_watched
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class Task:
     """Trained weights from which it starts; None: from the seed."""
     census: DistractorCensus | None = None
     """What false positives the training cases have; None: they are not taught."""
+    watched: tuple[str, ...] = ()
+    """Training cases that are set aside to watch the training."""
 
 
 def open_task(
@@ -77,7 +80,8 @@ def open_task(
 
     Raises:
         DataError: a preprocessed file is missing or damaged.
-        UsageError: what is learned from is not trained, a transform is not installed, or class weights do not fit.
+        UsageError: what is learned from is not trained, a transform is not installed, class weights do not fit, or
+            no case is left to train on beside the watched ones.
         ModelError: mirroring exchanges classes that are not there, or that a region holds one of.
     """
     configuration, labels = plan.configurations[name], plan.labels  # type: ignore[index]
@@ -97,10 +101,11 @@ def open_task(
         marked = mark_distractors(
             recipe.distractors, earlier.base, store_folder, manifest, labels, patch, where, cases.train
         )
+    watched = choose_watched(cases.train, recipe.watch, seed)
     source = open_source(
         store_folder,
         manifest,
-        cases.train,
+        tuple(case for case in cases.train if case not in watched),
         len(plan.channel_names),
         device,
         previous,
@@ -119,10 +124,11 @@ def open_task(
         device=device,
         previous_labels=None if previous is None else labels,
         plugins=batchgenerators_step(transforms, seed) if transforms else None,
+        divisor_zyx=configuration.divisor_zyx,
     )
     validator = Validator(folder / VALIDATION, store_folder, manifest, dataset, configuration, labels, device, previous)
     census = None if marked is None else marked.census
-    return Task(title, folder, plan, configuration, cases, sampler, validator, device, start, census)
+    return Task(title, folder, plan, configuration, cases, sampler, validator, device, start, census, watched)
 
 
 def _check_sampling_weights(name: str, sampling: Sampling, learned: LabelScheme) -> None:

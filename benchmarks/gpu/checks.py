@@ -25,6 +25,7 @@ from autoseg.spatial.labels import resample_labels
 from autoseg.spatial.resampling import resample_image
 from autoseg.training.batches import Sampler, batches
 from autoseg.training.loop import build_learner, train_step
+from autoseg.training.optimizer import OPTIMIZERS, build_optimizer
 from autoseg.training.source import Source, TrainingCase
 
 CPU = torch.device("cpu")
@@ -163,6 +164,31 @@ def training(device: torch.device) -> Iterator[Result]:
         yield f"losses of the first steps, {precision}, last over first", float(np.mean(known[-3:]) / known[0]), 0.99
 
 
+def optimizers(device: torch.device) -> Iterator[Result]:
+    """Each optimiser: where three steps with given gradients lead; on a GPU the host must not wait in them."""
+    for name in OPTIMIZERS:
+        moved = [weights_moved(where, Optimizer(name=name, momentum=0.9)) for where in (CPU, device)]  # type: ignore[arg-type]
+        # Muon iterates in bfloat16 on a GPU.
+        yield f"{name}: three steps", relative(moved[1], moved[0]), 0.05 if name == "muon" else 1e-4
+
+
+def weights_moved(device: torch.device, recipe: Optimizer) -> Tensor:
+    """Change of all weights by three steps with gradients that are the same on every device."""
+    random, network = torch.Generator().manual_seed(9), build_network(small_spec("plain_unet"), 2, 4, seed=7).to(device)
+    optimizer, before = build_optimizer(network, recipe), [p.detach().clone() for p in network.parameters()]
+    for _ in range(3):
+        for parameter in network.parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=random).to(device)
+        if device.type == "cuda":
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            optimizer.step()
+        finally:
+            if device.type == "cuda":
+                torch.cuda.set_sync_debug_mode("default")
+    return torch.cat([(p.detach() - old).flatten() for p, old in zip(network.parameters(), before, strict=True)])
+
+
 def repetition(device: torch.device) -> Iterator[Result]:
     """The same training twice; atomics may make a GPU differ in the last bits, so this is told, not required."""
     first, second = (torch.tensor(losses_of_steps(device, "float32")) for _ in range(2))
@@ -222,6 +248,7 @@ CHECKS: tuple[Callable[[torch.device], Iterator[Result]], ...] = (
     augmentation,
     sliding_window,
     resampling,
+    optimizers,
     training,
     repetition,
 )

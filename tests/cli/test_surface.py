@@ -7,7 +7,7 @@ import pytest
 import typer.main
 
 from autoseg.cli.main import app, main
-from autoseg.cli.options import parse_duration
+from autoseg.cli.options import parse_budget, parse_duration
 from autoseg.errors import UsageError
 
 COMMANDS = {
@@ -53,3 +53,17 @@ def test_help_does_not_import_torch() -> None:
     code = "import sys; from autoseg.cli.main import main; main(['--help']); sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    ("text", "until_plateau", "seconds"),
+    [("auto", True, None), ("AUTO:2h", True, 7200), ("15m", False, 900), (None, False, None)],
+)
+def test_budgets_until_the_plateau(text: str | None, until_plateau: bool, seconds: float | None) -> None:
+    assert parse_budget(text) == (until_plateau, seconds)
+
+
+@pytest.mark.parametrize("text", ["auto:soon", "automatic", "2h:auto", ""])
+def test_budgets_that_are_none(text: str) -> None:
+    with pytest.raises(UsageError, match="--budget"):
+        parse_budget(text)

@@ -10,11 +10,12 @@ from autoseg.cli.main import main
 from autoseg.datasets.phantoms import write_phantoms
 from autoseg.errors import PartialError, UsageError
 from autoseg.pipeline import flow
-from autoseg.pipeline.flow import PrepareOptions, RunOptions, RunResult, run_dataset, train_jobs, wanted_configurations
+from autoseg.pipeline.flow import PrepareOptions, RunOptions, run_dataset, train_jobs, wanted_configurations
 from autoseg.pipeline.train import TrainOptions
 from autoseg.records.base import write_record
 from autoseg.records.dataset import Folds
 from autoseg.records.plan import Plan
+from autoseg.records.run import RunResult
 from autoseg.records.workspace import Paths
 from tests.pipeline.fakes import make_plan
 

@@ -38,6 +38,21 @@ def test_a_policys_name_becomes_its_record_at_the_patch(plan: Plan) -> None:
         apply_settings(plan, ["2d.recipe.augmentation=da5", "2d.patch_size=[0]"])
 
 
+def test_the_course_of_a_training_is_set_by_text(plan: Plan) -> None:
+    stages = 'all.recipe.patch_growth.stages=[{"until": 0.3, "fraction": 0.5}, {"until": 0.6, "fraction": 0.75}]'
+    settings = ["all.recipe.schedule.name=wsd", "all.recipe.watch.cases=4", "all.recipe.schedule.ends=plateau"]
+    changed = apply_settings(plan, [*settings, stages, "2d.recipe.optimizer.reference_batch=12"])
+    for configuration in changed.configurations.values():
+        recipe = configuration.recipe
+        assert (recipe.schedule.name, recipe.schedule.ends, recipe.watch.cases) == ("wsd", "plateau", 4)
+        assert [stage.fraction for stage in recipe.patch_growth.stages] == [0.5, 0.75]
+    assert changed.configurations["2d"].recipe.optimizer.reference_batch == 12
+    with pytest.raises(UsageError, match=r"watch\.cases"):
+        apply_settings(plan, ["all.recipe.schedule.ends=plateau"])
+    with pytest.raises(UsageError, match="one after the other"):
+        apply_settings(plan, [stages.replace("0.3", "0.9")])
+
+
 def test_lists_positions_null_and_text(plan: Plan) -> None:
     changed = apply_settings(
         plan,

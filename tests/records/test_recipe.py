@@ -67,3 +67,16 @@ def test_loss_survives_as_text(loss: list[LossTerm]) -> None:
 def test_text_that_is_no_loss_is_refused(text: str, message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         Recipe.model_validate({"loss": text})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"optimizer": {"name": "schedule_free"}, "ema_decay": 0.99}, "ema_decay must be null"),
+        ({"optimizer": {"name": "schedule_free", "momentum": 0}}, "momentum above 0"),
+        ({"schedule": {"ends": "plateau"}}, "cases to watch"),
+    ],
+)
+def test_courses_that_make_no_sense_are_refused(content: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Recipe.model_validate(content)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from autoseg.errors import UsageError
-from autoseg.storage.locks import locked
+from autoseg.storage.locks import is_locked, locked
 
 _HOLD = """
 import sys, time
@@ -25,6 +25,13 @@ def test_second_holder_is_refused_with_the_first_one_named(tmp_path: Path) -> No
     refused = pytest.raises(UsageError, match=str(os.getpid()))
     with locked(tmp_path / "fold_0", "training"), refused, locked(tmp_path / "fold_0", "training"):
         pass
+
+
+def test_whether_it_is_held_can_be_asked(tmp_path: Path) -> None:
+    assert not is_locked(tmp_path / "nowhere")
+    with locked(tmp_path, "training"):
+        assert is_locked(tmp_path)
+    assert not is_locked(tmp_path)
 
 
 def test_lock_is_free_again_after_the_block_and_after_an_error(tmp_path: Path) -> None:

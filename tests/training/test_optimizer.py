@@ -17,7 +17,12 @@ from autoseg.training.optimizer import (
     update_average,
 )
 
-RECIPES = [Optimizer(), Optimizer(name="adamw", learning_rate=1e-2, weight_decay=0.1, momentum=0.9)]
+RECIPES = [
+    Optimizer(),
+    Optimizer(name="adamw", learning_rate=1e-2, weight_decay=0.1, momentum=0.9),
+    Optimizer(name="muon", learning_rate=1e-2, weight_decay=0.1, momentum=0.9),
+    Optimizer(name="schedule_free", learning_rate=1e-2, weight_decay=0.1, momentum=0.9),
+]
 
 
 def _network() -> nn.Linear:
