@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoseg.networks.norm import SLOPE, InstanceNorm, channels_last
+from autoseg.networks.norm import SLOPE, InstanceNorm, channels_last, prefers_channels_last
 
 Size = Sequence[int]
 
@@ -102,7 +102,7 @@ def fold_slices(x: Tensor, dims: int) -> Tensor:
     """`N C Z Y X` as the network computes on it: for 2 `dims`, `(N Z) C Y X`; on the CPU channels-last."""
     if dims == 2:
         x = x.transpose(1, 2).flatten(0, 1)
-    return channels_last(x) if x.device.type == "cpu" else x
+    return channels_last(x) if prefers_channels_last(x) else x
 
 
 def unfold_slices(y: Tensor, num_samples: int, dims: int) -> Tensor:
