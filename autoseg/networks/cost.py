@@ -8,12 +8,11 @@ it runs.
 
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch.nn.utils.parametrize import register_parametrization
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry
@@ -23,7 +22,7 @@ from autoseg.networks.norm import meta_stands_for
 META = torch.device("meta")
 
 # What autocast computes in half precision and our networks are made of.
-_CAST = {torch.conv2d, torch.conv3d, torch.conv_transpose2d, torch.conv_transpose3d, torch.nn.functional.linear}
+_CAST = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
 
 
 class StepCost(NamedTuple):
@@ -59,7 +58,7 @@ def trace_step(
     """Run one step on meta tensors and count.
 
     Args:
-        network: on the meta device, in training mode.
+        network: on the meta device, in training mode; not to be used afterwards.
         loss: of the network's outputs and the labels.
         images: N C Z Y X, meta.
         labels: N Z Y X, meta.
@@ -67,7 +66,9 @@ def trace_step(
         kind: device whose kernels are counted; ours differ between the two (`norm`).
     """
     standing = (*network.parameters(), *network.buffers(), images, labels)
-    with meta_stands_for(kind), _HalfConvolutions() if half else nullcontext(), _Counter(standing) as live:
+    if half:
+        _make_half(network)
+    with meta_stands_for(kind), _Counter(standing) as live:
         outputs = network(images)
         value = loss(outputs, labels)
         saved = live.now
@@ -106,17 +107,14 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.now -= self._sizes.pop(key)
 
 
-class _HalfConvolutions(TorchFunctionMode):
-    """What autocast does to convolutions; PyTorch's own does not look at meta tensors."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        if func in _CAST:
-            args = tuple(_to_half(value) for value in args)
-            kwargs = {name: _to_half(value) for name, value in (kwargs or {}).items()}
-        return func(*args, **(kwargs or {}))
+class _ToHalf(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.to(torch.bfloat16)
 
 
-def _to_half(value: Any) -> Any:
-    return value.to(torch.bfloat16) if isinstance(value, Tensor) and value.is_floating_point() else value
+def _make_half(network: nn.Module) -> None:
+    """What autocast does to convolutions: weights and inputs are cast; PyTorch's own does not look at meta tensors."""
+    for module in [module for module in network.modules() if isinstance(module, _CAST)]:
+        module.register_forward_pre_hook(lambda _, inputs: tuple(x.to(torch.bfloat16) for x in inputs))
+        for name, _ in list(module.named_parameters(recurse=False)):
+            register_parametrization(module, name, _ToHalf(), unsafe=True)

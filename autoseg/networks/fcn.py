@@ -9,7 +9,7 @@ the two is the decoder alone.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoseg.networks.blocks import conv_stage, fold_slices, head, initialize, unfold_slices
+from autoseg.networks.blocks import conv_stage, fold_slices, head, initialize, run_stage, unfold_slices
 from autoseg.records.plan import NetworkSpec
 
 
@@ -18,7 +18,7 @@ class FullyConvolutional(nn.Module):
 
     def __init__(self, spec: NetworkSpec, num_input_channels: int, num_heads: int, num_scored: int) -> None:
         super().__init__()
-        self.dims = len(spec.strides[0])
+        self.dims, self.recomputes = len(spec.strides[0]), False
         inputs = (num_input_channels, *spec.features_per_stage)
         stages = zip(
             inputs[:-1], spec.features_per_stage, spec.kernel_sizes, spec.strides, spec.blocks_per_stage, strict=True
@@ -33,7 +33,7 @@ class FullyConvolutional(nn.Module):
         size = x.shape[2:]
         maps = []
         for stage in self.encoder:
-            x = stage(x)
+            x = run_stage(self, stage, x)
             maps.append(x)
         y = self.scores[-1](maps[-1])
         for score, features in zip(self.scores[-2::-1], maps[-2::-1], strict=False):

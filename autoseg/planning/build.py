@@ -99,6 +99,9 @@ def _plan_recipes(
     for which, stage in stages.items():
         patch = stage.fitted.patch_size
         recipes[which], why = plan_recipe(rules, patch, dataset.labels, fingerprint, orientation, grid.transpose)
+        if stage.fitted.recomputes:
+            recipes[which] = recipes[which].model_copy(update={"recompute_activations": True})
+            why["recompute_activations"] = "so that this card holds a patch nearer to that of the preset's own card"
         reasons.update({f"{which}.recipe.{field}": reason for field, reason in why.items()})
     return recipes
 

@@ -55,6 +55,8 @@ class Fitted(NamedTuple):
     network: NetworkSpec
     batch_limit: str = ""
     """What kept the batch smaller than memory allows, for people; empty: nothing."""
+    recomputes: bool = False
+    """Whether the patch fits only if activations are computed again in the backward pass."""
 
 
 class Stage(NamedTuple):
@@ -159,21 +161,30 @@ def _fit_to_memory(
     median_shape: FloatArray,
     voxels_a_case: float,
 ) -> Fitted:
-    """The largest patch of which two samples fit, then as many samples as fit and the preset's bounds allow."""
-    available = usable_bytes(budget.gib if demand.gpu_memory_gib is None else demand.gpu_memory_gib)
-    recipe = preset.recipe.model_dump_json()
+    """The largest patch of which two samples fit, then as many samples as fit and the preset's bounds allow.
 
-    def held_by_memory(topology: Topology) -> int:
-        line = trace_line(build_network_spec(preset.network, topology), demand.num_channels, demand.labels, recipe)
-        return int((available - line.fixed_bytes) / (line.bytes_a_voxel * math.prod(topology.patch_size)))
+    On a card smaller than the preset's own, activations are recomputed where that gives a larger patch, up to that one's.
+    """
+    gib = budget.gib if demand.gpu_memory_gib is None else demand.gpu_memory_gib
+    recipes = {again: preset.recipe.model_copy(update={"recompute_activations": again}) for again in (False, True)}
 
-    topology = _shrink(
-        _first_topology(spacing_mm, median_shape),
-        spacing_mm,
-        median_shape,
-        lambda found: held_by_memory(found) < _SMALLEST_BATCH,
-    )
-    held = held_by_memory(topology)
+    def held_by(gib: float, again: bool, topology: Topology) -> int:
+        spec = build_network_spec(preset.network, topology)
+        line = trace_line(spec, demand.num_channels, demand.labels, recipes[again].model_dump_json())
+        return int((usable_bytes(gib) - line.fixed_bytes) / (line.bytes_a_voxel * math.prod(topology.patch_size)))
+
+    def largest(gib: float, again: bool, most_voxels: float = math.inf) -> Topology:
+        def too_large(found: Topology) -> bool:
+            return math.prod(found.patch_size) > most_voxels or held_by(gib, again, found) < _SMALLEST_BATCH
+
+        return _shrink(_first_topology(spacing_mm, median_shape), spacing_mm, median_shape, too_large)
+
+    topology, again = largest(gib, False), False
+    if gib < budget.gib:
+        recomputing = largest(gib, True, math.prod(largest(budget.gib, False).patch_size))
+        if math.prod(recomputing.patch_size) > math.prod(topology.patch_size):
+            topology, again = recomputing, True
+    held = held_by(gib, again, topology)
     bounds = {
         f"a batch holds at most {100 * budget.share_of_dataset:g} % of the dataset's voxels": _samples_in(
             budget.share_of_dataset * voxels_a_case * demand.num_cases, topology
@@ -185,7 +196,7 @@ def _fit_to_memory(
     why, bound = min(bounds.items(), key=lambda item: item[1])
     batch = max(min(held, bound), _SMALLEST_BATCH)
     limit = f"the memory would hold {held} samples, but {why}" if batch < held else ""
-    return Fitted(topology.patch_size, batch, build_network_spec(preset.network, topology), limit)
+    return Fitted(topology.patch_size, batch, build_network_spec(preset.network, topology), limit, again)
 
 
 def _samples_in(num_voxels: float, topology: Topology) -> int:

@@ -84,6 +84,7 @@ def trace_need(
     import torch
 
     from autoseg.losses.build import build_loss
+    from autoseg.networks.blocks import recompute_activations
     from autoseg.networks.build import build_network
     from autoseg.networks.cost import META, trace_step, weight_bytes
 
@@ -92,6 +93,8 @@ def trace_need(
     patch_zyx = (1, *patch_size)[-3:]
     with META:
         network = build_network(spec, num_channels, labels.num_heads, seed=0).train()
+        if recipe.recompute_activations:
+            recompute_activations(network)
         images = torch.empty((batch_size, num_channels, *patch_zyx))
         target = torch.empty((batch_size, *patch_zyx), dtype=torch.int16)
         cost = trace_step(network, build_loss(recipe, labels, True), images, target, half=half, kind=kind)

@@ -12,6 +12,7 @@ from autoseg.errors import ModelError, UsageError
 from autoseg.inference.model import WEIGHTS, new_network
 from autoseg.inference.sliding_window import head_permutation
 from autoseg.losses.build import build_loss
+from autoseg.networks.blocks import recompute_activations
 from autoseg.networks.distractor import HidesDistractor, widened
 from autoseg.preprocessing import store
 from autoseg.records.dataset import Dataset, Fold
@@ -160,5 +161,7 @@ def new_learner(task: Task, precision: Precision) -> Learner:
             network.network.load_state_dict(widened(task.start, network.network, learned.has_regions))
         except ModelError as error:
             raise ModelError(f"{task.title} cannot start from the weights of its base: {error}") from error
+    if configuration.recipe.recompute_activations:
+        recompute_activations(network)
     loss = build_loss(configuration.recipe, learned, configuration.batch_dice)
     return build_learner(network, loss, configuration.recipe, precision, task.device)

@@ -96,3 +96,13 @@ def test_people_are_told() -> None:
     )
     assert f"{need.flops / 1e9:.0f} GFLOP a step" in text
     assert text in plan.reasons["3d_fullres.patch_size"]
+
+
+def test_a_small_card_recomputes_to_hold_the_patch_of_the_presets_own() -> None:
+    small, own = (_plan(gib).configurations["3d_fullres"] for gib in (5.0, 8.0))
+    assert small.recipe.recompute_activations
+    assert not own.recipe.recompute_activations
+    assert prod(small.patch_size) <= prod(own.patch_size)
+    keeping = small.model_copy(update={"recipe": small.recipe.model_copy(update={"recompute_activations": False})})
+    fits, does_not = (need_of_configuration(c, scheme(), 1, "cuda").num_bytes for c in (small, keeping))
+    assert fits < 1.02 * usable_bytes(5) < does_not
