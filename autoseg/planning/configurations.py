@@ -163,7 +163,7 @@ def _fit_to_memory(
 ) -> Fitted:
     """The largest patch of which two samples fit, then as many samples as fit and the preset's bounds allow.
 
-    On a card smaller than the preset's own, activations are recomputed where that gives a larger patch, up to that one's.
+    On a card smaller than the preset's own, activations are recomputed where that gives a larger patch, up to its.
     """
     gib = budget.gib if demand.gpu_memory_gib is None else demand.gpu_memory_gib
     recipes = {again: preset.recipe.model_copy(update={"recompute_activations": again}) for again in (False, True)}
