@@ -49,15 +49,19 @@ def usable_bytes(gib: float) -> float:
     return (gib - min(_RESERVE_GIB, _RESERVE_SHARE * gib)) * GIB
 
 
-def need_of_plan(plan: Plan, which: str) -> StepNeed:
-    """What a step of a configuration of `plan` needs, on the kind of device that it was planned for."""
+def need_of_plan(plan: Plan, which: str) -> StepNeed | None:
+    """`need_of_configuration` of a configuration of `plan`, on the kind of device that it was planned for."""
     settings = plan.configurations[which]  # type: ignore[index]
     kind: Kind = "cpu" if plan.planned_for.startswith("cpu") else "cuda"
     return need_of_configuration(settings, plan.labels, len(plan.channel_names), kind)
 
 
-def need_of_configuration(settings: Configuration, labels: LabelScheme, num_channels: int, kind: Kind) -> StepNeed:
-    """What a step of a configuration needs.
+def need_of_configuration(
+    settings: Configuration, labels: LabelScheme, num_channels: int, kind: Kind
+) -> StepNeed | None:
+    """What a step of a configuration needs; None where that cannot be traced.
+
+    An installed network or loss may look at the values of tensors, which those of a trace do not have.
 
     Args:
         settings: network, patch, batch and recipe.
@@ -67,7 +71,10 @@ def need_of_configuration(settings: Configuration, labels: LabelScheme, num_chan
     """
     channels = num_channels + settings.num_previous_channels(labels)
     learned, recipe = settings.learned_labels(labels), settings.recipe.model_dump_json()
-    return trace_need(settings.network, settings.patch_size, settings.batch_size, channels, learned, recipe, kind)
+    try:
+        return trace_need(settings.network, settings.patch_size, settings.batch_size, channels, learned, recipe, kind)
+    except (RuntimeError, TypeError):  # torch's, of values that are asked of a meta tensor
+        return None
 
 
 @lru_cache(maxsize=512)
@@ -119,8 +126,10 @@ def trace_line(
     return Line(need.fixed_bytes, (need.num_bytes - need.fixed_bytes) / (batch * prod(patch)))
 
 
-def describe_need(need: StepNeed, card_gib: float | None = None) -> str:
+def describe_need(need: StepNeed | None, card_gib: float | None = None) -> str:
     """For people: memory, as a share of the card where it is known, and arithmetic."""
+    if need is None:
+        return "memory and GFLOP cannot be predicted for this loss or network"
     gib = need.num_bytes / GIB
     share = "" if card_gib is None else f", {100 * gib / card_gib:.0f} % of the card's {card_gib:g} GiB"
     return f"{gib:.1f} GiB predicted{share}, {need.flops / 1e9:.0f} GFLOP a step"
