@@ -27,7 +27,8 @@ Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N
 Preset = Annotated[
     str,
     typer.Option(
-        help="Planning rules: auto, default, small, nnunet, nnunet_resenc_m, nnunet_resenc_l, nnunet_resenc_xl."
+        help="Planning rules: auto, default, small, nnunet, nnunet_resenc_m, nnunet_resenc_l, nnunet_resenc_xl, "
+        "mednext_s, mednext_b, mednext_l."
     ),
 ]
 PlanName = Annotated[str | None, typer.Option("--plan", help="Plan to use, if there are several.")]
@@ -77,7 +78,7 @@ def parse_duration(text: str | None) -> float | None:
     return total
 
 
-def parse_learning(objective: str, truth: str) -> LearningSettings:
+def parse_learning(objective: str, truth: str = "voxels=1") -> LearningSettings:
     """How post-processing is chosen, from `--objective dice` and `--truth voxels=1`; raises UsageError."""
     measure, _, value = truth.partition("=")
     try:

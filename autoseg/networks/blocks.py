@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from autoseg.errors import UsageError
 from autoseg.networks.norm import SLOPE, InstanceNorm, channels_last, prefers_channels_last
+from autoseg.records.plan import NetworkSpec
 
 Size = Sequence[int]
 
@@ -28,12 +29,22 @@ _TRANSPOSED: dict[int, type[nn.ConvTranspose2d] | type[nn.ConvTranspose3d]] = {
 }
 
 
-def convolution(num_in: int, num_out: int, kernel: Size, stride: Size | None = None, bias: bool = True) -> nn.Module:
+def convolution(
+    num_in: int, num_out: int, kernel: Size, stride: Size | None = None, bias: bool = True, groups: int = 1
+) -> nn.Module:
     """A 2-D or 3-D convolution (by the length of `kernel`) padded so that stride 1 keeps the size."""
     kernel = tuple(kernel)
     stride = tuple(stride or [1] * len(kernel))
     padding = tuple((k - 1) // 2 for k in kernel)
-    return _CONVOLUTIONS[len(kernel)](num_in, num_out, kernel, stride, padding, bias=bias)  # type: ignore[arg-type]
+    kind = _CONVOLUTIONS[len(kernel)]
+    return kind(num_in, num_out, kernel, stride, padding, groups=groups, bias=bias)  # type: ignore[arg-type]
+
+
+def transposed(num_in: int, num_out: int, kernel: Size, stride: Size, groups: int = 1) -> nn.Module:
+    """A transposed convolution with odd kernels, which makes n voxels `stride * (n - 1) + 1`."""
+    padding = tuple((k - 1) // 2 for k in kernel)
+    kind = _TRANSPOSED[len(stride)]
+    return kind(num_in, num_out, tuple(kernel), tuple(stride), padding, groups=groups)  # type: ignore[arg-type]
 
 
 def head(num_in: int, num_heads: int, dims: int) -> nn.Module:
@@ -96,6 +107,15 @@ def conv_stage(num_in: int, num_out: int, kernel: Size, stride: Size, num_convs:
     return nn.Sequential(first, *(ConvNormAct(num_out, num_out, kernel) for _ in range(num_convs - 1)))
 
 
+def encoder(spec: NetworkSpec, num_input_channels: int) -> nn.ModuleList:
+    """The plain U-Net's encoder: one stack of convolutions a resolution, finest first."""
+    inputs = (num_input_channels, *spec.features_per_stage)
+    stages = zip(
+        inputs[:-1], spec.features_per_stage, spec.kernel_sizes, spec.strides, spec.blocks_per_stage, strict=True
+    )
+    return nn.ModuleList(conv_stage(*stage) for stage in stages)
+
+
 def residual_stage(num_in: int, num_out: int, kernel: Size, stride: Size, num_blocks: int) -> nn.Sequential:
     """`num_blocks` residual blocks, the first with the stride."""
     ones = [1] * len(stride)
@@ -137,6 +157,12 @@ def recompute_activations(network: nn.Module) -> None:
         raise UsageError("recipe.recompute_activations: this architecture cannot; set it to false.")
     for module in found:
         setattr(module, RECOMPUTES, True)
+
+
+def enlarge(y: Tensor, size: Size) -> Tensor:
+    """Linear interpolation of `N C [Z] Y X` to `size`."""
+    mode = "trilinear" if y.ndim == 5 else "bilinear"
+    return F.interpolate(y, list(size), mode=mode, align_corners=False)
 
 
 def initialize(network: nn.Module) -> None:
