@@ -126,13 +126,16 @@ def device_kind(name: str) -> str:
 
 
 def describe_plan(plan: Plan) -> str:
-    """One line a configuration, for people."""
+    """Two lines a configuration, for people."""
+    from autoseg.planning.step_cost import describe_need, need_of_plan
+
     rows = [f"plan {plan.name} (preset {plan.preset}, for {plan.planned_for})"]
     for name, c in plan.configurations.items():
         spacing = " x ".join(f"{s:.3g}" for s in c.spacing_mm)
         patch = " x ".join(str(p) for p in c.patch_size)
         features = "-".join(str(f) for f in c.network.features_per_stage)
         rows.append(f"  {name:19s} spacing {spacing} mm, patch {patch}, batch {c.batch_size}, features {features}")
+        rows.append(f"  {'':19s} {describe_need(need_of_plan(plan, name))}")
     return "\n".join(rows)
 
 

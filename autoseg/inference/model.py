@@ -47,11 +47,6 @@ class Model:
         return self.plan.configurations[self.configuration]  # type: ignore[index]
 
 
-def num_previous_channels(configuration: Configuration, labels: LabelScheme) -> int:
-    """Input channels that a configuration gets from its previous stage: one a foreground class."""
-    return 0 if configuration.previous_stage is None else labels.num_classes - 1
-
-
 def previous_channels(classes: Tensor, labels: LabelScheme) -> Tensor:
     """Internal classes `Z Y X` as one channel a foreground class, `K Z Y X` float32."""
     numbers = torch.arange(1, labels.num_classes, device=classes.device, dtype=classes.dtype)
@@ -60,7 +55,7 @@ def previous_channels(classes: Tensor, labels: LabelScheme) -> Tensor:
 
 def new_network(plan: Plan, settings: Configuration, seed: int) -> nn.Module:
     """The network of a configuration, its weights drawn from `seed`; a distractor is hidden when it predicts."""
-    num_channels = len(plan.channel_names) + num_previous_channels(settings, plan.labels)
+    num_channels = len(plan.channel_names) + settings.num_previous_channels(plan.labels)
     learned = settings.learned_labels(plan.labels)
     network = build_network(settings.network, num_channels, learned.num_heads, seed)
     return network if settings.recipe.distractors is None else HidesDistractor(network, learned.has_regions)

@@ -6,6 +6,8 @@ a name in the table cannot be replaced. Compound losses are sums of terms, in th
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -89,7 +91,11 @@ def build_loss(recipe: Recipe, labels: LabelScheme, batch_dice: bool) -> Trainin
         for i, output in enumerate(used):
             logits = output.to(torch.promote_types(output.dtype, torch.float32)).contiguous()
             coarse = downsample(target, tuple(output.shape[2:]))
-            parts += [0.5**i / norm * weight * term(logits, coarse, context) for weight, term, context in terms]
+            shared: dict[str, Any] = {}
+            parts += [
+                0.5**i / norm * weight * term(logits, coarse, replace(context, shared=shared))
+                for weight, term, context in terms
+            ]
         return torch.stack(parts).sum()
 
     return loss

@@ -9,21 +9,11 @@ samples unless `batch_dice` sums these first. Ignored voxels take no part.
 (1e-5: nnU-Net's). In the Tversky family `alpha` weighs the false positives and `beta` the false negatives.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from autoseg.losses.targets import (
-    LossContext,
-    compared,
-    foreground,
-    head_weights,
-    mean_over_foreground,
-    power,
-    regions_of,
-    split_ignored,
-)
+from autoseg.losses.sums import class_sums
+from autoseg.losses.targets import LossContext, compared, foreground, head_weights, mean_over_foreground, power
 
 
 def soft_dice(logits: Tensor, target: Tensor, context: LossContext, *, smooth: float = 1e-5) -> Tensor:
@@ -120,21 +110,21 @@ def sensitivity_specificity(
 
 def dice_scores(logits: Tensor, target: Tensor, context: LossContext, smooth: float) -> Tensor:
     """Soft Dice of every head, background included: N H, or 1 H with `batch_dice`."""
-    both, predicted, true = _sums(logits, target, context)
+    both, predicted, true, _ = class_sums(logits, target, context)
     return (2 * both + smooth) / (true + predicted + smooth).clamp_min(1e-8)
 
 
 def _tversky_index(
     logits: Tensor, target: Tensor, context: LossContext, alpha: float, beta: float, smooth: float
 ) -> Tensor:
-    both, predicted, true = _sums(logits, target, context)
+    both, predicted, true, _ = class_sums(logits, target, context)
     errors = alpha * (predicted - both) + beta * (true - both)
     return (both + smooth) / (both + errors + smooth).clamp_min(1e-8)
 
 
 def _generalised_dice(logits: Tensor, target: Tensor, context: LossContext, smooth: float) -> Tensor:
     """One score a sample, or one in all with `batch_dice`."""
-    both, predicted, true = _sums(logits, target, context)
+    both, predicted, true, _ = class_sums(logits, target, context)
     rarest = torch.where(true > 0, true, torch.inf).amin(1, keepdim=True)
     rarest = torch.where(rarest.isinf(), 1, rarest)  # nothing there: all weigh alike
     weights = (rarest / torch.where(true > 0, true, rarest)).square() * head_weights(context, true)
@@ -144,58 +134,3 @@ def _generalised_dice(logits: Tensor, target: Tensor, context: LossContext, smoo
 
 def _mean(scores: Tensor, context: LossContext) -> Tensor:
     return mean_over_foreground(foreground(scores, context), context)
-
-
-def _sums(logits: Tensor, target: Tensor, context: LossContext) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums of probability inside the truth, of probability, and of truth: each N H, or 1 H with `batch_dice`."""
-    classes, valid = split_ignored(target, context.labels)
-    if context.labels.has_regions:
-        truth = regions_of(classes, context.labels)
-        probabilities = logits.sigmoid()
-        if valid is not None:
-            truth, probabilities = truth & valid.unsqueeze(1), probabilities * valid.unsqueeze(1)
-        axes = tuple(range(2, logits.ndim))
-        sums = ((probabilities * truth).sum(axes), probabilities.sum(axes), truth.sum(axes).to(logits.dtype))
-    else:
-        flat = None if valid is None else valid.flatten(1)
-        sums = _SoftmaxSums.apply(logits.flatten(2), classes.flatten(1), flat)  # type: ignore[no-untyped-call]
-    if context.batch_dice:
-        both, predicted, true = (s.sum(0, keepdim=True) for s in sums)
-        return both, predicted, true
-    return sums
-
-
-class _SoftmaxSums(torch.autograd.Function):
-    """The sums of `_sums` for softmax, with a closed-form backward and no one-hot copy of the target.
-
-    Only the logits and the class numbers are kept; the softmax is computed again in backward. The loop over
-    classes costs no more than the softmax, and unlike a scatter its sums do not depend on the order in which a
-    GPU's threads finish.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, classes: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        probabilities = logits.softmax(1)
-        if valid is not None:
-            probabilities.mul_(valid.unsqueeze(1))
-        both, true = logits.new_empty(logits.shape[:2]), logits.new_empty(logits.shape[:2])
-        for number in range(logits.shape[1]):
-            inside = classes == number if valid is None else (classes == number) & valid
-            both[:, number] = (probabilities[:, number] * inside).sum(-1)
-            true[:, number] = inside.sum(-1)
-        ctx.save_for_backward(logits, classes, valid)
-        ctx.mark_non_differentiable(true)
-        return both, probabilities.sum(-1), true
-
-    @staticmethod
-    def backward(ctx: Any, grad_both: Tensor, grad_predicted: Tensor, _grad_true: Tensor) -> tuple[Tensor, None, None]:
-        logits, classes, valid = ctx.saved_tensors
-        probabilities = logits.softmax(1)
-        # d/dp of a voxel is grad_predicted, and grad_both besides for its own class; then through the softmax.
-        own = classes.unsqueeze(1)
-        at_own = probabilities.gather(1, own) * grad_both.gather(1, classes).unsqueeze(1)
-        mean = (probabilities * grad_predicted.unsqueeze(-1)).sum(1, keepdim=True) + at_own
-        gradient = probabilities.mul_(grad_predicted.unsqueeze(-1) - mean).scatter_add_(1, own, at_own)
-        if valid is not None:
-            gradient.mul_(valid.unsqueeze(1))
-        return gradient, None, None

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from autoseg.losses.sums import class_sums
 from autoseg.losses.targets import LossContext, head_weights, power, regions_of, split_ignored
 
 
@@ -18,8 +19,12 @@ def cross_entropy(logits: Tensor, target: Tensor, context: LossContext) -> Tenso
     With regions, the mean over voxels and regions. nnU-Net does the same unless there is an ignore label, where
     it adds up the regions instead, so that the loss is larger by their number; we keep the mean.
     """
-    losses, weights = voxel_losses(logits, target, context)
-    return weighted_mean(losses, weights)
+    if context.labels.has_regions:
+        return weighted_mean(*voxel_losses(logits, target, context))
+    sums, weights = class_sums(logits, target, context), head_weights(context, logits)
+    assert sums.surprise is not None, "it is there for classes"
+    total = (weights * sums.true).sum()
+    return (weights * sums.surprise).sum() / torch.where(total > 0, total, 1)
 
 
 def focal(logits: Tensor, target: Tensor, context: LossContext, *, gamma: float = 2.0) -> Tensor:

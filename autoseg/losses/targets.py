@@ -3,8 +3,9 @@
 That is the context of a loss, the mean over its heads, and a power whose gradient stays finite.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +24,8 @@ class LossContext:
     """Whether overlap losses sum over the batch before they divide."""
     class_weights: tuple[float, ...] | None = None
     """One factor a head, from the plan; None: all 1."""
+    shared: dict[str, Any] | None = field(default=None, compare=False, repr=False)
+    """What the terms of a loss have computed of the output at hand, for one another; None: nothing is shared."""
 
 
 def downsample(target: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -6,16 +6,21 @@ doi:10.1038/s41592-020-01008-z). 2-D networks are made of 2-D convolutions, but 
 their slices are folded into the batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from autoseg.networks.norm import SLOPE, InstanceNorm, channels_last
+from autoseg.errors import UsageError
+from autoseg.networks.norm import SLOPE, InstanceNorm, channels_last, prefers_channels_last
 from autoseg.records.plan import NetworkSpec
 
 Size = Sequence[int]
+
+RECOMPUTES = "recomputes"
+"""Attribute of networks that can: whether they do."""
 
 _CONVOLUTIONS: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
 _TRANSPOSED: dict[int, type[nn.ConvTranspose2d] | type[nn.ConvTranspose3d]] = {
@@ -122,12 +127,36 @@ def fold_slices(x: Tensor, dims: int) -> Tensor:
     """`N C Z Y X` as the network computes on it: for 2 `dims`, `(N Z) C Y X`; on the CPU channels-last."""
     if dims == 2:
         x = x.transpose(1, 2).flatten(0, 1)
-    return channels_last(x) if x.device.type == "cpu" else x
+    return channels_last(x) if prefers_channels_last(x) else x
 
 
 def unfold_slices(y: Tensor, num_samples: int, dims: int) -> Tensor:
     """Undo `fold_slices` on an output: `N H Z Y X`."""
     return y.view(num_samples, -1, *y.shape[1:]).transpose(1, 2) if dims == 2 else y
+
+
+def run_stage(network: nn.Module, stage: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """Outputs of a stage; in the training of a network that recomputes (`recompute_activations`) only inputs are kept.
+
+    Gradients are the same: after Chen et al. (2016, arXiv:1604.06174). Our stages draw no random numbers.
+    """
+    if not (getattr(network, RECOMPUTES, False) and network.training and torch.is_grad_enabled()):
+        return stage(*inputs)
+    recomputed: Tensor = checkpoint(stage, *inputs, use_reentrant=False, preserve_rng_state=False)
+    return recomputed
+
+
+def recompute_activations(network: nn.Module) -> None:
+    """Let the stages of `network` be computed again in the backward pass.
+
+    Raises:
+        UsageError: the architecture does not run its stages by `run_stage`.
+    """
+    found = [module for module in network.modules() if hasattr(module, RECOMPUTES)]
+    if not found:
+        raise UsageError("recipe.recompute_activations: this architecture cannot; set it to false.")
+    for module in found:
+        setattr(module, RECOMPUTES, True)
 
 
 def enlarge(y: Tensor, size: Size) -> Tensor:

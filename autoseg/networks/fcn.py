@@ -8,7 +8,7 @@ the two is the decoder alone.
 
 from torch import Tensor, nn
 
-from autoseg.networks.blocks import encoder, enlarge, fold_slices, head, initialize, unfold_slices
+from autoseg.networks.blocks import encoder, enlarge, fold_slices, head, initialize, run_stage, unfold_slices
 from autoseg.records.plan import NetworkSpec
 
 
@@ -17,7 +17,7 @@ class FullyConvolutional(nn.Module):
 
     def __init__(self, spec: NetworkSpec, num_input_channels: int, num_heads: int, num_scored: int) -> None:
         super().__init__()
-        self.dims = len(spec.strides[0])
+        self.dims, self.recomputes = len(spec.strides[0]), False
         self.encoder = encoder(spec, num_input_channels)
         self.scores = nn.ModuleList(head(f, num_heads, self.dims) for f in spec.features_per_stage[-num_scored:])
 
@@ -28,7 +28,7 @@ class FullyConvolutional(nn.Module):
         size = x.shape[2:]
         maps = []
         for stage in self.encoder:
-            x = stage(x)
+            x = run_stage(self, stage, x)
             maps.append(x)
         y = self.scores[-1](maps[-1])
         for score, features in zip(self.scores[-2::-1], maps[-2::-1], strict=False):

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoseg.networks.blocks import convolution, fold_slices, head, transposed, unfold_slices
+from autoseg.networks.blocks import convolution, fold_slices, head, run_stage, transposed, unfold_slices
 from autoseg.networks.norm import InstanceNorm
 from autoseg.records.plan import NetworkSpec
 
@@ -79,7 +79,7 @@ class MedNeXt(nn.Module):
     def __init__(self, spec: NetworkSpec, num_input_channels: int, num_heads: int) -> None:
         super().__init__()
         features, kernels, strides = spec.features_per_stage, spec.kernel_sizes, spec.strides
-        self.dims = len(strides[0])
+        self.dims, self.recomputes = len(strides[0]), False
         expansions = spec.expansion_per_stage or (EXPANSION,) * len(features)
         finer = range(len(features) - 1)
 
@@ -103,12 +103,12 @@ class MedNeXt(nn.Module):
         x = self.stem(fold_slices(x, self.dims))
         skips = []
         for stage, down in zip(self.encoder, self.downs, strict=False):
-            skips.append(stage(x))
+            skips.append(run_stage(self, stage, x))
             x = down(skips[-1])
         x = self.encoder[-1](x)
         outputs = [x]
         for s in reversed(range(len(self.decoder))):
-            x = self.decoder[s](skips[s] + self.ups[s](x))
+            x = run_stage(self, self.decoder[s], skips[s] + self.ups[s](x))
             outputs.insert(0, x)
         kept = outputs[: len(self.heads) if self.training else 1]
         return tuple(unfold_slices(make(y), num_samples, self.dims) for make, y in zip(self.heads, kept, strict=False))

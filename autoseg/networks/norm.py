@@ -7,6 +7,9 @@ works in channels-last memory and has a closed-form backward that reads each arr
 PyTorch allows (`benchmarks/network_step.py`). Elsewhere PyTorch's own kernels are used.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -18,6 +21,8 @@ EPSILON = 1e-5
 
 SLOPE = 0.01
 """Of the leaky ReLU below zero (nnU-Net's value)."""
+
+_META_KIND: ContextVar[str] = ContextVar("meta_kind", default="cuda")
 
 
 class InstanceNorm(nn.Module):
@@ -49,12 +54,27 @@ def instance_norm_act(x: Tensor, weight: Tensor, bias: Tensor, slope: float = SL
     Returns:
         Same shape and dtype as `x`; on the CPU in channels-last memory.
     """
-    if x.device.type == "cpu":
+    if prefers_channels_last(x):
         y: Tensor = _NormAct.apply(channels_last(x), weight, bias, slope)  # type: ignore[no-untyped-call]
         return y
     # The functional form of nn.functional refuses maps of one element.
     y = torch.instance_norm(x, weight, bias, None, None, True, 0.0, EPSILON, torch.backends.cudnn.enabled)
     return y if slope == 1 else F.leaky_relu_(y, slope)
+
+
+def prefers_channels_last(x: Tensor) -> bool:
+    """Whether the function above is used for this array: on the CPU, and on a meta device that stands for one."""
+    return x.device.type == "cpu" or (x.device.type == "meta" and _META_KIND.get() == "cpu")
+
+
+@contextmanager
+def meta_stands_for(kind: str) -> Iterator[None]:
+    """Inside the block meta tensors go the way of device `kind` (`cpu`, `cuda`), so that its memory can be counted."""
+    token = _META_KIND.set(kind)
+    try:
+        yield
+    finally:
+        _META_KIND.reset(token)
 
 
 def channels_last(x: Tensor) -> Tensor:

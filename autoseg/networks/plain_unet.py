@@ -5,10 +5,21 @@ convolutions, each decoder stage upsamples, appends the encoder's map of that si
 Everything is numbered by resolution, 0 the finest.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
-from autoseg.networks.blocks import conv_stage, encoder, fold_slices, head, initialize, unfold_slices, upsampling
+from autoseg.networks.blocks import (
+    conv_stage,
+    encoder,
+    fold_slices,
+    head,
+    initialize,
+    run_stage,
+    unfold_slices,
+    upsampling,
+)
 from autoseg.records.plan import NetworkSpec
 
 
@@ -23,7 +34,7 @@ class UNet(nn.Module):
 
     def __init__(self, encoder: nn.ModuleList, spec: NetworkSpec, num_heads: int) -> None:
         super().__init__()
-        features, self.dims = spec.features_per_stage, len(spec.strides[0])
+        features, self.dims, self.recomputes = spec.features_per_stage, len(spec.strides[0]), False
         finer = range(len(features) - 1)
         self.encoder = encoder
         self.ups = nn.ModuleList(upsampling(features[s + 1], features[s], spec.strides[s + 1]) for s in finer)
@@ -41,15 +52,19 @@ class UNet(nn.Module):
         x = fold_slices(x, self.dims)
         skips = []
         for stage in self.encoder:
-            x = stage(x)
+            x = run_stage(self, stage, x)
             skips.append(x)
         num_outputs = max(1, len(self.heads) - 1) if self.training else 1
         outputs: list[Tensor] = []
         for s in reversed(range(len(self.decoder))):
-            x = self.decoder[s](torch.cat((self.ups[s](x), skips[s]), dim=1))
+            x = run_stage(self, partial(self._decode, s), x, skips[s])
             if s < num_outputs:
                 outputs.insert(0, unfold_slices(self.heads[s](x), num_samples, self.dims))
         return tuple(outputs)
+
+    def _decode(self, s: int, coarser: Tensor, skip: Tensor) -> Tensor:
+        y: Tensor = self.decoder[s](torch.cat((self.ups[s](coarser), skip), dim=1))
+        return y
 
 
 def plain_unet(spec: NetworkSpec, num_input_channels: int, num_heads: int) -> nn.Module:

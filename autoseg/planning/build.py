@@ -12,10 +12,11 @@ from autoseg.errors import UsageError
 from autoseg.planning.configurations import Demand, Stage
 from autoseg.planning.grids import Grid, build_grid, knows_orientations
 from autoseg.planning.normalization import choose_normalization
-from autoseg.planning.presets import PRESETS, Orientation, Preset, VoxelBudget, resolve_preset
+from autoseg.planning.presets import PRESETS, MemoryBudget, Orientation, Preset, VoxelBudget, resolve_preset
 from autoseg.planning.recipes import plan_recipe
 from autoseg.planning.spacing import as_triple
 from autoseg.planning.stages import Stages, plan_stages
+from autoseg.planning.step_cost import GIB, describe_need, need_of_configuration, usable_bytes
 from autoseg.records.dataset import Dataset
 from autoseg.records.fingerprint import Fingerprint
 from autoseg.records.plan import PLAN_NAME, Configuration, ConfigurationName, Plan
@@ -63,8 +64,12 @@ def make_plan(
         reasons["orientation"] = "the fingerprint holds no orientations: its axes were taken as canonical"
     grid = build_grid(fingerprint, turned_to, rules.first_axis, reasons)
     num_cases = num_training or dataset.num_training or len(fingerprint.spacings)
-    stages = plan_stages(rules, Demand(dataset.labels.num_entries, num_cases, gpu_memory_gib), grid, reasons)
+    demand = Demand(dataset.labels, num_cases, gpu_memory_gib, len(dataset.channel_names))
+    stages = plan_stages(rules, demand, grid, reasons)
     recipes = _plan_recipes(rules, stages, dataset, fingerprint, turned_to, grid, reasons)
+    configurations = _build_configurations(stages, recipes, dataset, fingerprint)
+    if isinstance(rules.budget, MemoryBudget):
+        _tell_memory(rules.budget, demand, stages, configurations, reasons)
     return Plan(
         name=name or key,
         preset=key,
@@ -75,7 +80,7 @@ def make_plan(
         transpose=grid.transpose,
         intensities=fingerprint.foreground_intensity_properties_per_channel,
         original_median_spacing_mm=as_triple(np.median(grid.spacings_mm, axis=0)),
-        configurations=_build_configurations(stages, recipes, dataset, fingerprint),
+        configurations=configurations,
         reasons=reasons,
         planned_for=_planned_for(rules, gpu_memory_gib),
     )
@@ -94,6 +99,9 @@ def _plan_recipes(
     for which, stage in stages.items():
         patch = stage.fitted.patch_size
         recipes[which], why = plan_recipe(rules, patch, dataset.labels, fingerprint, orientation, grid.transpose)
+        if stage.fitted.recomputes:
+            recipes[which] = recipes[which].model_copy(update={"recompute_activations": True})
+            why["recompute_activations"] = "so that this card holds a patch nearer to that of the preset's own card"
         reasons.update({f"{which}.recipe.{field}": reason for field, reason in why.items()})
     return recipes
 
@@ -119,6 +127,25 @@ def _build_configurations(
         )
 
     return {which: build(which, stage) for which, stage in stages.items()}
+
+
+def _tell_memory(
+    budget: MemoryBudget,
+    demand: Demand,
+    stages: Stages,
+    configurations: dict[ConfigurationName, Configuration],
+    reasons: dict[str, str],
+) -> None:
+    """Write into `reasons` what each configuration needs, and what bounds its batch."""
+    gib = budget.gib if demand.gpu_memory_gib is None else demand.gpu_memory_gib
+    for which, settings in configurations.items():
+        need = need_of_configuration(settings, demand.labels, demand.num_channels, "cuda")
+        reasons[f"{which}.patch_size"] = (
+            f"the largest of which two samples fit; {describe_need(need, gib)}; "
+            f"{gib - usable_bytes(gib) / GIB:.1f} GiB are left to CUDA"
+        )
+        if stages[which].fitted.batch_limit:
+            reasons[f"{which}.batch_size"] = stages[which].fitted.batch_limit
 
 
 def _planned_for(rules: Preset, gpu_memory_gib: float | None) -> str:

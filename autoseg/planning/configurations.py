@@ -1,9 +1,10 @@
 """A resolution and a preset in; patch, batch and network out, and with them a coarser resolution where one is due.
 
-`fit` dispatches on the preset's budget: nnU-Net's by activations, ours by voxels. Both start from the patch with
-the shape of a cube in millimetres, no larger than the median case, and shrink it axis by axis.
+`fit` dispatches on the preset's budget: nnU-Net's by activations, ours by traced bytes or by voxels. All start from
+the patch with the shape of a cube in millimetres, no larger than the median case, and shrink it axis by axis.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -11,9 +12,11 @@ import numpy as np
 
 from autoseg.errors import UsageError
 from autoseg.planning.memory import count_activations
-from autoseg.planning.presets import ActivationBudget, NetworkRule, Preset, VoxelBudget
+from autoseg.planning.presets import ActivationBudget, MemoryBudget, NetworkRule, Preset, VoxelBudget
 from autoseg.planning.spacing import FloatArray, coarsen
+from autoseg.planning.step_cost import trace_line, usable_bytes
 from autoseg.planning.topology import Topology, fixed_topology, plan_topology
+from autoseg.records.labels import LabelScheme
 from autoseg.records.plan import NetworkSpec
 
 _FIRST_EDGE = {2: 2048, 3: 256}
@@ -34,12 +37,14 @@ _LOWRES_GAIN = 2.0
 class Demand(NamedTuple):
     """What a planned network has to serve, whatever the resolution."""
 
-    num_outputs: int
-    """Entries of `labels` in dataset.json: nnU-Net's memory rule counts background and ignore too."""
+    labels: LabelScheme
+    """Of the dataset. nnU-Net's memory rule counts all its entries as outputs, background and ignore too."""
     num_cases: int
     """Training cases."""
     gpu_memory_gib: float | None
     """Memory to plan for; None: that of the preset's budget."""
+    num_channels: int = 1
+    """Of the network's input."""
 
 
 class Fitted(NamedTuple):
@@ -48,6 +53,10 @@ class Fitted(NamedTuple):
     patch_size: tuple[int, ...]
     batch_size: int
     network: NetworkSpec
+    batch_limit: str = ""
+    """What kept the batch smaller than memory allows, for people; empty: nothing."""
+    recomputes: bool = False
+    """Whether the patch fits only if activations are computed again in the backward pass."""
 
 
 class Stage(NamedTuple):
@@ -72,6 +81,8 @@ def fit(
     """
     if isinstance(preset.budget, VoxelBudget):
         return _fit_to_voxels(preset.network, preset.budget, spacing_mm, median_shape)
+    if isinstance(preset.budget, MemoryBudget):
+        return _fit_to_memory(preset, preset.budget, demand, spacing_mm, median_shape, voxels_a_case)
     return _fit_to_activations(preset, preset.budget, demand, spacing_mm, median_shape, voxels_a_case)
 
 
@@ -130,7 +141,7 @@ def _fit_to_activations(
 
     def activations(topology: Topology) -> int:
         spec = build_network_spec(preset.network, topology)
-        return count_activations(spec, topology.patch_size, demand.num_outputs)
+        return count_activations(spec, topology.patch_size, demand.labels.num_entries)
 
     def too_large(topology: Topology) -> bool:
         needed = activations(topology)
@@ -138,10 +149,59 @@ def _fit_to_activations(
 
     topology = _shrink(preset.network, spacing_mm, median_shape, too_large)
     batch = round(available / activations(topology) * _REFERENCE_BATCH[dims])
-    voxels_in_dataset = voxels_a_case * demand.num_cases
-    bound = round(voxels_in_dataset * budget.share_of_dataset / float(np.prod(topology.patch_size, dtype=np.float64)))
+    bound = _samples_in(budget.share_of_dataset * voxels_a_case * demand.num_cases, topology)
     batch = max(min(batch, bound), _SMALLEST_BATCH)
     return Fitted(topology.patch_size, batch, build_network_spec(preset.network, topology))
+
+
+def _fit_to_memory(
+    preset: Preset,
+    budget: MemoryBudget,
+    demand: Demand,
+    spacing_mm: FloatArray,
+    median_shape: FloatArray,
+    voxels_a_case: float,
+) -> Fitted:
+    """The largest patch of which two samples fit, then as many samples as fit and the preset's bounds allow.
+
+    On a card smaller than the preset's own, activations are recomputed where that gives a larger patch, up to its.
+    """
+    gib = budget.gib if demand.gpu_memory_gib is None else demand.gpu_memory_gib
+    recipes = {again: preset.recipe.model_copy(update={"recompute_activations": again}) for again in (False, True)}
+
+    def held_by(gib: float, again: bool, topology: Topology) -> int:
+        spec = build_network_spec(preset.network, topology)
+        line = trace_line(spec, demand.num_channels, demand.labels, recipes[again].model_dump_json())
+        return int((usable_bytes(gib) - line.fixed_bytes) / (line.bytes_a_voxel * math.prod(topology.patch_size)))
+
+    def largest(gib: float, again: bool, most_voxels: float = math.inf) -> Topology:
+        def too_large(found: Topology) -> bool:
+            return math.prod(found.patch_size) > most_voxels or held_by(gib, again, found) < _SMALLEST_BATCH
+
+        return _shrink(preset.network, spacing_mm, median_shape, too_large)
+
+    topology, again = largest(gib, False), False
+    if gib < budget.gib:
+        recomputing = largest(gib, True, math.prod(largest(budget.gib, False).patch_size))
+        if math.prod(recomputing.patch_size) > math.prod(topology.patch_size):
+            topology, again = recomputing, True
+    held = held_by(gib, again, topology)
+    bounds = {
+        f"a batch holds at most {100 * budget.share_of_dataset:g} % of the dataset's voxels": _samples_in(
+            budget.share_of_dataset * voxels_a_case * demand.num_cases, topology
+        ),
+        "with a fixed number of steps a larger batch makes each step dearer and little else": (
+            budget.max_batch_2d if len(spacing_mm) == 2 else budget.max_batch_3d
+        ),
+    }
+    why, bound = min(bounds.items(), key=lambda item: item[1])
+    batch = max(min(held, bound), _SMALLEST_BATCH)
+    limit = f"the memory would hold {held} samples, but {why}" if batch < held else ""
+    return Fitted(topology.patch_size, batch, build_network_spec(preset.network, topology), limit, again)
+
+
+def _samples_in(num_voxels: float, topology: Topology) -> int:
+    return round(num_voxels / float(np.prod(topology.patch_size, dtype=np.float64)))
 
 
 def _fit_to_voxels(rule: NetworkRule, budget: VoxelBudget, spacing_mm: FloatArray, median_shape: FloatArray) -> Fitted:

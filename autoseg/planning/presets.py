@@ -1,11 +1,11 @@
 """The literal table of presets: every number by which one way of planning differs from another.
 
-`nnunet*` plan exactly what nnU-Net 2.8.1 plans. `default` is ours: nnU-Net's network on canonical axes, a bounded
-batch, and a recipe that answers to class imbalance and to left and right. `small` is what a CPU gets: the whole
-recipe is fitted to minutes instead of days.
+`nnunet*` plan exactly what nnU-Net 2.8.1 plans. `default` and `resenc_*` are ours: nnU-Net's networks on canonical
+axes, patch and batch by traced memory, a bounded batch, and a recipe that answers to class imbalance and to left and
+right. `small` is what a CPU gets: the whole recipe is fitted to minutes instead of days.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -63,6 +63,18 @@ class ActivationBudget(Record):
     """A batch holds at most this share of the dataset's voxels."""
 
 
+class MemoryBudget(Record):
+    """Our memory rule: the patch shrinks until a step of two samples fits the card, by traced bytes (`step_cost`)."""
+
+    gib: float
+    """Memory of the card that is planned for where none is named."""
+    share_of_dataset: float = Field(gt=0, le=1)
+    """A batch holds at most this share of the dataset's voxels."""
+    max_batch_2d: int = 64
+    max_batch_3d: int = 8
+    """Most samples in a batch; nnU-Net plans hundreds of small ones."""
+
+
 class VoxelBudget(Record):
     """Rule of `small`: patch and batch of fixed cost, and a resolution at which the patch still sees enough."""
 
@@ -84,12 +96,9 @@ class Preset(Record):
     about: str
     """One line for people."""
     network: NetworkRule
-    budget: ActivationBudget | VoxelBudget
+    budget: ActivationBudget | MemoryBudget | VoxelBudget
     orientation: Orientation = "stored"
     first_axis: AxisRule = "coarsest"
-    max_batch_2d: int | None = None
-    max_batch_3d: int | None = None
-    """Bounds on the batch beyond the budget's own; None: none."""
     plans_imbalance: bool = False
     """Whether class imbalance and left/right pairs change sampling, loss and mirroring."""
     augmentation: Literal["nnunet", "light"] = "nnunet"
@@ -115,12 +124,7 @@ _PLAIN_BUDGET = ActivationBudget(
 
 
 def _mednext(kind: str, gib: float, blocks: tuple[int, ...], expansions: tuple[int, ...]) -> Preset:
-    """MedNeXt as published (Roy et al., 2023, arXiv:2303.09975, kernel 3) with all else as in `default`.
-
-    An activation of `count_activations` stands for as many bytes whatever the network, so the budget is the plain
-    U-Net's for a card of this size.
-    """
-    share = gib / _PLAIN_BUDGET.gib
+    """MedNeXt as published (Roy et al., 2023, arXiv:2303.09975, kernel 3) with all else as in `default`."""
     return Preset(
         about=f"ours: MedNeXt {kind} ({gib:g} GiB), its blocks and AdamW as published, else as in default",
         network=NetworkRule(
@@ -132,17 +136,9 @@ def _mednext(kind: str, gib: float, blocks: tuple[int, ...], expansions: tuple[i
             num_stages=5,
             expansions=expansions,
         ),
-        budget=ActivationBudget(
-            elements_3d=_PLAIN_BUDGET.elements_3d * share,
-            elements_2d=_PLAIN_BUDGET.elements_2d * share,
-            gib=gib,
-            batches_of_two_2d=True,
-            share_of_dataset=_PLAIN_BUDGET.share_of_dataset,
-        ),
+        budget=MemoryBudget(gib=gib, share_of_dataset=0.05),
         orientation="canonical",
         first_axis="slices",
-        max_batch_2d=64,
-        max_batch_3d=8,
         plans_imbalance=True,
         recipe=Recipe(optimizer=Optimizer(name="adamw", learning_rate=1e-3, momentum=0.9, beta2=0.999)),
         reasons=_CANONICAL | _MEDNEXT,
@@ -177,18 +173,39 @@ _SMALL = {
     "mirrored images makes prediction up to 8 times as long",
 }
 
+_OURS: dict[str, Any] = {
+    "orientation": "canonical",
+    "first_axis": "slices",
+    "plans_imbalance": True,
+    "recipe": _NNUNET_RECIPE,
+    "reasons": _CANONICAL,
+}
+"""What `default` and the residual presets of ours share."""
+
 PRESETS: dict[str, Preset] = {
     "default": Preset(
-        about="ours: nnU-Net's plain U-Net, canonical orientation, bounded batch, imbalance and left/right planned",
+        about="ours: nnU-Net's plain U-Net, traced memory, bounded batch, canonical axes, imbalance and sides planned",
         network=_PLAIN,
-        budget=_PLAIN_BUDGET,
-        orientation="canonical",
-        first_axis="slices",
-        max_batch_2d=64,
-        max_batch_3d=8,
-        plans_imbalance=True,
-        recipe=_NNUNET_RECIPE,
-        reasons=_CANONICAL,
+        budget=MemoryBudget(gib=8, share_of_dataset=0.05),
+        **_OURS,
+    ),
+    "resenc_m": Preset(
+        about="as default with nnU-Net's residual encoder (8 GiB)",
+        network=_RESIDUAL,
+        budget=MemoryBudget(gib=8, share_of_dataset=0.05),
+        **_OURS,
+    ),
+    "resenc_l": Preset(
+        about="as default with nnU-Net's residual encoder (24 GiB)",
+        network=_RESIDUAL,
+        budget=MemoryBudget(gib=24, share_of_dataset=0.05),
+        **_OURS,
+    ),
+    "resenc_xl": Preset(
+        about="as default with nnU-Net's residual encoder (40 GiB)",
+        network=_RESIDUAL,
+        budget=MemoryBudget(gib=40, share_of_dataset=0.05),
+        **_OURS,
     ),
     "small": Preset(
         about="ours, for CPUs and minutes: narrow net, small patch and batch, AdamW, cosine, no mirroring",

@@ -1,14 +1,14 @@
 """A grid and a preset in; the resolutions that get a network out, each with patch, batch and network.
 
-With nnU-Net's budget: 2d, 3d_fullres and, where a patch sees less than a quarter of the median case, 3d_lowres and the
-cascade. With ours by voxels: 2d and 3d_fullres, each so coarse that a patch sees enough; a cascade is never needed.
+With a budget of memory: 2d, 3d_fullres and, where a patch sees less than a quarter of the median case, 3d_lowres and
+the cascade. With one of voxels: 2d and 3d_fullres, each so coarse that a patch sees enough; a cascade is never needed.
 """
 
 import numpy as np
 
-from autoseg.planning.configurations import Demand, Fitted, Stage, fit, plan_lowres
+from autoseg.planning.configurations import Demand, Stage, fit, plan_lowres
 from autoseg.planning.grids import Grid
-from autoseg.planning.presets import Preset, VoxelBudget
+from autoseg.planning.presets import MemoryBudget, Preset, VoxelBudget
 from autoseg.planning.spacing import FloatArray, coarsen
 from autoseg.records.plan import ConfigurationName
 
@@ -32,8 +32,18 @@ def plan_stages(preset: Preset, demand: Demand, grid: Grid, reasons: dict[str, s
         if lowres is None:
             stages["3d_fullres"] = fullres
         else:
-            stages.update({"3d_lowres": lowres, "3d_fullres": fullres, "3d_cascade_fullres": fullres})
-    return {which: _bound_batch(preset, which, stage, reasons) for which, stage in stages.items()}
+            cascade = _with_previous_stage(preset, demand, fullres)
+            stages.update({"3d_lowres": lowres, "3d_fullres": fullres, "3d_cascade_fullres": cascade})
+    return stages
+
+
+def _with_previous_stage(preset: Preset, demand: Demand, fullres: Stage) -> Stage:
+    """nnU-Net's cascade is the full resolution again; by traced memory the channels of the stage before count too."""
+    if not isinstance(preset.budget, MemoryBudget):
+        return fullres
+    spacing, shape, _ = fullres
+    wider = demand._replace(num_channels=demand.num_channels + demand.labels.num_classes - 1)
+    return fullres._replace(fitted=fit(preset, wider, spacing, shape, float(np.prod(shape))))
 
 
 def _covering_stages(
@@ -65,16 +75,3 @@ def _coarsen_until_covered(
         if covered or grid.median_shape(coarser).min() < 1:
             return Stage(spacing_mm, shape, fitted)
         spacing_mm = coarser
-
-
-def _bound_batch(preset: Preset, which: ConfigurationName, stage: Stage, reasons: dict[str, str]) -> Stage:
-    most = preset.max_batch_2d if which == "2d" else preset.max_batch_3d
-    planned = stage.fitted.batch_size
-    if most is None or planned <= most:
-        return stage
-    reasons[f"{which}.batch_size"] = (
-        f"nnU-Net's rule fills the memory with {planned} samples; bounded to {most}, because with a fixed number of "
-        "steps a larger batch makes each step dearer and nothing else changes"
-    )
-    bounded: Fitted = stage.fitted._replace(batch_size=most)
-    return stage._replace(fitted=bounded)

@@ -111,6 +111,10 @@ class Configuration(Record):
         """What the network is taught: the dataset's labels, and behind them the distractor where the recipe has one."""
         return labels if self.recipe.distractors is None else labels.with_distractor()
 
+    def num_previous_channels(self, labels: LabelScheme) -> int:
+        """Input channels that come from the previous stage: one a foreground class."""
+        return 0 if self.previous_stage is None else labels.num_classes - 1
+
     @property
     def is_2d(self) -> bool:
         """Whether the network sees slices."""

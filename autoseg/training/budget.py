@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from autoseg import console
 from autoseg.devices import describe_device
 from autoseg.inference.sliding_window import Answer
+from autoseg.planning.step_cost import Kind, need_of_configuration
 from autoseg.records.recipe import Schedule
 from autoseg.training.batches import Sampler, batches
 from autoseg.training.checkpoint import Progress, save_checkpoint
@@ -92,7 +93,9 @@ def decide_schedule(task: Task, options: TrainOptions, started: float) -> Traini
         f"{task.title}: {len(source.cases)} cases in {_WHERE[source.tier]}, {learner.precision} on "
         f"{describe_device(task.device)}"
     )
-    say_costs(costs, epochs * iterations, task.title)
+    kind: Kind = "cuda" if task.device.type == "cuda" else "cpu"
+    need = need_of_configuration(task.configuration, task.plan.labels, len(task.plan.channel_names), kind)
+    say_costs(costs, epochs * iterations, task.title, None if need is None else need.flops)
     return TrainingSchedule(
         epochs=epochs,
         iterations_per_epoch=iterations,
@@ -233,11 +236,15 @@ def _num_epochs(seconds: float, iterations: int, recipe: Schedule, costs: Costs)
     return epochs
 
 
-def say_costs(costs: Costs, num_steps: int, title: str) -> None:
-    """Tell the person how long the training will take, what it needs, and how sure that is."""
+def say_costs(costs: Costs, num_steps: int, title: str, flops: int | None) -> None:
+    """Tell the person how long the training will take, what it needs, and how sure that is; `flops` are a step's."""
+    speed = ""
+    if flops is not None:
+        speed = f" ({flops / 1e9:.3g} GFLOP, {flops / costs.step_seconds / 1e12:.2g} TFLOP/s)"
     training = num_steps * costs.step_seconds
     console.say(
-        f"{title}: {num_steps} steps of {costs.step_seconds:.3g} s, about {console.duration(training)} of training and "
+        f"{title}: {num_steps} steps of {costs.step_seconds:.3g} s{speed}, "
+        f"about {console.duration(training)} of training and "
         f"{console.duration(costs.validation_seconds)} of validation (+-{100 * costs.uncertainty:.0f} %, measured); "
         f"memory {costs.memory_bytes / 2**30:.1f} GiB, disk {costs.disk_bytes / 2**30:.2g} GiB at most"
     )

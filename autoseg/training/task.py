@@ -11,6 +11,7 @@ from autoseg.errors import UsageError
 from autoseg.inference.model import new_network
 from autoseg.inference.sliding_window import head_permutation
 from autoseg.losses.build import build_loss
+from autoseg.networks.blocks import recompute_activations
 from autoseg.preprocessing import store
 from autoseg.records.dataset import Dataset, Fold
 from autoseg.records.distractors import DistractorCensus
@@ -152,5 +153,7 @@ def new_learner(task: Task, precision: Precision) -> Learner:
     network = new_network(task.plan, configuration, task.sampler.seed)
     if task.start is not None:
         load_start(task.start, network, task.plan, configuration, task.title)
+    if configuration.recipe.recompute_activations:
+        recompute_activations(network)
     loss = build_loss(configuration.recipe, learned, configuration.batch_dice)
     return build_learner(network, loss, configuration.recipe, precision, task.device)

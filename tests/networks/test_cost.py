@@ -1,6 +1,19 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from autoseg.losses.build import build_loss
 from autoseg.networks.build import build_network
-from autoseg.networks.cost import count_parameters
+from autoseg.networks.cost import META, StepCost, count_parameters, trace_step, weight_bytes
 from autoseg.records.plan import NetworkSpec
+from autoseg.records.recipe import Recipe
+from tests.networks.steps import LABELS, spec_of, traced
 
 SPEC = NetworkSpec(
     architecture="plain_unet",
@@ -12,11 +25,92 @@ SPEC = NetworkSpec(
 )
 
 
+class _OneConvolution(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(2, 5, 3, padding=1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (self.conv(x),)
+
+
 def test_parameters_by_hand() -> None:
     network = build_network(SPEC, 3, 2, seed=0)
     norms = 2 * (4 + 8 + 4)
     # Two convolutions down, a transposed one of kernel = stride up, one beside the skip, and the logits.
     convolutions = (27 * 4 + 4) + (108 * 8 + 8) + (8 * 4 * 4 + 4) + (72 * 4 + 4) + (4 * 2 + 2)
     assert count_parameters(network) == convolutions + norms
+    assert weight_bytes(network) == 4 * (convolutions + norms)
     network.requires_grad_(False)
     assert count_parameters(network) == 0
+
+
+def _trace_one_convolution(half: bool) -> StepCost:
+    with META:
+        images, labels = torch.empty(3, 2, 4, 6, 8), torch.empty(3, 4, 6, 8)
+        return trace_step(_OneConvolution(), lambda out, _: out[0].sum(), images, labels, half=half, kind="cuda")
+
+
+def test_one_convolution_by_hand() -> None:
+    voxels, weights = 3 * 4 * 6 * 8, 5 * 2 * 27
+    cost = _trace_one_convolution(half=False)
+    # Kept: the output and the scalar. Then the gradient of the scalar (that of the sum is a view of it), and of the
+    # weights (the images have none).
+    assert cost.saved_bytes == 4 * (5 * voxels + 1)
+    assert cost.peak_bytes == 4 * (5 * voxels + 1 + 1 + weights)
+    # Forward and the gradient of the weights, two operations a product.
+    assert cost.flops == 2 * 2 * voxels * weights
+
+
+def test_half_precision_keeps_copies_of_weights_and_images() -> None:
+    voxels, weights = 3 * 4 * 6 * 8, 5 * 2 * 27
+    cost = _trace_one_convolution(half=True)
+    assert cost.saved_bytes == 2 * (5 * voxels + 2 * voxels + weights) + 2
+    assert cost.flops == _trace_one_convolution(half=False).flops
+
+
+def test_a_trace_leaves_nothing_behind_for_real_steps() -> None:
+    traced("plain_unet", (4, 8), (8, 8, 8), 2)
+    loss = build_loss(Recipe(), LABELS, False)
+    network = build_network(spec_of("plain_unet", (4, 8), 3), 1, LABELS.num_heads, seed=0).train()
+    value = loss(network(torch.zeros(1, 1, 8, 8, 8)), torch.zeros(1, 8, 8, 8, dtype=torch.int16))
+    assert value.device.type == "cpu"
+    assert torch.isfinite(value)
+
+
+def test_bytes_grow_with_the_batch_and_fall_in_half_precision() -> None:
+    one, two = (traced("residual_unet", (16, 32), (32, 32, 32), batch).saved_bytes for batch in (1, 2))
+    assert 1.98 < two / one <= 2
+    assert traced("residual_unet", (16, 32), (32, 32, 32), 2, half=True).saved_bytes < 0.6 * two
+
+
+CASES = [
+    ("plain_unet", (12, 24, 48, 96), (40, 56, 40), 2, False),
+    ("plain_unet", (12, 24, 48, 96), (40, 56, 40), 2, True),
+    ("plain_unet", (32, 64, 128), (64, 64, 64), 1, False),
+    ("plain_unet", (32, 64, 128), (64, 64, 64), 1, True),
+    ("plain_unet", (16, 32, 64, 128), (1, 256, 256), 4, False),
+    ("residual_unet", (12, 24, 48, 96), (40, 56, 40), 2, False),
+    ("residual_unet", (16, 32, 64), (48, 64, 32), 1, True),
+    ("residual_unet", (16, 32, 64, 128), (1, 192, 256), 4, False),
+    ("fcn", (12, 24, 48, 96), (40, 56, 40), 2, False),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").is_file(), reason="the system keeps no peak that can be reset")
+@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(str(value) for value in case))
+def test_traced_peaks_are_the_measured_ones(case: tuple[object, ...]) -> None:
+    """Peak of the resident memory of a process during one step, less what it had before: within a tenth of the trace.
+
+    A process of its own, whose allocator gives freed memory back at once (`MALLOC_*`), after a step of one sample that
+    loads libraries and makes their buffers.
+    """
+    malloc = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_TOP_PAD_": "0"}
+    command = [sys.executable, "-m", "tests.networks.steps", json.dumps(case)]
+    environment = {**os.environ, **malloc, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    measured = int(done.stdout)
+    architecture, features, patch, batch, half = case
+    predicted = traced(architecture, features, patch, batch, half=half, kind="cpu").peak_bytes  # type: ignore[arg-type]
+    assert measured == pytest.approx(predicted, rel=0.1)

@@ -6,10 +6,10 @@ import pytest
 
 from autoseg.errors import UsageError
 from autoseg.planning.build import make_plan
-from autoseg.planning.memory import count_activations
-from autoseg.planning.presets import PRESETS, ActivationBudget
+from autoseg.planning.presets import PRESETS, MemoryBudget
+from autoseg.planning.step_cost import need_of_configuration, usable_bytes
 from autoseg.records.fingerprint import Fingerprint
-from tests.planning.examples import dataset, fingerprint
+from tests.planning.examples import dataset, fingerprint, scheme
 
 PRESET_NAMES = ("mednext_s", "mednext_b", "mednext_l")
 CUBES = fingerprint((1.0, 1.0, 1.0), (160, 220, 220), 400)
@@ -24,17 +24,16 @@ PLANAR = fingerprint((999.0, 1.0, 1.0), (1, 520, 696), 400)
 def test_five_stages_in_the_memory(preset: str, measured: Fingerprint, gib: float | None) -> None:
     plan = make_plan(measured, dataset(), preset, gpu_memory_gib=gib)
     budget = PRESETS[preset].budget
-    assert isinstance(budget, ActivationBudget)
+    assert isinstance(budget, MemoryBudget)
     for configuration in plan.configurations.values():
-        network, patch = configuration.network, configuration.patch_size
+        network = configuration.network
         assert network.architecture == "mednext"
         assert network.features_per_stage == (32, 64, 128, 256, 512)
         assert network.decoder_blocks_per_stage == network.blocks_per_stage[:4]
         assert math.prod(s[-1] for s in network.strides) == 16
-        if not configuration.is_2d:
-            available = budget.elements_3d * (1 if gib is None else gib / budget.gib)
-            rounded_down = max(configuration.batch_size - 0.5, 2)  # nnU-Net's rule rounds to the nearest batch
-            assert count_activations(network, patch, 3) * rounded_down <= 2 * available * 1.001
+        need = need_of_configuration(configuration, scheme(), 1, "cuda")
+        assert need is not None
+        assert need.num_bytes <= 1.03 * usable_bytes(budget.gib if gib is None else gib)
         assert f"{next(iter(plan.configurations))}.network" in plan.reasons or "all.network" in plan.reasons
 
 
