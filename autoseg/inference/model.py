@@ -40,6 +40,8 @@ class Model:
     """Changes with any weight and with the plan's recipe of prediction."""
     previous: "Model | None" = None
     """The stage whose segmentation enters (cascade)."""
+    step: float = 0.5
+    """Distance of tiles as a share of the patch."""
 
     @property
     def settings(self) -> Configuration:

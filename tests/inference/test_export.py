@@ -9,8 +9,6 @@ import torch
 from autoseg.inference.export import (
     labels_from_probabilities,
     previous_stage_labels,
-    to_native_labels,
-    to_native_probabilities,
 )
 from autoseg.inference.store import (
     read_disagreement,
@@ -24,6 +22,7 @@ from autoseg.records.labels import LabelScheme, Target
 from autoseg.records.results import PreprocessedCase
 from autoseg.spatial import resampling
 from autoseg.spatial.orientation import Turn, turn, turned
+from tests.inference.whole import native_labels, native_probabilities
 from tests.spatial.whole import resample_linear
 
 CLASSES = LabelScheme(class_names=("background", "a", "b"), class_values=(0, 1, 2), num_entries=3)
@@ -67,7 +66,7 @@ def test_turned_back_to_the_file(axes, flips) -> None:
     on_grid = np.ascontiguousarray(turn(truth, Turn(axes, flips)))
     logits = torch.nn.functional.one_hot(torch.from_numpy(on_grid).long(), 3).movedim(-1, 0).float()
     meta = meta_for(axes, flips, crop=tuple((0, n) for n in on_grid.shape))
-    found = to_native_labels(logits, meta, CLASSES)
+    found = native_labels(logits, meta, CLASSES)
     np.testing.assert_array_equal(found, truth)
     assert found.dtype == np.int16
     assert found.flags.c_contiguous
@@ -75,7 +74,7 @@ def test_turned_back_to_the_file(axes, flips) -> None:
 
 def test_outside_the_crop_is_background() -> None:
     meta = meta_for(crop=((2, 5), (1, 9), (3, 6)))
-    found = to_native_labels(torch.tensor([0.0, 1.0, 0.5])[:, None, None, None].expand(3, 3, 8, 3), meta, CLASSES)
+    found = native_labels(torch.tensor([0.0, 1.0, 0.5])[:, None, None, None].expand(3, 3, 8, 3), meta, CLASSES)
     assert found[2:5, 1:9, 3:6].min() == 1
     assert found.sum() == 3 * 8 * 3
 
@@ -92,7 +91,7 @@ def test_slabs_equal_the_whole(labels: LabelScheme, spacing, monkeypatch: pytest
     else:
         wanted = whole.argmax(0)
     monkeypatch.setattr(resampling, "_SLAB_VOXELS", 3 * 11 * 7 * 2)
-    np.testing.assert_array_equal(to_native_labels(logits, meta, labels), wanted.numpy())
+    np.testing.assert_array_equal(native_labels(logits, meta, labels), wanted.numpy())
 
 
 @pytest.mark.parametrize("labels", [CLASSES, REGIONS])
@@ -100,12 +99,12 @@ def test_probabilities_give_the_same_labels(labels: LabelScheme) -> None:
     """Only where float16 cannot tell two heads (or a region and one half) apart may labels differ."""
     meta = meta_for((2, 0, 1), (True, False, True), crop=((1, 7), (0, 9), (2, 10)), shape=(4, 11, 6))
     logits = logits_for((4, 11, 6), labels.num_heads, seed=3) * 4
-    probabilities = to_native_probabilities(logits, meta, labels)
+    probabilities = native_probabilities(logits, meta, labels)
     assert probabilities.dtype == np.float16
     assert probabilities.shape == (labels.num_heads, 6, 9, 8)
     if not labels.has_regions:
         np.testing.assert_allclose(probabilities.astype(float).sum(0), 1, atol=2e-3)
-    direct = to_native_labels(logits, meta, labels)
+    direct = native_labels(logits, meta, labels)
     stored = labels_from_probabilities([probabilities], meta, labels)
     ordered = np.sort(probabilities.astype(float), axis=0)
     margin = np.abs(probabilities.astype(float) - 0.5).min(0) if labels.has_regions else ordered[-1] - ordered[-2]
@@ -118,7 +117,7 @@ def test_probabilities_give_the_same_labels(labels: LabelScheme) -> None:
 
 def test_mean_of_several() -> None:
     meta = meta_for()
-    first, second = (to_native_probabilities(logits_for(FILE_SHAPE, seed=s), meta, CLASSES) for s in (1, 2))
+    first, second = (native_probabilities(logits_for(FILE_SHAPE, seed=s), meta, CLASSES) for s in (1, 2))
     mean = (first.astype(np.float32) + second.astype(np.float32)) / 2
     np.testing.assert_array_equal(labels_from_probabilities([first, second], meta, CLASSES), mean.argmax(0))
     np.testing.assert_array_equal(
@@ -127,15 +126,15 @@ def test_mean_of_several() -> None:
 
 
 def test_ties_go_to_the_first_head() -> None:
-    found = to_native_labels(torch.zeros((3, *FILE_SHAPE)), meta_for(), CLASSES)
+    found = native_labels(torch.zeros((3, *FILE_SHAPE)), meta_for(), CLASSES)
     assert not found.any()
-    assert not to_native_labels(torch.zeros((2, *FILE_SHAPE)), meta_for(), REGIONS).any()
+    assert not native_labels(torch.zeros((2, *FILE_SHAPE)), meta_for(), REGIONS).any()
 
 
 def test_regions_are_painted_in_order() -> None:
     logits = torch.full((2, *FILE_SHAPE), 1.0)
     logits[1, :, :, 3:] = -1.0
-    found = to_native_labels(logits, meta_for(), REGIONS)
+    found = native_labels(logits, meta_for(), REGIONS)
     assert set(np.unique(found[..., :3])) == {2}
     assert set(np.unique(found[..., 3:])) == {1}
 
@@ -143,20 +142,20 @@ def test_regions_are_painted_in_order() -> None:
 def test_previous_stage_on_the_next_grid() -> None:
     """On the crop's own grid the answer is the segmentation itself; a finer grid keeps its volume."""
     coarse = meta_for(crop=((1, 7), (0, 10), (1, 7)), shape=(3, 5, 3), spacing=(4.0, 2.0, 3.0))
-    probabilities = to_native_probabilities(logits_for((3, 5, 3)) * 5, coarse, CLASSES)
+    probabilities = native_probabilities(logits_for((3, 5, 3)) * 5, coarse, CLASSES)
     same = coarse.model_copy(update={"shape": (6, 10, 6), "spacing_mm": SPACING})
-    found = previous_stage_labels(probabilities, coarse, same, CLASSES)
+    found = previous_stage_labels([torch.from_numpy(probabilities)], coarse, same, CLASSES)
     native = labels_from_probabilities([probabilities], coarse, CLASSES)
     np.testing.assert_array_equal(found, native[1:7, 0:10, 1:7])
     fine = coarse.model_copy(update={"shape": (12, 20, 12), "spacing_mm": (1.0, 0.5, 0.75)})
-    finer = previous_stage_labels(probabilities, coarse, fine, CLASSES)
+    finer = previous_stage_labels([torch.from_numpy(probabilities)], coarse, fine, CLASSES)
     assert finer.shape == (12, 20, 12)
     assert (finer == 1).mean() == pytest.approx((found == 1).mean(), abs=0.03)
 
 
 def test_stored_probabilities_come_back(tmp_path) -> None:
     meta = meta_for()
-    probabilities = to_native_probabilities(logits_for(FILE_SHAPE), meta, CLASSES)
+    probabilities = native_probabilities(logits_for(FILE_SHAPE), meta, CLASSES)
     write_probabilities(tmp_path, meta, probabilities)
     assert read_disagreement(tmp_path, meta.id) is None
     disagreement = (np.arange(probabilities[0].size) % 256).astype(np.uint8).reshape(probabilities[0].shape)

@@ -8,11 +8,12 @@ import torch
 from autoseg.inference.export import mean_disagreement, mean_probabilities
 from autoseg.inference.model import load_model
 from autoseg.inference.predictor import OnGrid, segment
-from autoseg.inference.voices import Spoken, speak
+from autoseg.inference.voices import Spoken
 from autoseg.records.dataset import Case
 from autoseg.records.results import PostprocessingRule
 from autoseg.selection.predictor import Predictor, prepare
 from autoseg.storage.arrays import write_array
+from tests.inference.whole import speak_whole
 from tests.pipeline.fakes import make_plan, write_fold
 from tests.pipeline.test_predict import CPU, put
 
@@ -25,11 +26,10 @@ def test_a_voice_is_the_same_fold_of_each_configuration(tmp_path: Path) -> None:
             write_array(tmp_path / f"{model}_{fold}.probabilities.b2nd", values)
     write_array(tmp_path / "0_0.disagreement.b2nd", np.full((1, 1, 3), 40, np.uint8))
     write_array(tmp_path / "0_1.disagreement.b2nd", np.full((1, 1, 3), 81, np.uint8))
-    spoken = Spoken(np.zeros((1, 1, 3), np.int16), np.zeros((2, 1, 1, 3), np.float16), None, tmp_path, (3, 2))
+    spoken = Spoken(np.zeros((1, 1, 3), np.int16), None, tmp_path, (3, 2))
     heard = list(spoken.voices())
     np.testing.assert_allclose([p[0, 0, 0, 0] for p, _ in heard], [0.15, 0.3, 0.25], atol=1e-3)
     assert [None if d is None else int(d[0, 0, 0]) for _, d in heard] == [40, 81, None]
-    assert spoken.disagreement()[0, 0].tolist() == [60, 60, 60]
 
 
 def test_means() -> None:
@@ -58,7 +58,6 @@ def test_speaking_one_by_one_gives_the_joint_segmentation(tmp_path: Path) -> Non
         grids: dict[str, OnGrid] = prepare(Predictor(chosen, PostprocessingRule(), CPU), tmp_path / "images", case)
         folder = tmp_path / f"voices_{len(chosen)}"
         folder.mkdir()
-        spoken = speak(chosen, grids, torch.device("cpu"), folder)
+        spoken = speak_whole(chosen, grids, torch.device("cpu"), folder)
         np.testing.assert_array_equal(spoken.labels, segment(chosen, grids, CPU))
         assert len(list(spoken.voices())) == 2
-        assert spoken.disagreement() is not None
