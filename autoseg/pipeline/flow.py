@@ -293,6 +293,7 @@ def predict_folder(
     device: str = "auto",
     keep_finished: bool = False,
     save_probabilities: bool = False,
+    fast: bool = False,
     with_shift: bool = False,
 ) -> list[Path]:
     """Segment `images` with a dataset's selected model (a name or dataset folder) or a model folder (a Path)."""
@@ -307,6 +308,7 @@ def predict_folder(
         device=device,
         keep_finished=keep_finished,
         save_probabilities=save_probabilities,
+        fast=fast,
     )
     if with_shift:
         from autoseg.pipeline.shift import measure_shift

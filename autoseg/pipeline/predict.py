@@ -41,7 +41,7 @@ from autoseg.records.trust import Judgement
 from autoseg.records.workspace import Paths
 from autoseg.selection.features import FeatureSums
 from autoseg.selection.judging import QUALITY_TABLE, judge, quality_table, tell
-from autoseg.selection.predictor import Grids, Predictor, load_predictor, prepare
+from autoseg.selection.predictor import Grids, Predictor, hastened, load_predictor, prepare
 from autoseg.storage.atomic import scratch_folder, write_text
 
 Outcome = Judgement | str | None
@@ -73,6 +73,7 @@ def predict(
     device: str = "auto",
     keep_finished: bool = False,
     save_probabilities: bool = False,
+    fast: bool = False,
 ) -> list[Path]:
     """Segment images.
 
@@ -84,6 +85,7 @@ def predict(
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         keep_finished: leave segmentations alone that this same model wrote in an earlier run.
         save_probabilities: write the ensemble's probabilities beside the segmentations, as validation does.
+        fast: without mirroring and with fewer tiles, see `selection.predictor.hastened`.
 
     Returns:
         All segmentations, kept ones included, in the order of the cases.
@@ -100,7 +102,7 @@ def predict(
     if output.resolve() == root.resolve():
         raise UsageError(f"{output} holds the images: segmentations would replace them. Give another folder with -o.")
     predictor = load_predictor(where, plan_name, choose_device(device))
-    predictor = replace(predictor, saves_probabilities=save_probabilities)
+    predictor = replace(hastened(predictor) if fast else predictor, saves_probabilities=save_probabilities)
     cases = find_cases(images, len(predictor.models[0].plan.channel_names))
     return predict_cases(predictor, root, cases, output, keep_finished=keep_finished)
 

@@ -140,10 +140,19 @@ def linear_windows(
             first += held.pop(0).shape[1]
         if planes is None:
             planes = (_bands(along_y, held[0].device), _bands(along_x, held[0].device))
-        have = held if len(held) == 1 else [torch.cat(held, 1)]
-        rows = have[0][:, needed.start - first : needed.stop - first]
+        rows = _rows(held, needed.start - first, needed.stop - first)
         yield Window(where, rows, None if weights is None else weights.to(rows.device), planes, block)
     assert next(waiting, None) is None, "more rows came than the volume has"
+
+
+def _rows(parts: Sequence[torch.Tensor], start: int, stop: int) -> torch.Tensor:
+    """Rows from `start` to `stop` of consecutive parts `C n Y X`, a view where they lie in one."""
+    pieces = []
+    for part in parts:
+        if start < part.shape[1] and stop > 0:
+            pieces.append(part[:, max(start, 0) : stop])
+        start, stop = start - part.shape[1], stop - part.shape[1]
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)
 
 
 def linear_depth(num_channels: int, before: Sequence[int], shape: Sequence[int]) -> int:

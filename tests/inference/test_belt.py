@@ -56,8 +56,7 @@ def test_an_error_of_the_maker_is_the_users_after_all_that_was_made(fails_at_onc
 
     belt.fill(broken if fails_at_once else items)
     with pytest.raises(ValueError, match="broken") as error:
-        for item in belt:
-            used.append(item)  # noqa: PERF402
+        used.extend(belt)
     assert error.value is problem
     assert used == ([] if fails_at_once else [1])
 
