@@ -10,8 +10,9 @@ volumes lie, and why a person should look at it (`selection.judging`).
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -165,8 +166,8 @@ def _done_cases(
         finally:
             belt.close()
 
-    prepared = _ahead(lambda case: _prepare_or_reason(predictor, root, case), waiting)
-    with ThreadPoolExecutor(1, thread_name_prefix="export") as pool:
+    ahead = closing(_ahead(lambda case: _prepare_or_reason(predictor, root, case), waiting))
+    with ahead as prepared, ThreadPoolExecutor(1, thread_name_prefix="export") as pool:
         for case, grids in zip(waiting, prepared, strict=True):
             belt = Belt[Windows](_WAITING_BYTES, _bytes_of)
             meta = grids if isinstance(grids, str) else grids[predictor.models[0].configuration].meta
@@ -301,7 +302,7 @@ def _raise_failed(failed: dict[str, str], num_cases: int) -> None:
         raise PartialError("\n".join([f"{len(failed)} of {num_cases} cases could not be predicted:", *lines]))
 
 
-def _ahead(make: Callable[[Item], Made], items: Sequence[Item]) -> Iterator[Made]:
+def _ahead(make: Callable[[Item], Made], items: Sequence[Item]) -> Generator[Made, None, None]:
     """`make` of each item in order, each made by a thread while the one before is used."""
     with ThreadPoolExecutor(1, thread_name_prefix="prepare") as pool:
         waiting: Future[Made] | None = None

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from autoseg.errors import DataError
+from autoseg.errors import DataError, ResourceError
 from autoseg.storage.atomic import filled_file
 
 Box = tuple[slice, ...]
@@ -60,7 +60,12 @@ def array_writer(
         stored = blosc2.empty(shape, np.dtype(dtype), urlpath=str(temporary), chunks=chunk_shape, cparams=cparams)
 
         def put(box: Box, values: npt.NDArray[Any]) -> None:
-            stored[box] = np.ascontiguousarray(values)
+            expected = tuple(part.stop - part.start for part in box)
+            assert values.shape == expected, f"values {values.shape} are not the box {expected}"
+            try:
+                stored[box] = np.ascontiguousarray(values)
+            except RuntimeError as error:  # blosc2 does not say why
+                raise ResourceError(f"Cannot write {path} ({error}); is the disk full?") from error
 
         yield put
 

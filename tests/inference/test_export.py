@@ -7,10 +7,15 @@ import pytest
 import torch
 
 from autoseg.inference.export import (
+    decide,
     labels_from_probabilities,
+    native_windows,
     previous_stage_labels,
+    to_disagreement,
+    to_native_labels,
 )
 from autoseg.inference.store import (
+    probability_writer,
     read_disagreement,
     read_meta,
     read_probabilities,
@@ -22,6 +27,8 @@ from autoseg.records.labels import LabelScheme, Target
 from autoseg.records.results import PreprocessedCase
 from autoseg.spatial import resampling
 from autoseg.spatial.orientation import Turn, turn, turned
+from autoseg.spatial.resampling import linear_windows
+from autoseg.storage.arrays import read_array
 from tests.inference.whole import native_labels, native_probabilities
 from tests.spatial.whole import resample_linear
 
@@ -165,3 +172,73 @@ def test_stored_probabilities_come_back(tmp_path) -> None:
     np.testing.assert_array_equal(read_probabilities(tmp_path, "case"), probabilities)
     np.testing.assert_array_equal(read_probabilities(tmp_path, "case", slice(2, 5)), probabilities[:, 2:5])
     assert read_meta(tmp_path, "case") == meta
+
+
+@pytest.mark.parametrize("has_regions", [False, True])
+def test_heads_in_blocks_equal_all_heads_at_once(has_regions: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """21 heads, four or fewer at a time; ties between blocks go to the first head as ties within one do."""
+    names = tuple(map(str, range(21)))
+    labels = LabelScheme(class_names=names, class_values=tuple(range(21)), num_entries=21)
+    if has_regions:
+        regions = tuple(Target(name=name, members=(number,)) for number, name in enumerate(names) if number)
+        labels = labels.model_copy(update={"regions": regions, "region_order": tuple(range(20, 0, -1))})
+    meta = meta_for(shape=(6, 9, 8), spacing=(3.0, 1.7, 1.5))
+    logits = logits_for((6, 9, 8), labels.num_heads).round()  # many ties
+    logits[5:9] = logits[4]
+    whole = resample_linear(logits, FILE_SHAPE, None)
+    for values in (9 * 11 * 7 * 4, 3 * 11 * 7, 1):
+        monkeypatch.setattr(resampling, "_SLAB_VOXELS", values)
+        windows = list(native_windows([logits], meta))
+        assert windows[0].block <= 4
+        found = to_native_labels(windows, meta, labels)
+        np.testing.assert_array_equal(found, decide(whole, labels, threshold=0.0).numpy())
+
+
+def test_labels_are_made_from_few_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """100 rows to 300: when a window comes, no more rows were asked for than it needs, and none it needs no more."""
+    monkeypatch.setattr(resampling, "_SLAB_VOXELS", 1)
+    asked: list[torch.Tensor] = []
+
+    def parts():
+        for number in range(100):
+            asked.append(torch.full((2, 1, 3, 3), float(number)))
+            yield asked[-1]
+
+    for number, window in enumerate(linear_windows(parts(), (100, 3, 3), (300, 3, 3))):
+        assert window.where == slice(number, number + 1)
+        assert window.rows.shape[1] <= 2
+        assert len(asked) <= number // 3 + 2
+        expected = min(max((number + 0.5) / 3 - 0.5, 0), 99)
+        torch.testing.assert_close(window.values()[0, 0, 0, 0], torch.tensor(float(expected)), rtol=1e-5, atol=1e-5)
+    assert len(asked) == 100
+
+
+def test_parts_that_are_not_the_volume_are_refused() -> None:
+    with pytest.raises(AssertionError, match="more rows"):
+        list(linear_windows([torch.zeros(1, 5, 2, 2)] * 2, (5, 2, 2), (7, 2, 2)))
+
+
+def test_disagreement_is_the_channel_after_the_heads() -> None:
+    meta = meta_for()
+    logits = torch.cat([logits_for(FILE_SHAPE), torch.linspace(0, 1, 9).view(1, 9, 1, 1).expand(1, *FILE_SHAPE)])
+    (window,) = native_windows([logits], meta)
+    found = to_disagreement(window, 3)
+    np.testing.assert_array_equal(found[:, 0, 0], [0, 32, 64, 96, 128, 159, 191, 223, 255])
+    assert to_disagreement(next(native_windows([logits[:3]], meta)), 3) is None
+    np.testing.assert_array_equal(native_labels(logits, meta, CLASSES), native_labels(logits[:3], meta, CLASSES))
+
+
+def test_probabilities_are_written_window_by_window(tmp_path) -> None:
+    meta = meta_for()
+    probabilities = native_probabilities(logits_for(FILE_SHAPE), meta, CLASSES)
+    with probability_writer(tmp_path / "some.b2nd", 3, meta) as put:
+        for start, stop in ((0, 2), (2, 7), (7, 9)):
+            put(slice(start, stop), probabilities[:, start:stop])
+        assert not (tmp_path / "some.b2nd").exists()
+    np.testing.assert_array_equal(read_array(tmp_path / "some.b2nd"), probabilities)
+    with (
+        pytest.raises(AssertionError, match="not the box"),
+        probability_writer(tmp_path / "other.b2nd", 3, meta) as put,
+    ):
+        put(slice(0, 3), probabilities[:, :2])
+    assert [path.name for path in tmp_path.iterdir()] == ["some.b2nd"]
