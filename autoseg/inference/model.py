@@ -125,7 +125,8 @@ def fast(model: Model) -> Model:
     settings = model.settings
     mirroring = settings.recipe.mirroring.model_copy(update={"in_prediction": False})
     recipe = settings.recipe.model_copy(update={"mirroring": mirroring})
-    configurations = {**model.plan.configurations, model.configuration: settings.model_copy(update={"recipe": recipe})}
+    configurations = dict(model.plan.configurations)
+    configurations[model.configuration] = settings.model_copy(update={"recipe": recipe})  # type: ignore[index]
     return replace(
         model,
         plan=model.plan.model_copy(update={"configurations": configurations}),
