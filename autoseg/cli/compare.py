@@ -25,6 +25,7 @@ def compare_fp(
         int | None, typer.Option(min=1, help="With --train: steps an epoch, instead of the plan's.")
     ] = None,
     seed: o.Seed = None,
+    objective: Annotated[str, typer.Option(help="What thresholds are chosen by: dice or lesion_f1.")] = "dice",
     plan: o.PlanName = None,
     device: o.Device = "auto",
     work: o.Work = None,
@@ -45,6 +46,7 @@ def compare_fp(
         plan_name=plan,
         device=device,
         started_seconds=started,
+        learning=o.parse_learning(objective),
     )
     comparison = run_comparison(dataset, o.start(work, quiet), options)
     text = f"{_as_text(comparison)}\n{comparison.verdict}\nNext: {_next(dataset, comparison)}"

@@ -85,7 +85,7 @@ def parse_duration(text: str | None) -> float | None:
     return total
 
 
-def parse_learning(objective: str, truth: str) -> LearningSettings:
+def parse_learning(objective: str, truth: str = "voxels=1") -> LearningSettings:
     """How post-processing is chosen, from `--objective dice` and `--truth voxels=1`; raises UsageError."""
     from autoseg.records.base import parse_record
     from autoseg.records.postprocessing import LearningSettings

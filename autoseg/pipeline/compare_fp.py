@@ -5,12 +5,21 @@ own segmentations, the cascade's segmentations, and those of the configuration t
 What is not trained, or was not held out on the same cases, is listed with the reason.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from autoseg import console
 from autoseg.errors import UsageError
+from autoseg.postprocessing.advantage import advantages
 from autoseg.postprocessing.effects import untouched
-from autoseg.postprocessing.methods import VARIANTS, as_they_are, compared, decide_nested, measured, problems_of
+from autoseg.postprocessing.methods import (
+    VARIANTS,
+    Decisions,
+    as_they_are,
+    compared,
+    decide_nested,
+    measured,
+    problems_of,
+)
 from autoseg.postprocessing.rows import Painting, Rows, joined, painting
 from autoseg.postprocessing.verdict import verdict
 from autoseg.records.base import read_record, write_record
@@ -107,6 +116,7 @@ def compare_false_positives(
         configuration=base,
         num_cases=len(cases),
         num_patients=len(set(own.groups)),
+        objective=learning.objective,
         lesions=learning.lesions,
         rows=tuple(rows),
         verdict=verdict(rows, learning.sensitivity_margin),
@@ -115,16 +125,30 @@ def compare_false_positives(
     return comparison
 
 
-def _on_components(rows: Rows, how: Painting, base: str, learning: LearningSettings) -> Iterator[MethodRow]:
-    """Rules and classifiers on the base's components."""
+def _on_components(rows: Rows, how: Painting, base: str, learning: LearningSettings) -> list[MethodRow]:
+    """Rules and classifiers on the base's components, classifiers also against the best rule."""
     problems = problems_of(rows, how, learning)
+    found: dict[tuple[Method, str], Decisions] = {}
+    absent: dict[tuple[Method, str], str] = {}
     for method, variant in console.track(VARIANTS, len(VARIANTS), "rules and classifiers"):
         decisions = decide_nested(rows, problems, variant)
         if isinstance(decisions, str):
-            yield MethodRow(method=method, variant=variant, configuration=base, note=decisions)
+            absent[method, variant] = decisions
         else:
-            row = measured(rows, how, decisions, method, variant, base)
-            yield compared(row, rows, decisions.keep, rows, how)
+            found[method, variant] = decisions
+    sides: dict[Method, dict[str, Decisions]] = {"rule": {}, "learned": {}}
+    for (method, variant), decisions in found.items():
+        sides[method][variant] = decisions
+    better = advantages(rows, how, sides["learned"], sides["rule"], learning.sensitivity_margin) if found else {}
+    result = []
+    for method, variant in VARIANTS:
+        if reason := absent.get((method, variant)):
+            result.append(MethodRow(method=method, variant=variant, configuration=base, note=reason))
+            continue
+        decisions = found[method, variant]
+        row = compared(measured(rows, how, decisions, method, variant, base), rows, decisions.keep, rows, how)
+        result.append(row.model_copy(update={"over_best_rule": better.get(variant, {})}))
+    return result
 
 
 def _absence(method: Method, name: str | None, held_out: Mapping[str, HeldOut], cases: Sequence[str]) -> str:

@@ -227,13 +227,20 @@ class Choice:
 
 
 def choose(paths: Paths, plan_name: str | None, device_kind: str, objective: str = "dice") -> Choice:
-    """Select the best configuration or ensemble and its post-processing, score it, and learn to judge what it says."""
+    """Select the best configuration or ensemble and its post-processing, score it, and learn to judge what it says.
+
+    Post-processing is chosen by the lesion F1 where the objective has it, else by Dice.
+    """
     from autoseg.pipeline.postprocess import choose_postprocessing
     from autoseg.pipeline.select import select
     from autoseg.pipeline.trust import learn_trust
 
     plan = planning.choose_plan(paths, plan_name, device_kind)
-    selection, rule = select(paths, plan, objective), choose_postprocessing(paths, plan)
+    selection = select(paths, plan, objective)
+    lesion_wise = any(term.metric == "lesion_f1" for term in selection.objective.terms)
+    rule = choose_postprocessing(
+        paths, plan, learning=LearningSettings(objective="lesion_f1" if lesion_wise else "dice")
+    )
     return Choice(selection, rule, read_record(paths.calibration, Calibration), learn_trust(paths, plan))
 
 

@@ -14,6 +14,7 @@ from autoseg.errors import DataError, UsageError
 from autoseg.images.formats import known_ending, output_ending
 from autoseg.images.reading import read_image
 from autoseg.metrics.build import summarize
+from autoseg.records.audit import Audit
 from autoseg.records.base import Record, read_record
 from autoseg.records.calibration import Calibration
 from autoseg.records.dataset import Dataset, Folds
@@ -38,6 +39,7 @@ from autoseg.reporting.outcomes import (
     scores_section,
     selection_section,
 )
+from autoseg.reporting.suspicions import audit_summary
 from autoseg.selection.held_out import reference_of, stored_segmentation
 from autoseg.storage.atomic import write_text
 from autoseg.training.history import read_history
@@ -83,6 +85,8 @@ def report(paths: Paths) -> Path:
     sections.append(None if comparison is None else false_positives_section(comparison))
     if rule is not None and rule.components is not None:
         sections.append(components_section(rule.components, rule.reasons))
+    found = _read(paths.audit / "audit.json", Audit)
+    sections.append(None if found is None else audit_summary(found))
     if main is not None:
         examples = _examples(paths, dataset, main, evaluations[main], colours)
         sections.append(examples_section(examples, colours, titles[main]))

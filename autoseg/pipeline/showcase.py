@@ -31,6 +31,7 @@ from autoseg.pipeline.ingest import ingest
 from autoseg.planning.presets import resolve_preset
 from autoseg.records.false_positives import FalsePositiveComparison
 from autoseg.records.plan import Plan
+from autoseg.records.postprocessing import LearningSettings
 from autoseg.records.workspace import Paths
 
 DEMO_CASES = 12
@@ -70,6 +71,8 @@ class CompareOptions:
     device: str = "auto"
     started_seconds: float = field(default_factory=time.monotonic)
     """Value of `time.monotonic()` from which the budget counts."""
+    learning: LearningSettings = field(default_factory=LearningSettings)
+    """By what rules and classifiers choose their thresholds, and when a component is true."""
 
 
 def run_demo(workspace: Path, *, seed: int, device: str) -> RunResult:
@@ -159,7 +162,7 @@ def run_comparison(source: str, workspace: Path, options: CompareOptions) -> Fal
     base = base_configuration(paths, plan, options.configuration)
     if options.train:
         plan = _train_rivals(paths, plan, base, options)
-    return compare_false_positives(paths, plan, base)
+    return compare_false_positives(paths, plan, base, options.learning)
 
 
 def _train_rivals(paths: Paths, plan: Plan, base: str, options: CompareOptions) -> Plan:

@@ -20,6 +20,7 @@ from autoseg.postprocessing.choose import what_is_lacking
 from autoseg.postprocessing.effects import (
     dice_of,
     false_components,
+    lesion_f1_of,
     lesions_found,
     mean_over_targets,
     outcome,
@@ -129,6 +130,7 @@ def measured(
         false_positives_per_case=float(false.sum(axis=1).mean()),
         lesion_sensitivity=_share(int(hit.sum()), int(lesions.sum())),
         dice=mean_over_targets(dice),
+        lesion_f1=mean_over_targets(lesion_f1_of(rows, how, found)),
         cpm=sum(defined) / len(defined) if defined else None,
         targets=targets,
         note="; ".join(decisions.notes),

@@ -78,17 +78,24 @@ def compare(rows: Rows, new: Floats, old: Floats) -> Difference:
     mean_new, mean_old = mean_over_targets(new), mean_over_targets(old)
     if mean_new is None or mean_old is None:
         return Difference(None, None, None)
-    names = sorted(set(rows.groups))
-    member = np.array([[group == name for group in rows.groups] for name in names], dtype=np.float64)
-    rng = np.random.default_rng(0)  # the same table twice gives the same answer
-    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=NUM_RESAMPLES)
-    weights = drawn @ member
-    differences = _means(new, weights) - _means(old, weights)
+    weights = case_weights(rows)
+    differences = weighted_objective(new, weights) - weighted_objective(old, weights)
     differences = differences[np.isfinite(differences)]
-    if len(names) < 2 or not differences.size:
+    if not differences.size:
         return Difference(mean_new - mean_old, None, None)
     low, high = np.percentile(differences, [2.5, 97.5])
     return Difference(mean_new - mean_old, float(low), float(high))
+
+
+def case_weights(rows: Rows) -> Floats:
+    """How often each case counts in each bootstrap resample of patients, `r c`; no resample with fewer than two."""
+    names = sorted(set(rows.groups))
+    if len(names) < 2:
+        return np.zeros((0, len(rows.cases)))
+    member = np.array([[group == name for group in rows.groups] for name in names], dtype=np.float64)
+    rng = np.random.default_rng(0)  # the same table twice gives the same answer
+    drawn: Floats = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=NUM_RESAMPLES) @ member
+    return drawn
 
 
 def scored(problem: Problem, method: str, nested: Nested) -> tuple[CandidateScore, Floats]:
@@ -135,7 +142,10 @@ def verdict(
     interval = f"difference {_signed(difference.mean)} [{_signed(difference.low)}, {_signed(difference.high)}]"
     about = f"{new.target}: {new.method} over {old.method}: {changed}, {interval}"
     accepted = False
-    if difference.low is None or difference.low <= 0:
+    num_patients = len(set(rows.groups))
+    if num_patients < settings.min_groups_to_accept:
+        reason = f"{about}; rejected, {num_patients} patients prove nothing ({settings.min_groups_to_accept} could)"
+    elif difference.low is None or difference.low <= 0:
         reason = f"{about}; rejected, the interval is not above zero"
     elif fallen:
         reason = f"{about}; rejected, it lowers {', '.join(fallen)} by more than {settings.dice_margin:g}"
@@ -166,7 +176,7 @@ def area_under_roc(scores: Floats, truth: np.ndarray) -> float | None:
     return float((ranks[truth == 1].sum() - num_true * (num_true + 1) / 2) / (num_true * num_false))
 
 
-def _means(values: Floats, weights: Floats) -> Floats:
+def weighted_objective(values: Floats, weights: Floats) -> Floats:
     """Objective `r` of each resample: mean over targets of weighted means over cases (weights `r c`, values `c t`)."""
     defined = np.isfinite(values)
     with np.errstate(invalid="ignore"):

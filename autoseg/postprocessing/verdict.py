@@ -2,7 +2,14 @@
 
 from collections.abc import Sequence
 
-from autoseg.records.false_positives import MethodRow
+from autoseg.records.false_positives import Measure, MethodRow
+
+_MEASURES: dict[Measure, str] = {
+    "dice": "Dice",
+    "lesion_f1": "lesion F1",
+    "cpm": "CPM",
+    "false_positives": "false positives a case",
+}
 
 
 def verdict(rows: Sequence[MethodRow], sensitivity_margin: float) -> str:
@@ -41,7 +48,22 @@ def verdict(rows: Sequence[MethodRow], sensitivity_margin: float) -> str:
     if best.method != "rule" and rules:
         simple = min(rules, key=_rate)
         text += f" The best simple rule, {simple.variant}, leaves {_rate(simple):.2f}."
-    return text + rest
+    return text + _over_rules(careful) + rest
+
+
+def _over_rules(careful: Sequence[MethodRow]) -> str:
+    """What classifiers are better by than the best rule, as far as it is beyond chance."""
+    judged = [row for row in careful if row.over_best_rule]
+    found = [
+        f"{row.variant} over {advantage.rule} in {_MEASURES[measure]} by {change.mean:.4f} "
+        f"[{change.low:.4f}, {change.high:.4f}]"
+        for row in judged
+        for measure, advantage in row.over_best_rule.items()
+        if (change := advantage.change).low is not None and change.low > 0 and change.high is not None
+    ]
+    if found:
+        return f" Better than the best simple rule beyond chance: {'; '.join(found)}."
+    return " No classifier is better than the best simple rule beyond chance." if judged else ""
 
 
 def _rate(row: MethodRow) -> float:

@@ -12,11 +12,23 @@ by a classifier."""
 
 
 class Change(Record):
-    """A paired difference to `none` with its bootstrap 95 % interval over patients; None: not defined."""
+    """A paired difference with its bootstrap 95 % interval over patients; None: not defined."""
 
     mean: float | None
     low: float | None
     high: float | None
+
+
+Measure = Literal["dice", "lesion_f1", "cpm", "false_positives"]
+
+
+class Advantage(Record):
+    """What a way is better by than the simple rule that is best in one measure."""
+
+    rule: str
+    """The rule."""
+    change: Change
+    """Positive is better, also for false positives a case (fewer)."""
 
 
 class TargetDetection(Record):
@@ -46,10 +58,16 @@ class MethodRow(Record):
     """Over the lesions of all targets."""
     dice: float | None = None
     """Mean over targets of the mean over cases."""
+    lesion_f1: float | None = None
+    """Mean over targets of the mean over cases."""
     cpm: float | None = None
     """Mean over targets of the FROC curve's mean sensitivity at 1/8 to 8 false positives a case."""
     false_positives_change: Change | None = None
+    """To `none`."""
     dice_change: Change | None = None
+    """To `none`."""
+    over_best_rule: dict[Measure, Advantage] = {}
+    """Of classifiers: for each measure that is defined, the paired difference to the rule that is best in it."""
     targets: dict[str, TargetDetection] = {}
     """Target name -> its own numbers."""
     note: str = ""
@@ -80,6 +98,8 @@ class FalsePositiveComparison(Record):
     """The one whose false positives are to be reduced."""
     num_cases: int
     num_patients: int
+    objective: Literal["dice", "lesion_f1"] = "dice"
+    """By what thresholds were chosen."""
     lesions: LesionRule
     """When a component finds a lesion, and when it is a false positive."""
     rows: tuple[MethodRow, ...]

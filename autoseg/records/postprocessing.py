@@ -54,6 +54,9 @@ class LearningSettings(Record):
     """With fewer patients than this each is a part of its own."""
     min_groups: int = Field(default=3, ge=3)
     """With fewer patients nothing is learned: nnU-Net's keep-largest rule is chosen on all cases instead."""
+    min_groups_to_accept: int = Field(default=6, ge=3)
+    """With fewer patients nothing beats what stands: should all their differences be positive, that alone happens by
+    chance in one of 2 ** 5 cases with five of them, which is more often than the 2.5 % that an interval allows."""
     min_components: int = Field(default=20, ge=2)
     """True and false components that a target needs, each, for a classifier to be tried."""
 

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from autoseg.records.audit import Audit, AuditedCase, Suspicion
 from autoseg.reporting.html import Block, Command, Fact, Folded, Gallery, Paragraph, Picture, Section, Table
 
-_LISTED = 50
+_LISTED, _SUMMARISED = 50, 10
+_COLUMNS = ("Case", "Looks", "Why", "Score")
 _KINDS = {
     "swapped": "sides exchanged",
     "mirrored": "mirrored",
@@ -54,6 +55,18 @@ def audit_sections(
     return (*sections, Section("next", "What next", steps))
 
 
+def audit_summary(audit: Audit) -> Section:
+    """The audit in the report of the dataset: its first suspicions, and where the pictures are."""
+    suspicious = [case for case in audit.cases if case.suspicions]
+    about = Paragraph(
+        f"{len(suspicious)} of {len(audit.cases)} training cases have a reference that stands out. The audit's own "
+        "page, audit/index.html in the dataset's folder of the workspace, shows each with pictures; a person decides."
+    )
+    shown = _table(suspicious)[:_SUMMARISED]
+    table = (Table(_COLUMNS, shown, "The most suspicious.", num_text_columns=3),) if shown else ()
+    return Section("audit", "References that stand out", (about, *table))
+
+
 def _about(audit: Audit) -> Section:
     asked = (
         "No model was asked: volumes, missing classes and sides were compared between the cases."
@@ -77,7 +90,16 @@ def _about(audit: Audit) -> Section:
 def _ranking(suspicious: Sequence[AuditedCase]) -> Section:
     if not suspicious:
         return Section("ranking", "Suspicious cases", (Paragraph("No reference stands out."),))
-    rows = tuple(
+    rows = _table(suspicious)
+    blocks: list[Block] = [Table(_COLUMNS, rows[:_LISTED], "Most suspicious first.", num_text_columns=3)]
+    if len(rows) > _LISTED:
+        blocks.append(Folded(f"{len(rows) - _LISTED} more", (Table(_COLUMNS, rows[_LISTED:], num_text_columns=3),)))
+    return Section("ranking", "Suspicious cases", tuple(blocks))
+
+
+def _table(suspicious: Sequence[AuditedCase]) -> tuple[tuple[str, ...], ...]:
+    """A row a suspicion; a case is named once."""
+    return tuple(
         (
             suspicion.case if position == 0 else "",
             _KINDS[suspicion.kind],
@@ -87,11 +109,6 @@ def _ranking(suspicious: Sequence[AuditedCase]) -> Section:
         for case in suspicious
         for position, suspicion in enumerate(case.suspicions)
     )
-    columns = ("Case", "Looks", "Why", "Score")
-    blocks: list[Block] = [Table(columns, rows[:_LISTED], "Most suspicious first.", num_text_columns=3)]
-    if len(rows) > _LISTED:
-        blocks.append(Folded(f"{len(rows) - _LISTED} more", (Table(columns, rows[_LISTED:], num_text_columns=3),)))
-    return Section("ranking", "Suspicious cases", tuple(blocks))
 
 
 def _pictures(

@@ -208,3 +208,14 @@ def test_area_under_roc_by_hand() -> None:
 def test_the_same_table_gives_the_same_rule() -> None:
     again = choose(planted(3, num_cases=5), LEARNED[:3], num_folds=2, leave_one_out_below=2).rule
     assert choose(planted(3, num_cases=5), LEARNED[:3], num_folds=2, leave_one_out_below=2).rule == again
+
+
+@pytest.mark.parametrize(("num_cases", "accepted"), [(5, False), (6, True)])
+def test_fewer_than_six_patients_prove_nothing(num_cases: int, accepted: bool) -> None:
+    """In every case the false component is smaller than the true one: a minimum volume is right each time."""
+    features = np.full((2 * num_cases, len(NAMES)), 0.5)
+    rows = make_rows([[1, 0]] * num_cases, [[40 + i, 10] for i in range(num_cases)], features)
+    choice = choose(rows, methods=("nothing", "minimum_volume"))
+    assert (choice.rule.targets[0].method == "minimum_volume") == accepted
+    assert (score(choice, "minimum_volume").low or 0.0) > 0  # the interval alone would accept it
+    assert ("5 patients prove nothing (6 could)" in score(choice, "minimum_volume").reason) != accepted

@@ -3,7 +3,7 @@
 import pytest
 
 from autoseg.postprocessing.verdict import verdict
-from autoseg.records.false_positives import Change, Method, MethodRow
+from autoseg.records.false_positives import Advantage, Change, Method, MethodRow
 
 SURE, UNSURE = Change(mean=-1.0, low=-2.0, high=-0.5), Change(mean=-1.0, low=-2.0, high=0.1)
 
@@ -65,3 +65,17 @@ def test_what_may_be_chance_and_what_costs_dice_is_said() -> None:
 )
 def test_when_there_is_nothing_to_recommend(rows: list[MethodRow], expected: str) -> None:
     assert verdict(rows, 0.02).startswith(expected)
+
+
+def test_better_than_the_best_rule_beyond_chance_or_not() -> None:
+    rule = row("rule", 1.0, variant="minimum_volume")
+    better = Advantage(rule="minimum_volume", change=Change(mean=0.02, low=0.01, high=0.03))
+    unsure = Advantage(rule="minimum_volume", change=Change(mean=0.02, low=-0.01, high=0.05))
+    learned = row("learned", 1.0, variant="logistic", over_best_rule={"dice": better, "cpm": unsure})
+    text = verdict([NONE, rule, learned], 0.02)
+    assert "beyond chance: logistic over minimum_volume in Dice by 0.0200 [0.0100, 0.0300]." in text
+    learned = row("learned", 1.0, variant="logistic", over_best_rule={"dice": unsure})
+    assert "No classifier is better than the best simple rule beyond chance." in verdict([NONE, rule, learned], 0.02)
+    # What a way gains by losing lesions is no gain.
+    careless = row("learned", 1.0, sensitivity=0.5, variant="logistic", over_best_rule={"dice": better})
+    assert "beyond chance" not in verdict([NONE, rule, careless], 0.02)
