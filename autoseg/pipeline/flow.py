@@ -305,6 +305,7 @@ def predict_folder(
 ) -> list[Path]:
     """Segment `images` with a dataset's selected model (a name or dataset folder) or a model folder (a Path)."""
     from autoseg.pipeline.predict import predict
+    from autoseg.pipeline.shift import measure_shift
 
     where = model if isinstance(model, Path) else ingest(model, workspace)
     written = predict(
@@ -318,8 +319,6 @@ def predict_folder(
         fast=fast,
     )
     if with_shift:
-        from autoseg.pipeline.shift import measure_shift
-
         measure_shift(where, images, output, plan_name=plan_name, device=device)
     return written
 

@@ -12,6 +12,7 @@ Where one axis is much coarser than the others (nnU-Net's rule: more than three 
 one by one and the coarse axis takes the nearest slice. Labels: see `spatial.labels`.
 """
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple
@@ -28,6 +29,7 @@ ANISOTROPY_THRESHOLD = 3.0
 
 _NEGLIGIBLE_WEIGHT = 1e-8  # below float32 rounding of the sum it would enter
 _BAND_ROWS = 64
+_WINDOW_VOXELS = 2**20  # 4 MiB of float32: the head being resampled, the best one and the classes stay in the caches
 _SLAB_VOXELS = 4 * 2**20  # 16 MiB of float32: stays near the caches; larger slabs were slower
 
 Operator = npt.NDArray[np.float64]
@@ -142,7 +144,8 @@ def linear_windows(
             planes = (_bands(along_y, held[0].device), _bands(along_x, held[0].device))
         rows = _rows(held, needed.start - first, needed.stop - first)
         yield Window(where, rows, None if weights is None else weights.to(rows.device), planes, block)
-    assert next(waiting, None) is None, "more rows came than the volume has"
+    num_rows = first + sum(part.shape[1] for part in itertools.chain(held, waiting))  # some may be nobody's nearest
+    assert num_rows == before[0], f"{num_rows} rows came, the volume has {before[0]}"
 
 
 def _rows(parts: Sequence[torch.Tensor], start: int, stop: int) -> torch.Tensor:
@@ -157,7 +160,7 @@ def _rows(parts: Sequence[torch.Tensor], start: int, stop: int) -> torch.Tensor:
 
 def linear_depth(num_channels: int, before: Sequence[int], shape: Sequence[int]) -> int:
     """Rows of a slab with which `num_channels` resampled together stay near the caches; at least one."""
-    return max(1, _SLAB_VOXELS // (num_channels * max(before[1] * before[2], shape[1] * shape[2])))
+    return max(1, _WINDOW_VOXELS // (num_channels * max(before[1] * before[2], shape[1] * shape[2])))
 
 
 @lru_cache(maxsize=16)  # of the largest axes 8 MB each

@@ -97,7 +97,7 @@ def test_slabs_equal_the_whole(labels: LabelScheme, spacing, monkeypatch: pytest
         wanted = torch.where(whole[1] > 0, 2, torch.where(whole[0] > 0, 1, 0))
     else:
         wanted = whole.argmax(0)
-    monkeypatch.setattr(resampling, "_SLAB_VOXELS", 3 * 11 * 7 * 2)
+    monkeypatch.setattr(resampling, "_WINDOW_VOXELS", 3 * 11 * 7 * 2)
     np.testing.assert_array_equal(native_labels(logits, meta, labels), wanted.numpy())
 
 
@@ -187,7 +187,7 @@ def test_heads_in_blocks_equal_all_heads_at_once(has_regions: bool, monkeypatch:
     logits[5:9] = logits[4]
     whole = resample_linear(logits, FILE_SHAPE, None)
     for values in (9 * 11 * 7 * 4, 3 * 11 * 7, 1):
-        monkeypatch.setattr(resampling, "_SLAB_VOXELS", values)
+        monkeypatch.setattr(resampling, "_WINDOW_VOXELS", values)
         windows = list(native_windows([logits], meta))
         assert windows[0].block <= 4
         found = to_native_labels(windows, meta, labels)
@@ -196,7 +196,7 @@ def test_heads_in_blocks_equal_all_heads_at_once(has_regions: bool, monkeypatch:
 
 def test_labels_are_made_from_few_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """100 rows to 300: when a window comes, no more rows were asked for than it needs, and none it needs no more."""
-    monkeypatch.setattr(resampling, "_SLAB_VOXELS", 1)
+    monkeypatch.setattr(resampling, "_WINDOW_VOXELS", 1)
     asked: list[torch.Tensor] = []
 
     def parts():
@@ -214,8 +214,18 @@ def test_labels_are_made_from_few_rows_at_a_time(monkeypatch: pytest.MonkeyPatch
 
 
 def test_parts_that_are_not_the_volume_are_refused() -> None:
-    with pytest.raises(AssertionError, match="more rows"):
+    with pytest.raises(AssertionError, match="10 rows came, the volume has 5"):
         list(linear_windows([torch.zeros(1, 5, 2, 2)] * 2, (5, 2, 2), (7, 2, 2)))
+
+
+@pytest.mark.parametrize("separate", [None, 0])
+def test_rows_that_no_window_needs_are_drawn_all_the_same(separate: int | None) -> None:
+    """Ten rows to two: a network is asked for all of its rows, and what it finds wrong with the last is not missed."""
+    drawn = []
+    parts = (drawn.append(row) or torch.full((1, 1, 2, 2), float(row)) for row in range(10))
+    windows = list(linear_windows(parts, (10, 2, 2), (2, 2, 2), separate, depth=1))
+    assert len(windows) == 2
+    assert drawn == list(range(10))
 
 
 def test_disagreement_is_the_channel_after_the_heads() -> None:
