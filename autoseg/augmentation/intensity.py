@@ -5,9 +5,11 @@ are touched, nothing waits for the device, and a sample's result does not depend
 of the noise alone come from a generator on the device, seeded by the sample's; they differ between kinds of device.
 
 The transforms and their order are nnU-Net's; at equal parameters they equal batchgeneratorsv2 0.3.6 up to rounding
-(`tests/differential/test_augmentation_peer.py`). All change a channel `Z Y X` in place.
+(`tests/differential/test_augmentation_peer.py`). All change a channel `Z Y X` in place. Here are those of its default
+trainer; `artefacts` has those that only its DA5 trainer adds.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -16,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from autoseg.augmentation import artefacts
 from autoseg.records.base import Record
 from autoseg.records.recipe import Augmentation, Range
 
@@ -23,6 +26,10 @@ from autoseg.records.recipe import Augmentation, Range
 SMALLEST_RANGE = 1e-7
 # A blur kernel reaches about this many sigmas in all (batchgeneratorsv2's truncation).
 BLUR_WIDTH_SIGMAS = 6
+# nnU-Net's DA5: exponents of local gamma leave out what would hardly show.
+LOCAL_GAMMA_GAP = (0.8, 1.5)
+# nnU-Net's DA5: middles of gradients, as fractions of the axes.
+HILL_PLACES = (-0.5, 1.5)
 
 
 class IntensityStep(Record):
@@ -49,8 +56,12 @@ def draw_intensity(policy: Augmentation, num_channels: int, rng: np.random.Gener
     """Draw which transforms one sample gets, in which channels, and how strongly."""
     in_plane = policy.spatial is not None and policy.spatial.dummy_2d
     steps = []
+    groups = Counter(item.one_of for item in policy.intensity if item.one_of)
+    chosen: dict[str, int] = {}  # how many entries of a group are still to be passed before the one that was drawn
     for item in policy.intensity:
-        if rng.random() >= item.probability:
+        if item.one_of:
+            chosen[item.one_of] = chosen.get(item.one_of, int(rng.integers(groups[item.one_of]) + 1)) - 1
+        if (item.one_of and chosen[item.one_of] != 0) or rng.random() >= item.probability:
             continue
         channels = tuple(c for c in range(num_channels) if rng.random() < item.channel_probability)
         transform = TRANSFORMS[item.name]
@@ -85,6 +96,42 @@ def _draw_uniform(limits: Range, in_plane: bool, rng: np.random.Generator) -> tu
 def _draw_sigmas(limits: Range, in_plane: bool, rng: np.random.Generator) -> tuple[float, ...]:  # noqa: ARG001
     """One sigma an axis, z too in patches rotated in the plane (nnU-Net's choice)."""
     return tuple(float(sigma) for sigma in rng.uniform(*limits, size=3))
+
+
+def _draw_sigma(limits: Range, in_plane: bool, rng: np.random.Generator) -> tuple[float, ...]:  # noqa: ARG001
+    """One sigma for all axes."""
+    return (float(rng.uniform(*limits)),) * 3
+
+
+def _draw_normal(limits: Range, in_plane: bool, rng: np.random.Generator) -> tuple[float, ...]:  # noqa: ARG001
+    """Normally distributed; `limits` are mean and standard deviation."""
+    return (float(rng.normal(*limits)),)
+
+
+def _draw_whole(limits: Range, in_plane: bool, rng: np.random.Generator) -> tuple[float, ...]:  # noqa: ARG001
+    """A whole number, both limits included."""
+    return (float(rng.integers(int(limits[0]), int(limits[1]) + 1)),)
+
+
+def _draw_rectangles(limits: Range, in_plane: bool, rng: np.random.Generator) -> tuple[float, ...]:
+    """Extents and places of as many rectangles as `limits` allow."""
+    count = int(_draw_whole(limits, in_plane, rng)[0])
+    return tuple(float(value) for value in rng.random(count * artefacts.NUM_RECTANGLE_VALUES))
+
+
+def _draw_hill(rng: np.random.Generator) -> tuple[float, ...]:
+    return tuple(float(value) for value in (*rng.uniform(*HILL_PLACES, size=3), *rng.random(3)))
+
+
+def _draw_gradient(limits: Range, in_plane: bool, rng: np.random.Generator) -> tuple[float, ...]:  # noqa: ARG001
+    """Height within `limits`, above or below zero alike, and a hill."""
+    return (float(rng.choice((-1, 1)) * rng.uniform(*limits)), *_draw_hill(rng))
+
+
+def _draw_local_gamma(limits: Range, in_plane: bool, rng: np.random.Generator) -> tuple[float, ...]:  # noqa: ARG001
+    """An exponent on either side of the gap alike, and a hill."""
+    sides = ((limits[0], LOCAL_GAMMA_GAP[0]), (LOCAL_GAMMA_GAP[1], limits[1]))
+    return (float(rng.uniform(*sides[int(rng.integers(2))])), *_draw_hill(rng))
 
 
 def _draw_zooms(limits: Range, in_plane: bool, rng: np.random.Generator) -> tuple[float, ...]:
@@ -205,4 +252,12 @@ TRANSFORMS: dict[str, Transform] = {
     "low_resolution": Transform(_draw_zooms, lower_resolution),
     "gamma_inverted": Transform(_draw_factor, change_gamma_inverted),
     "gamma": Transform(_draw_factor, change_gamma),
+    "blur_isotropic": Transform(_draw_sigma, blur),
+    "median": Transform(_draw_whole, artefacts.median_filter),
+    "sharpen": Transform(_draw_uniform, artefacts.sharpen),
+    "brightness_shift": Transform(_draw_normal, artefacts.shift_brightness),
+    "contrast_unclipped": Transform(_draw_factor, artefacts.stretch_contrast_unclipped),
+    "rectangles": Transform(_draw_rectangles, artefacts.blank_rectangles),
+    "brightness_gradient": Transform(_draw_gradient, artefacts.add_gradient),
+    "local_gamma": Transform(_draw_local_gamma, artefacts.change_gamma_locally),
 }

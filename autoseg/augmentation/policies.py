@@ -2,7 +2,8 @@
 
 `nnunet` is the list of nnU-Net v2's default trainer (Isensee et al. 2021), values for values; its ranges of
 rotation depend on the patch. `light` is for trainings of minutes on a CPU, which see every voxel only a few
-times: fewer and weaker transforms, none of them expensive. `none` changes nothing.
+times: fewer and weaker transforms, none of them expensive. `da5` is the longer list of nnU-Net's trainer
+`nnUNetTrainerDA5`, for data whose intensities and orientations vary a lot. `none` changes nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -42,6 +43,51 @@ def nnunet_augmentation(is_2d: bool, patch: Sequence[int]) -> Augmentation:
     return Augmentation(spatial=spatial, intensity=NNUNET_INTENSITY)
 
 
+DA5_INTENSITY = (
+    # nnU-Net's medians are of cubes of 2 to 7 voxels; 7 takes ten seconds of a CPU for a patch of 128^3.
+    IntensityAugmentation(name="median", probability=0.2, channel_probability=0.5, range=(2, 4), one_of="smooth"),
+    IntensityAugmentation(
+        name="blur_isotropic", probability=0.2, channel_probability=0.5, range=(0.3, 1.5), one_of="smooth"
+    ),
+    IntensityAugmentation(name="noise", probability=0.1, range=(0.0, 0.1)),
+    IntensityAugmentation(name="brightness_shift", probability=0.1, channel_probability=0.5, range=(0.0, 0.5)),
+    IntensityAugmentation(
+        name="contrast", probability=0.2, channel_probability=0.5, range=(0.5, 2.0), one_of="contrast"
+    ),
+    IntensityAugmentation(
+        name="contrast_unclipped", probability=0.2, channel_probability=0.5, range=(0.5, 2.0), one_of="contrast"
+    ),
+    IntensityAugmentation(name="low_resolution", probability=0.15, channel_probability=0.5, range=(0.25, 1.0)),
+    # Twice, as there; the second was perhaps meant to be the gamma that is not inverted.
+    IntensityAugmentation(name="gamma_inverted", probability=0.1, range=(0.7, 1.5)),
+    IntensityAugmentation(name="gamma_inverted", probability=0.1, range=(0.7, 1.5)),
+    IntensityAugmentation(name="rectangles", probability=0.4, channel_probability=0.5, range=(1, 4)),
+    IntensityAugmentation(name="brightness_gradient", probability=0.3, channel_probability=0.5, range=(1.0, 5.0)),
+    IntensityAugmentation(name="local_gamma", probability=0.3, channel_probability=0.5, range=(0.01, 4.0)),
+    IntensityAugmentation(name="sharpen", probability=0.2, channel_probability=0.5, range=(0.1, 1.0)),
+)
+
+
+def da5_augmentation(is_2d: bool, patch: Sequence[int]) -> Augmentation:
+    """The policy of nnU-Net's `nnUNetTrainerDA5`; ranges of rotation as in `nnunet_augmentation`.
+
+    Rotation about each axis by itself, a factor of scaling for each, quarter turns and transpositions of axes along
+    which the patch is equally long; where a cascade's previous stage is corrupted, all its labels are.
+    """
+    usual = nnunet_augmentation(is_2d, patch).spatial
+    assert usual is not None, "nnU-Net's policy rotates"
+    changes = {
+        "rotation_probability": 0.4,
+        "rotation_axis_probability": 0.5,
+        "scaling": (0.7, 1.43),
+        "scaling_per_axis": True,
+        "quarter_turn_probability": 0.5,
+        "transpose_probability": 0.5,
+    }
+    cascade = CascadeAugmentation(morphology_label_probability=1.0, drop_label_probability=1.0)
+    return Augmentation(spatial=usual.model_copy(update=changes), intensity=DA5_INTENSITY, cascade=cascade)
+
+
 def light_augmentation(is_2d: bool, patch: Sequence[int]) -> Augmentation:
     """Rotation by up to 15 degrees or scaling on half of the samples, brightness and noise."""
     flat = is_2d or max(patch) / patch[0] > DUMMY_2D_ASPECT
@@ -68,5 +114,6 @@ def no_augmentation(is_2d: bool, patch: Sequence[int]) -> Augmentation:  # noqa:
 POLICIES: dict[str, Callable[[bool, Sequence[int]], Augmentation]] = {
     "nnunet": nnunet_augmentation,
     "light": light_augmentation,
+    "da5": da5_augmentation,
     "none": no_augmentation,
 }

@@ -1,11 +1,11 @@
-"""A piece of a volume and drawn parameters in, the training patch out: crop, rotation, scaling, mirroring at once.
+"""A piece of a volume and drawn parameters in, the training patch out: crop, rotation, scaling, deformation, mirroring.
 
-Image and labels go through one set of coordinates and one resampling; where neither rotation nor scaling was drawn
-the patch is an exact integer crop. Intensities are interpolated linearly. A label is the one whose one-hot map,
-interpolated linearly, is largest: the (at most 8) labels at the corners of the cell vote with the corner's weight,
-so the cost does not depend on the number of classes, where one resampling a class (nnU-Net) grows with it. A tie
-goes to the label with the nearest corner, then to the lower corner. On a CPU only cells whose corners differ vote;
-elsewhere all do, because listing them would make the host wait for the device.
+Image and labels go through one set of coordinates and one resampling; where nothing but mirroring was drawn the patch
+is an exact integer crop. Intensities are interpolated linearly. A label is the one whose one-hot map, interpolated
+linearly, is largest: the (at most 8) labels at the corners of the cell vote with the corner's weight, so the cost does
+not depend on the number of classes, where one resampling a class (nnU-Net) grows with it. A tie goes to the label with
+the nearest corner, then to the lower corner. On a CPU only cells whose corners differ vote; elsewhere all do, because
+listing them would make the host wait for the device.
 
 Outside the volume the image is 0 and the label is 0. (nnU-Net lets a label -1 vote there and turns it into 0
 afterwards, which differs only where background, foreground and border meet.)
@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from autoseg.augmentation.draw import SpatialParameters, patch_midpoint, source_box
+from autoseg.augmentation.elastic import displacements
 
 # Share of a corner's own weight that is added to its label's score: decides ties, and nothing but near ties.
 TIE = 1e-4
@@ -38,6 +39,8 @@ class _Points(NamedTuple):
     midpoint: npt.NDArray[np.float64]
     """Of the patch, in the piece."""
     patch: Sequence[int]
+    moved: Tensor | None = None
+    """What is added to the position in the piece, `3 Z Y X` or `3 1 Y X` in voxels; None: nothing."""
 
 
 def sample_patch(
@@ -71,16 +74,20 @@ def sample_patch(
     low, high = source_box(parameters, patch_zyx, centre)
     image, maps = _cut(image, start, low, high).float(), _cut(maps, start, low, high)
     if parameters.is_crop:
-        axes = [axis + 1 for axis in parameters.flips]
-        if axes:
-            image, maps = image.flip(axes), maps.flip(axes)
+        if parameters.axes != (0, 1, 2):
+            order = [0, *(axis + 1 for axis in parameters.axes)]
+            image, maps = image.permute(order), maps.permute(order)
+        if flipped := [axis + 1 for axis in parameters.flips]:
+            image, maps = image.flip(flipped), maps.flip(flipped)
     else:
         # A small type makes the look-ups of labels faster; the ignore label is `num_classes` itself.
         small = maps.to(torch.int8 if num_classes <= 127 else torch.int16)
         signs = np.array([-1.0 if axis in parameters.flips else 1.0 for axis in range(3)])
+        turned = np.array(parameters.matrix)[:, list(parameters.axes)] * signs
         midpoint = patch_midpoint(centre, patch_zyx) - np.array(low)
         resample = _resample_slices if parameters.is_in_plane else _resample_volume
-        image, small = resample(image, small, _Points(np.array(parameters.matrix) * signs, midpoint, patch_zyx))
+        moved = None if (one := parameters.elastic) is None else displacements(one, patch_zyx, image.device)
+        image, small = resample(image, small, _Points(turned, midpoint, patch_zyx, moved))
         maps = small.to(labels.dtype)
     if parameters.swaps_classes and swap_pairs:
         maps = swap_classes(maps, num_classes, swap_pairs)
@@ -115,7 +122,7 @@ def _offsets(size: int, device: torch.device) -> Tensor:
 
 def _resample_volume(image: Tensor, maps: Tensor, points: _Points) -> tuple[Tensor, Tensor]:
     """Image `C z y x` and label maps `L z y x` at the coordinates of a patch, in slabs of its slices."""
-    matrix, midpoint, patch = points
+    matrix, midpoint, patch, moved = points
     strides = (image.shape[2] * image.shape[3], image.shape[3], 1)
     channels, label_maps = image.flatten(1), maps.flatten(1)
     cells = [_cell_labels(labels, strides) for labels in label_maps] if maps.device.type == "cpu" else label_maps
@@ -126,9 +133,11 @@ def _resample_volume(image: Tensor, maps: Tensor, points: _Points) -> tuple[Tens
     for first in range(0, patch[0], slab):
         part = slice(first, first + slab)
         base, fractions = torch.zeros(1, dtype=torch.int32, device=image.device), []
-        for row, middle, stride in zip(matrix, midpoint, strides, strict=True):
+        for axis, (row, middle, stride) in enumerate(zip(matrix, midpoint, strides, strict=True)):
             plane = (z[part] * row[0] + middle)[:, None] + y * row[1]
             position = (plane[..., None] + x * row[2]).flatten()
+            if moved is not None:
+                position += moved[axis, part].flatten()
             corner = position.to(torch.int32)  # positions are positive: truncation is the floor
             base = base + corner.mul_(stride)
             fractions.append(position.frac_())
@@ -154,13 +163,14 @@ def _interpolate(values: Tensor, base: Tensor, fractions: Sequence[Tensor], stri
 
 def _resample_slices(image: Tensor, maps: Tensor, points: _Points) -> tuple[Tensor, Tensor]:
     """The same for parameters in the plane: one set of coordinates for all slices, four corners instead of eight."""
-    matrix, midpoint, patch = points
+    matrix, midpoint, patch, moved = points
     if matrix[0, 0] < 0:
         image, maps = image.flip(1), maps.flip(1)
     depth, height, width = image.shape[1:]
     y, x = (_offsets(size, image.device) for size in patch[1:])
     rows, columns = (
-        (y * matrix[axis, 1] + midpoint[axis])[:, None] + x * matrix[axis, 2] for axis in (1, 2)
+        (y * matrix[axis, 1] + midpoint[axis])[:, None] + x * matrix[axis, 2] + (0 if moved is None else moved[axis, 0])
+        for axis in (1, 2)
     )  # positions in the source's slices, each `Y X`
     grid = torch.stack([(2 * columns + 1) / width - 1, (2 * rows + 1) / height - 1], dim=-1)
     slices = image.reshape(1, -1, height, width)  # channels and slices alike share the coordinates

@@ -59,6 +59,10 @@ def plan(
         Path | None, typer.Option(help="With --from-fingerprint: the dataset's dataset.json.")
     ] = None,
     preset: o.Preset = "auto",
+    like: Annotated[
+        Path | None,
+        typer.Option(metavar="MODEL", help="Plan this model's networks and spacing, so that it can be fine-tuned."),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the plan; default: the preset's.")] = None,
     set_: o.Settings = None,
     gpu_memory: o.GpuMemory = None,
@@ -75,6 +79,8 @@ def plan(
     if from_fingerprint is not None:
         if dataset_json is None:
             raise UsageError("--from-fingerprint needs --dataset-json as well (labels and channel names).")
+        if like is not None:
+            raise UsageError("--like plans a DATASET; it cannot be used with --from-fingerprint.")
         record = stage.plan_from_files(
             from_fingerprint,
             dataset_json,
@@ -99,8 +105,12 @@ def plan(
         gpu_memory_gib=gpu_memory,
         device_kind=o.device_kind(device),
         overwrite=overwrite,
+        like=like,
     )
-    text = f"{o.describe_plan(record)}\n{paths.plan(record.name)}\nNext: autoseg preprocess {paths.folder.name}"
+    following = f"autoseg preprocess {paths.folder.name}"
+    if like is not None:
+        following += f" --plan {record.name}   and   {o.first_training(paths, record)} --from {like}"
+    text = f"{o.describe_plan(record)}\n{paths.plan(record.name)}\nNext: {following}"
     o.show(record.model_dump(mode="json"), as_json, text)
 
 

@@ -1,4 +1,4 @@
-"""Commands that only look: status of a dataset in the workspace, doctor for the machine."""
+"""Commands that only look: status of a dataset in the workspace, info on a model folder, doctor for the machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import os
 import platform
 import shutil
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +16,7 @@ from autoseg.cli import options as o
 from autoseg.errors import UsageError
 
 if TYPE_CHECKING:
+    from autoseg.records.model_card import ModelCard
     from autoseg.records.workspace import Paths
 
 _PACKAGES = ("torch", "numpy", "scipy", "SimpleITK", "nibabel", "blosc2", "pydantic", "safetensors", "scikit-learn")
@@ -67,6 +69,53 @@ def _next_command(paths: Paths, steps: Mapping[str, object], held_out: bool) -> 
     return f"autoseg predict -i IMAGES -o OUT {name}" if steps["report"] else f"autoseg report {name}"
 
 
+def info(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder, or the folder of one of its folds.")],
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """What a model folder says about itself, wherever it was copied to: labels, channels, folds, origin, licence."""
+    from autoseg.inference.model_card import describe_model
+
+    o.start(None, quiet)
+    card = describe_model(model)
+    o.show(card.model_dump(mode="json"), as_json, "\n".join([*_card_lines(card), *_uses(model)]))
+
+
+def _card_lines(card: ModelCard) -> list[str]:
+    targets = ", ".join(target.name for target in card.labels.targets)
+    rows = {
+        "trained on": f"{card.dataset}, plan {card.plan} (preset {card.preset}), {card.configuration}",
+        "segments": targets,
+        "needs": ", ".join(f"{number}: {name}" for number, name in enumerate(card.channel_names)),
+        "sees": f"{_sizes(card.patch_size)} voxels of {_sizes(card.spacing_mm)} mm",
+        "network": f"{card.architecture}, {card.num_parameters / 1e6:.2f} million parameters",
+        "licence": card.licence or "not stated (whoever gives the model away writes it into model.json)",
+        "written by": ", ".join(f"{name} {version}" for name, version in card.versions.items()),
+    }
+    if card.previous_stage is not None:
+        rows["needs beside"] = f"the folder {card.previous_stage}"
+    lines = [f"{key:13s} {value}" for key, value in rows.items()]
+    for name, fold in card.folds.items():
+        dice = "no case held out" if fold.mean_dice is None else f"mean Dice {fold.mean_dice:.4f}"
+        held_out = f", {dice}" + (f" of {fold.num_validation_cases} held out" if fold.num_validation_cases else "")
+        origin = "".join(f", from {earlier}" for earlier in reversed(fold.trained_from))
+        steps = f"{fold.epochs} epochs of {fold.iterations_per_epoch} steps"
+        lines.append(f"{'fold ' + name:13s} {fold.num_train_cases} cases, {steps}{held_out}{origin}")
+    return lines
+
+
+def _sizes(values: tuple[float, ...]) -> str:
+    return " x ".join(f"{value:.3g}" for value in values)
+
+
+def _uses(model: Path) -> list[str]:
+    return [
+        f"Next: autoseg predict --model {model} -i IMAGES -o OUT",
+        f"   or fine-tune it: autoseg plan DATASET --like {model}",
+    ]
+
+
 def doctor(work: o.Work = None, as_json: o.Json = False, quiet: o.Quiet = False) -> None:
     """Check this machine: versions, devices, memory, disk, and that the workspace can be written to."""
     import torch
@@ -94,4 +143,4 @@ def doctor(work: o.Work = None, as_json: o.Json = False, quiet: o.Quiet = False)
         typer.echo("warning: torch 2.9 computes 3-D convolutions several times slower; use another version", err=True)
 
 
-COMMANDS = (status, doctor)
+COMMANDS = (status, info, doctor)

@@ -26,6 +26,10 @@ def train(
             help="Fine-tune the trained configuration with its own false positives as a class of their own.",
         ),
     ] = False,
+    from_: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="MODEL", help="Fine-tune this model's weights: a model folder or a fold of it."),
+    ] = None,
     budget: o.Budget = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the plan's.")] = None,
     iterations: Annotated[int | None, typer.Option(min=1, help="Steps an epoch, instead of the plan's.")] = None,
@@ -45,6 +49,7 @@ def train(
         configuration=configuration,
         fold=fold,
         distractors=distractors,
+        start=from_,
         budget_seconds=o.parse_duration(budget),
         epochs=epochs,
         iterations=iterations,

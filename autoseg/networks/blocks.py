@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoseg.networks.norm import SLOPE, InstanceNorm, channels_last
+from autoseg.records.plan import NetworkSpec
 
 Size = Sequence[int]
 
@@ -23,12 +24,22 @@ _TRANSPOSED: dict[int, type[nn.ConvTranspose2d] | type[nn.ConvTranspose3d]] = {
 }
 
 
-def convolution(num_in: int, num_out: int, kernel: Size, stride: Size | None = None, bias: bool = True) -> nn.Module:
+def convolution(
+    num_in: int, num_out: int, kernel: Size, stride: Size | None = None, bias: bool = True, groups: int = 1
+) -> nn.Module:
     """A 2-D or 3-D convolution (by the length of `kernel`) padded so that stride 1 keeps the size."""
     kernel = tuple(kernel)
     stride = tuple(stride or [1] * len(kernel))
     padding = tuple((k - 1) // 2 for k in kernel)
-    return _CONVOLUTIONS[len(kernel)](num_in, num_out, kernel, stride, padding, bias=bias)  # type: ignore[arg-type]
+    kind = _CONVOLUTIONS[len(kernel)]
+    return kind(num_in, num_out, kernel, stride, padding, groups=groups, bias=bias)  # type: ignore[arg-type]
+
+
+def transposed(num_in: int, num_out: int, kernel: Size, stride: Size, groups: int = 1) -> nn.Module:
+    """A transposed convolution with odd kernels, which makes n voxels `stride * (n - 1) + 1`."""
+    padding = tuple((k - 1) // 2 for k in kernel)
+    kind = _TRANSPOSED[len(stride)]
+    return kind(num_in, num_out, tuple(kernel), tuple(stride), padding, groups=groups)  # type: ignore[arg-type]
 
 
 def head(num_in: int, num_heads: int, dims: int) -> nn.Module:
@@ -91,6 +102,15 @@ def conv_stage(num_in: int, num_out: int, kernel: Size, stride: Size, num_convs:
     return nn.Sequential(first, *(ConvNormAct(num_out, num_out, kernel) for _ in range(num_convs - 1)))
 
 
+def encoder(spec: NetworkSpec, num_input_channels: int) -> nn.ModuleList:
+    """The plain U-Net's encoder: one stack of convolutions a resolution, finest first."""
+    inputs = (num_input_channels, *spec.features_per_stage)
+    stages = zip(
+        inputs[:-1], spec.features_per_stage, spec.kernel_sizes, spec.strides, spec.blocks_per_stage, strict=True
+    )
+    return nn.ModuleList(conv_stage(*stage) for stage in stages)
+
+
 def residual_stage(num_in: int, num_out: int, kernel: Size, stride: Size, num_blocks: int) -> nn.Sequential:
     """`num_blocks` residual blocks, the first with the stride."""
     ones = [1] * len(stride)
@@ -108,6 +128,12 @@ def fold_slices(x: Tensor, dims: int) -> Tensor:
 def unfold_slices(y: Tensor, num_samples: int, dims: int) -> Tensor:
     """Undo `fold_slices` on an output: `N H Z Y X`."""
     return y.view(num_samples, -1, *y.shape[1:]).transpose(1, 2) if dims == 2 else y
+
+
+def enlarge(y: Tensor, size: Size) -> Tensor:
+    """Linear interpolation of `N C [Z] Y X` to `size`."""
+    mode = "trilinear" if y.ndim == 5 else "bilinear"
+    return F.interpolate(y, list(size), mode=mode, align_corners=False)
 
 
 def initialize(network: nn.Module) -> None:

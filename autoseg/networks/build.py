@@ -12,6 +12,8 @@ from torch import nn
 
 from autoseg.extensions import find_function
 from autoseg.networks.fcn import fcn_8s, fcn_16s, fcn_32s
+from autoseg.networks.fpn import fpn
+from autoseg.networks.mednext import mednext
 from autoseg.networks.plain_unet import plain_unet
 from autoseg.networks.residual_unet import residual_unet
 from autoseg.records.plan import NetworkSpec
@@ -23,6 +25,8 @@ ENTRY_POINTS = "autoseg.networks"
 NETWORKS: dict[str, Builder] = {
     "plain_unet": plain_unet,
     "residual_unet": residual_unet,
+    "mednext": mednext,
+    "fpn": fpn,
     "fcn": fcn_8s,
     "fcn_16s": fcn_16s,
     "fcn_32s": fcn_32s,

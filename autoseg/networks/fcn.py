@@ -6,10 +6,9 @@ FCN-16s the two coarsest, FCN-8s the three coarsest. The encoder is the plain U-
 the two is the decoder alone.
 """
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoseg.networks.blocks import conv_stage, fold_slices, head, initialize, unfold_slices
+from autoseg.networks.blocks import encoder, enlarge, fold_slices, head, initialize, unfold_slices
 from autoseg.records.plan import NetworkSpec
 
 
@@ -19,11 +18,7 @@ class FullyConvolutional(nn.Module):
     def __init__(self, spec: NetworkSpec, num_input_channels: int, num_heads: int, num_scored: int) -> None:
         super().__init__()
         self.dims = len(spec.strides[0])
-        inputs = (num_input_channels, *spec.features_per_stage)
-        stages = zip(
-            inputs[:-1], spec.features_per_stage, spec.kernel_sizes, spec.strides, spec.blocks_per_stage, strict=True
-        )
-        self.encoder = nn.ModuleList(conv_stage(*stage) for stage in stages)
+        self.encoder = encoder(spec, num_input_channels)
         self.scores = nn.ModuleList(head(f, num_heads, self.dims) for f in spec.features_per_stage[-num_scored:])
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -37,13 +32,8 @@ class FullyConvolutional(nn.Module):
             maps.append(x)
         y = self.scores[-1](maps[-1])
         for score, features in zip(self.scores[-2::-1], maps[-2::-1], strict=False):
-            y = _resize(y, features.shape[2:]) + score(features)
-        return (unfold_slices(_resize(y, size), num_samples, self.dims),)
-
-
-def _resize(y: Tensor, size: tuple[int, ...]) -> Tensor:
-    mode = "trilinear" if y.ndim == 5 else "bilinear"
-    return y if y.shape[2:] == size else F.interpolate(y, size, mode=mode, align_corners=False)
+            y = enlarge(y, features.shape[2:]) + score(features)
+        return (unfold_slices(enlarge(y, size), num_samples, self.dims),)
 
 
 def fcn_8s(spec: NetworkSpec, num_input_channels: int, num_heads: int) -> nn.Module:

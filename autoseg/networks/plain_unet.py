@@ -8,7 +8,7 @@ Everything is numbered by resolution, 0 the finest.
 import torch
 from torch import Tensor, nn
 
-from autoseg.networks.blocks import conv_stage, fold_slices, head, initialize, unfold_slices, upsampling
+from autoseg.networks.blocks import conv_stage, encoder, fold_slices, head, initialize, unfold_slices, upsampling
 from autoseg.records.plan import NetworkSpec
 
 
@@ -54,10 +54,6 @@ class UNet(nn.Module):
 
 def plain_unet(spec: NetworkSpec, num_input_channels: int, num_heads: int) -> nn.Module:
     """The plain U-Net of `spec`, initialised; forward as in `UNet`."""
-    inputs = (num_input_channels, *spec.features_per_stage)
-    stages = zip(
-        inputs[:-1], spec.features_per_stage, spec.kernel_sizes, spec.strides, spec.blocks_per_stage, strict=True
-    )
-    network = UNet(nn.ModuleList(conv_stage(*stage) for stage in stages), spec, num_heads)
+    network = UNet(encoder(spec, num_input_channels), spec, num_heads)
     initialize(network)
     return network

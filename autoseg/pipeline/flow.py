@@ -63,6 +63,8 @@ class TrainRequest:
     fold: str | None = None
     distractors: bool = False
     """Whether the configuration is fine-tuned with its own false positives as a class."""
+    start: Path | None = None
+    """Folder of a model or of one of its folds whose weights are fine-tuned."""
     budget_seconds: float | None = None
     epochs: int | None = None
     iterations: int | None = None
@@ -170,6 +172,8 @@ def train_folds(source: str, workspace: Path, request: TrainRequest) -> list[Tra
     plan = planning.choose_plan(paths, request.plan_name, choose_device(request.device).type)
     wanted_configurations(plan, [request.configuration])
     configuration = request.configuration
+    if request.distractors and request.start is not None:
+        raise UsageError("--distractors refines the configuration's own weights: leave --from out.")
     if request.distractors:
         plan, configuration = _with_distractors(paths, plan, configuration)
     folds = [request.fold] if request.fold is not None else fold_names(paths)
@@ -209,6 +213,7 @@ def train_jobs(
             seed=request.seed,
             budget_seconds=share,
             device=request.device,
+            start=request.start if isinstance(request, TrainRequest) else None,
             started_seconds=now,
         )
         num_waiting -= not is_trained(paths, plan, configuration, fold)
@@ -268,15 +273,9 @@ def postprocess_predictions(
     rule = read_record(paths.postprocessing, PostprocessingRule, UsageError, "Run `autoseg select` first.")
     plan = read_record(paths.plan(selection.plan), Plan)
     source_of_images = read_record(paths.dataset, Dataset) if images is None else images
-    return postprocess_folder(
-        rule,
-        plan,
-        selection.configurations[0],
-        predictions,
-        source_of_images,
-        output,
-        held_out_temperatures(paths, plan, predictions),
-    )
+    temperatures = held_out_temperatures(paths, plan, predictions)
+    first = selection.configurations[0]
+    return postprocess_folder(rule, plan, first, predictions, source_of_images, output, temperatures)
 
 
 def _selected(source: str, workspace: Path, plan_name: str | None) -> tuple[Paths, Selection]:

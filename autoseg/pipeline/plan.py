@@ -13,6 +13,7 @@ from autoseg.datasets.description import parse_dataset_json
 from autoseg.errors import UsageError
 from autoseg.planning.build import make_plan
 from autoseg.planning.distractors import plan_distractors, without_distractors
+from autoseg.planning.like import plan_like
 from autoseg.planning.presets import Orientation, resolve_preset
 from autoseg.planning.settings import apply_settings, orientation_setting
 from autoseg.records.base import read_record, write_record
@@ -30,6 +31,7 @@ def plan(
     gpu_memory_gib: float | None = None,
     device_kind: str = "cpu",
     overwrite: bool = False,
+    like: Path | None = None,
 ) -> Plan:
     """The plan called `name` (the preset's name by default), made if it does not exist yet.
 
@@ -41,14 +43,22 @@ def plan(
         gpu_memory_gib: memory of the card to plan for; the preset's own by default.
         device_kind: `cpu` or `cuda`; decides what `auto` means.
         overwrite: whether an existing plan is replaced.
+        like: folder of a model or of one of its folds, whose networks are planned so that it can be fine-tuned; the
+            plan is called `like_<its plan>` then.
 
     Raises:
-        UsageError: unknown preset or field, or an invalid value; fingerprint or dataset are missing.
+        UsageError: unknown preset or field, or an invalid value; fingerprint or dataset are missing; there is no model
+            in the folder, or a preset or memory was named beside it.
         DataError: fingerprint or dataset are faulty.
     """
     dataset = read_record(paths.dataset, Dataset, remedy="Name the dataset's folder once, it is remembered then.")
     fingerprint = read_record(paths.fingerprint, Fingerprint, remedy="Run `autoseg fingerprint` first.")
-    fresh = _make(fingerprint, dataset, preset, name, settings, gpu_memory_gib, device_kind, None)
+    if like is None:
+        fresh = _make(fingerprint, dataset, preset, name, settings, gpu_memory_gib, device_kind, None)
+    elif preset != "auto" or gpu_memory_gib is not None or orientation_setting(settings) is not None:
+        raise UsageError("--like takes preset, memory and orientation from the model: leave them out.")
+    else:
+        fresh = apply_settings(_make_like(fingerprint, dataset, like, name), settings)
     path = paths.plan(fresh.name)
     if overwrite or not path.is_file():
         write_record(path, fresh)
@@ -160,6 +170,17 @@ def _make(
         num_training=num_training,
     )
     return apply_settings(planned, settings)
+
+
+def _make_like(fingerprint: Fingerprint, dataset: Dataset, model: Path, name: str | None) -> Plan:
+    from autoseg.inference.model import fold_folders, read_fold  # torch, which planning does without otherwise
+
+    folders = [model] if (model / "fold.json").is_file() else fold_folders(model)
+    if not folders:
+        raise UsageError(f"{model} holds no trained fold: fold.json is in neither it nor its fold_* folders.")
+    known, trained = read_fold(folders[0])
+    configuration = next(key for key in known.configurations if key == trained.configuration)
+    return plan_like(known, configuration, fingerprint, dataset, name or f"like_{known.name}"[:64])
 
 
 def _differences(kept: Plan, fresh: Plan) -> str:

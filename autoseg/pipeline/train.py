@@ -14,6 +14,7 @@ from autoseg import console
 from autoseg.devices import choose_device, describe_device
 from autoseg.errors import DataError, ModelError, UsageError
 from autoseg.inference.model import WEIGHTS
+from autoseg.inference.model_card import write_card
 from autoseg.networks.cost import count_parameters
 from autoseg.preprocessing import store
 from autoseg.records.base import read_record, write_record
@@ -33,6 +34,7 @@ from autoseg.training.inputs import learned_from, training_inputs
 from autoseg.training.loop import final_weights, memory_errors, train_network
 from autoseg.training.out_of_fold import find_out_of_fold
 from autoseg.training.schedule import SCHEDULE, TrainingSchedule, TrainOptions
+from autoseg.training.start import Start, check_same_origin, find_start, start_of_base, tell_start
 from autoseg.training.stopping import StopRequest, listening_for_stop
 from autoseg.training.task import Task, new_learner, open_task
 from autoseg.training.validation import validate
@@ -60,11 +62,11 @@ def train(
         plan: has the configuration.
         configuration: for example `3d_fullres`.
         fold: number of a cross-validation fold as text, or `all` to train on every case without validation.
-        options: length, seed, budget and device, where they are not to be the plan's.
+        options: length, seed, budget, device and start, where they are not to be the plan's.
 
     Raises:
         UsageError: no such configuration or fold, other options than the fold was begun with, another process
-            trains this fold, or the dataset is not preprocessed.
+            trains this fold, the dataset is not preprocessed, or the model to start from does not fit.
         DataError: the dataset's cases changed since it was preprocessed, or a preprocessed file is damaged.
         ModelError: no checkpoint is whole, the fold was begun with another plan, other cases or other data, or the
             loss is not finite.
@@ -82,11 +84,15 @@ def train(
         _check_same_plan(folder, plan, configuration)
         fingerprint = read_record(paths.fingerprint, Fingerprint, remedy=_REMEDY)
         inputs = training_inputs(paths, plan, configuration, fingerprint, (*cases.train, *cases.validation))
+        start = _find_start(plan, configuration, fold, cases, options)
+        inputs = inputs.model_copy(update={"origin": None if start is None else start.origins[-1].weights})
         if is_trained(paths, plan, configuration, fold):
             return _trained_already(folder, title, cases, inputs, options)
         schedule = _read_schedule(folder, cases, inputs, options)
-        task = _open(paths, plan, configuration, fold, cases, fingerprint, options)
+        task = _open(paths, plan, configuration, fold, cases, fingerprint, options, start)
         stop.raise_if_asked(title)
+        if start is not None:
+            tell_start(start, plan, task.configuration, title)
         if task.census is not None:
             write_record(folder / CENSUS, task.census)
             _tell_distractors(task.census, title)
@@ -96,6 +102,7 @@ def train(
             write_record(folder / SCHEDULE, schedule)
         record = _train_and_validate(task, schedule, configuration, fold, stop)
         write_record(folder / "fold.json", record)
+        write_card(folder.parent)
         remove_checkpoints(folder)
     score = "" if record.mean_dice is None else f", mean Dice {record.mean_dice:.4f} on whole held-out volumes"
     budget = "" if schedule.budget_seconds is None else f" (budget {console.duration(schedule.budget_seconds)})"
@@ -130,6 +137,7 @@ def _train_and_validate(
         device=describe_device(task.device),
         budget_seconds=schedule.budget_seconds,
         mean_dice=None if evaluation is None else evaluation.foreground_mean["dice"].mean,
+        origins=() if task.start is None else task.start.origins,
     )
 
 
@@ -141,15 +149,13 @@ def _open(
     cases: Fold,
     fingerprint: Fingerprint,
     options: TrainOptions,
+    start: Start | None,
 ) -> Task:
     settings = plan.configurations[configuration]  # type: ignore[index]
     dataset = read_record(paths.dataset, Dataset, remedy=_REMEDY)
     check_same_cases(fingerprint, (case.id for case in dataset.training), dataset.name)
-    start = None
     if settings.recipe.distractors is not None:
-        start = paths.fold(plan.name, settings.recipe.distractors.base, fold)
-        for trained in (start, *learned_from(paths, plan, configuration).base):
-            _check_same_plan(trained, plan, settings.recipe.distractors.base)
+        start = _start_of_base(paths, plan, configuration, settings.recipe.distractors.base, fold)
     return open_task(
         _title(configuration, fold),
         paths.fold(plan.name, configuration, fold),
@@ -163,6 +169,27 @@ def _open(
         settings.recipe.seed if options.seed is None else options.seed,
         choose_device(options.device),
     )
+
+
+def _find_start(plan: Plan, configuration: str, fold: str, cases: Fold, options: TrainOptions) -> Start | None:
+    """The other model's weights to start from, where one was named."""
+    if options.start is None:
+        return None
+    distractors = plan.configurations[configuration].recipe.distractors  # type: ignore[index]
+    if distractors is not None:
+        raise UsageError(
+            f"{configuration} starts from the weights of {distractors.base}; fine-tune that one from another model "
+            "instead, and train it with distractors then."
+        )
+    return find_start(options.start, plan, configuration, fold, cases)
+
+
+def _start_of_base(paths: Paths, plan: Plan, configuration: str, base: str, fold: str) -> Start:
+    """The weights that a training with distractors refines."""
+    refined = paths.fold(plan.name, base, fold)
+    for trained in (refined, *learned_from(paths, plan, configuration).base):
+        _check_same_plan(trained, plan, base)
+    return start_of_base(refined)
 
 
 def check_base(paths: Paths, plan: Plan, configuration: str) -> None:
@@ -253,6 +280,8 @@ def _trained_already(
         fixed = read_record(folder / SCHEDULE, TrainingSchedule, ModelError)
         for option, wanted, value in _other_values(options, fixed):
             console.warn(f"{option} {wanted} changes nothing: {title} was trained with {value}.")
+        if inputs.origin is not None and (fixed.inputs is None or fixed.inputs.origin is None):
+            console.warn(f"--from changes nothing: {title} was trained from its seed.")
         if fixed.inputs is not None and (changes := describe_changes(fixed.inputs, inputs)):
             console.warn(f"{title} was trained on other data than there is now: {'; '.join(changes)}.")
     return done
@@ -279,6 +308,7 @@ def _read_schedule(folder: Path, cases: Fold, inputs: TrainingInputs, options: T
     fixed = read_record(folder / SCHEDULE, TrainingSchedule, ModelError)
     if fixed.cases is not None:
         _check_same_cases(folder, fixed.cases, cases)
+    check_same_origin(folder, fixed.inputs or TrainingInputs(cases={}, preprocessing=""), inputs)
     if fixed.inputs is not None and (changes := describe_changes(fixed.inputs, inputs)):
         raise ModelError(
             f"{folder} was begun with other data: {'; '.join(changes)} since. Going on would mix both: delete it to "

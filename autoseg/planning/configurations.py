@@ -13,7 +13,7 @@ from autoseg.errors import UsageError
 from autoseg.planning.memory import count_activations
 from autoseg.planning.presets import ActivationBudget, NetworkRule, Preset, VoxelBudget
 from autoseg.planning.spacing import FloatArray, coarsen
-from autoseg.planning.topology import Topology, plan_topology
+from autoseg.planning.topology import Topology, fixed_topology, plan_topology
 from autoseg.records.plan import NetworkSpec
 
 _FIRST_EDGE = {2: 2048, 3: 256}
@@ -90,7 +90,8 @@ def build_network_spec(rule: NetworkRule, topology: Topology) -> NetworkSpec:
         strides=topology.strides,
         kernel_sizes=topology.kernel_sizes,
         blocks_per_stage=blocks[:num_stages],
-        decoder_blocks_per_stage=(rule.decoder_blocks,) * (num_stages - 1),
+        decoder_blocks_per_stage=rule.decoder_blocks_of(num_stages),
+        expansion_per_stage=rule.expansions,
     )
 
 
@@ -135,7 +136,7 @@ def _fit_to_activations(
         needed = activations(topology)
         return (needed / _REFERENCE_BATCH[2] * 2 if shares_budget else needed) > available
 
-    topology = _shrink(_first_topology(spacing_mm, median_shape), spacing_mm, median_shape, too_large)
+    topology = _shrink(preset.network, spacing_mm, median_shape, too_large)
     batch = round(available / activations(topology) * _REFERENCE_BATCH[dims])
     voxels_in_dataset = voxels_a_case * demand.num_cases
     bound = round(voxels_in_dataset * budget.share_of_dataset / float(np.prod(topology.patch_size, dtype=np.float64)))
@@ -147,7 +148,7 @@ def _fit_to_voxels(rule: NetworkRule, budget: VoxelBudget, spacing_mm: FloatArra
     dims = len(spacing_mm)
     most = budget.voxels_2d if dims == 2 else budget.voxels_3d
     topology = _shrink(
-        _first_topology(spacing_mm, median_shape),
+        rule,
         spacing_mm,
         median_shape,
         lambda found: bool(np.prod(found.patch_size, dtype=np.float64) > most),
@@ -156,39 +157,49 @@ def _fit_to_voxels(rule: NetworkRule, budget: VoxelBudget, spacing_mm: FloatArra
     return Fitted(topology.patch_size, batch, build_network_spec(rule, topology))
 
 
-def _first_topology(spacing_mm: FloatArray, median_shape: FloatArray) -> Topology:
+def _topology(rule: NetworkRule, spacing_mm: Sequence[float], patch_size: Sequence[float]) -> Topology:
+    """nnU-Net's, or the one of a network of fixed depth."""
+    if rule.num_stages is None:
+        return plan_topology(spacing_mm, patch_size)
+    return fixed_topology(spacing_mm, patch_size, rule.num_stages, rule.kernel)
+
+
+def _first_topology(rule: NetworkRule, spacing_mm: FloatArray, median_shape: FloatArray) -> Topology:
     """The largest patch considered: isotropic in mm, no axis longer than the median case, padded for pooling."""
     dims = len(spacing_mm)
     inverse = 1 / np.asarray(spacing_mm)
     edges = inverse * (_FIRST_EDGE[dims] ** dims / np.prod(inverse)) ** (1 / dims)
     patch = [min(float(round(edge)), float(size)) for edge, size in zip(edges, median_shape, strict=True)]
-    return plan_topology(spacing_mm.tolist(), patch)
+    return _topology(rule, spacing_mm.tolist(), patch)
 
 
 def _shrink(
-    topology: Topology,
+    rule: NetworkRule,
     spacing_mm: FloatArray,
     median_shape: FloatArray,
     too_large: Callable[[Topology], bool],
 ) -> Topology:
-    """Shorten the axis that is longest against the median case (ties: the last) until the patch is not too large.
+    """The first patch, its axis that is longest against the median case (ties: the last) shortened until it fits.
 
     The step is the divisor that holds once the axis has been shortened by the present one: so 256 becomes 224,
-    which one pooling less allows, and not 192.
+    which one pooling less allows, and not 192. A network of fixed depth leaves axes alone that are one step long.
     """
-    spacing = spacing_mm.tolist()
+    spacing, topology = spacing_mm.tolist(), _first_topology(rule, spacing_mm, median_shape)
     while too_large(topology):
         patch = list(topology.patch_size)
-        axis = _last_of_largest([p / float(m) for p, m in zip(patch, median_shape, strict=True)])
+        shares = [p / float(m) for p, m in zip(patch, median_shape, strict=True)]
+        if rule.num_stages is not None and any(p > d for p, d in zip(patch, topology.divisor, strict=True)):
+            shares = [s if p > d else 0.0 for s, p, d in zip(shares, patch, topology.divisor, strict=True)]
+        axis = _last_of_largest(shares)
         shorter = list(patch)
         shorter[axis] -= topology.divisor[axis]
-        patch[axis] -= plan_topology(spacing, shorter).divisor[axis]
+        patch[axis] -= _topology(rule, spacing, shorter).divisor[axis]
         if patch[axis] < 1:
             raise UsageError(
                 f"No patch fits the memory planned for, not even one of {topology.patch_size} voxels: "
                 "plan for more GPU memory or take another preset."
             )
-        topology = plan_topology(spacing, patch)
+        topology = _topology(rule, spacing, patch)
     return topology
 
 

@@ -22,7 +22,7 @@ AxisRule = Literal["coarsest", "slices"]
 
 
 class NetworkRule(Record):
-    """How wide and deep a network is; the number of stages follows from the patch (`topology`)."""
+    """How wide and deep a network is."""
 
     architecture: str
     """Key of the table in `networks`."""
@@ -33,8 +33,19 @@ class NetworkRule(Record):
     max_features_3d: int = 320
     first_blocks: tuple[int, ...] = (2,)
     """Blocks of the first encoder stages; all further stages have as many as the last one listed."""
-    decoder_blocks: int = 2
-    """Convolutions of each decoder stage."""
+    decoder_blocks: int | None = 2
+    """Convolutions of each decoder stage; None: as many blocks as the encoder has there."""
+    num_stages: int | None = None
+    """None: as many as the patch allows, and kernels as in nnU-Net (`topology`)."""
+    kernel: int = 3
+    """Edge of the kernels of a network whose `num_stages` is fixed."""
+    expansions: tuple[int, ...] = ()
+    """Of each stage of a MedNeXt."""
+
+    def decoder_blocks_of(self, num_stages: int) -> tuple[int, ...]:
+        """One number for each decoder stage, finest first."""
+        same = (self.first_blocks + self.first_blocks[-1:] * num_stages)[: num_stages - 1]
+        return same if self.decoder_blocks is None else (self.decoder_blocks,) * (num_stages - 1)
 
 
 class ActivationBudget(Record):
@@ -102,9 +113,50 @@ _PLAIN_BUDGET = ActivationBudget(
     elements_3d=560e6, elements_2d=85e6, gib=8, batches_of_two_2d=True, share_of_dataset=0.05
 )
 
+
+def _mednext(kind: str, gib: float, blocks: tuple[int, ...], expansions: tuple[int, ...]) -> Preset:
+    """MedNeXt as published (Roy et al., 2023, arXiv:2303.09975, kernel 3) with all else as in `default`.
+
+    An activation of `count_activations` stands for as many bytes whatever the network, so the budget is the plain
+    U-Net's for a card of this size.
+    """
+    share = gib / _PLAIN_BUDGET.gib
+    return Preset(
+        about=f"ours: MedNeXt {kind} ({gib:g} GiB), its blocks and AdamW as published, else as in default",
+        network=NetworkRule(
+            architecture="mednext",
+            max_features_2d=512,
+            max_features_3d=512,
+            first_blocks=blocks,
+            decoder_blocks=None,
+            num_stages=5,
+            expansions=expansions,
+        ),
+        budget=ActivationBudget(
+            elements_3d=_PLAIN_BUDGET.elements_3d * share,
+            elements_2d=_PLAIN_BUDGET.elements_2d * share,
+            gib=gib,
+            batches_of_two_2d=True,
+            share_of_dataset=_PLAIN_BUDGET.share_of_dataset,
+        ),
+        orientation="canonical",
+        first_axis="slices",
+        max_batch_2d=64,
+        max_batch_3d=8,
+        plans_imbalance=True,
+        recipe=Recipe(optimizer=Optimizer(name="adamw", learning_rate=1e-3, momentum=0.9, beta2=0.999)),
+        reasons=_CANONICAL | _MEDNEXT,
+    )
+
+
 _CANONICAL = {
     "orientation": "canonical: all cases are turned to superior, anterior, right, so that an axis means the same in "
     "each and left can be told from right; nnU-Net takes axes as the file has them",
+}
+_MEDNEXT = {
+    "all.network": "MedNeXt: blocks with depthwise kernels in five stages whatever the patch, which is a multiple of "
+    "16 along the finest axes",
+    "all.recipe.optimizer": "AdamW with a rate of 0.001, as MedNeXt was published; nnU-Net's decay and course",
 }
 _SMALL = {
     "configurations": "2d and 3d_fullres alone: each is planned so coarse that a patch sees enough of a case, which is "
@@ -183,6 +235,11 @@ PRESETS: dict[str, Preset] = {
         budget=ActivationBudget(elements_3d=3.6e9, elements_2d=560e6, gib=40, share_of_dataset=1),
         recipe=_NNUNET_RECIPE,
     ),
+}
+PRESETS |= {
+    "mednext_s": _mednext("S", 24, blocks=(2, 2, 2, 2, 2), expansions=(2, 2, 2, 2, 2)),
+    "mednext_b": _mednext("B", 40, blocks=(2, 2, 2, 2, 2), expansions=(2, 3, 4, 4, 4)),
+    "mednext_l": _mednext("L", 80, blocks=(3, 4, 8, 8, 8), expansions=(3, 4, 8, 8, 8)),
 }
 
 

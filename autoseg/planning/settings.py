@@ -3,7 +3,8 @@
 A setting is a dotted path into the plan and a value. The path begins with a configuration, with `all` for every
 configuration, or with a field of the plan itself; a number is a position in a list. The value is JSON, or a bare
 word where JSON would need quotes. All settings are put in before the plan is checked, so that a patch and the
-strides that go with it can be set together.
+strides that go with it can be set together. `recipe.augmentation` also takes the name of a policy, which then becomes
+the record that it stands for at the configuration's patch.
 """
 
 import json
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
+from autoseg.augmentation.policies import POLICIES
 from autoseg.errors import UsageError
 from autoseg.records.base import parse_record
 from autoseg.records.plan import Plan
@@ -36,6 +38,8 @@ def apply_settings(plan: Plan, settings: Sequence[str]) -> Plan:
         for steps in _expand(path.strip(), content):
             _put(content, steps, text.strip(), setting)
         content["reasons"][path.strip()] = "set by hand"
+    for configuration in content["configurations"].values():
+        _put_policy(configuration)
     changed = parse_record(content, Plan, "The plan with " + ", ".join(settings), UsageError)
     _check_sides(changed)
     if any(".recipe.loss" in setting.partition("=")[0] for setting in settings):
@@ -73,6 +77,20 @@ def _put(content: dict[str, Any], steps: Sequence[str], text: str, setting: str)
             place[key] = _value(text, place[key])
         else:
             place = place[key]
+
+
+def _put_policy(configuration: dict[str, Any]) -> None:
+    """Put the record of a policy where its name was set; raises UsageError naming those there are."""
+    recipe = configuration["recipe"]
+    name = recipe.get("augmentation") if isinstance(recipe, dict) else None
+    if not isinstance(name, str):
+        return
+    if name not in POLICIES:
+        raise UsageError(f"recipe.augmentation={name}: no such policy; there are {', '.join(POLICIES)}.")
+    patch = configuration["patch_size"]
+    if not isinstance(patch, list) or len(patch) not in (2, 3) or not all(isinstance(n, int) and n > 0 for n in patch):
+        return  # what is wrong with the patch is said when the plan is checked
+    recipe["augmentation"] = POLICIES[name](len(patch) == 2, patch).model_dump(mode="json")
 
 
 def _key(place: Any, step: str, where: str, setting: str, content: dict[str, Any]) -> str | int:

@@ -1,4 +1,6 @@
-"""Spacing and wished patch size in; strides, kernels and the patch a U-Net can take out (nnU-Net's rule).
+"""Spacing and wished patch size in; strides, kernels and the patch a U-Net can take out.
+
+`plan_topology` is nnU-Net's rule, whose depth follows from the patch; `fixed_topology` is for networks of one depth.
 
 Works for 2 and 3 axes. Sizes may be fractional (medians of shapes); they are rounded up when halved and
 when padded.
@@ -52,7 +54,28 @@ def plan_topology(spacing_mm: Sequence[float], patch_size: Sequence[float]) -> T
             spacing[axis] *= 2
             size[axis] = math.ceil(size[axis] / 2)
     kernels.append(tuple(3 for _ in axes))
-    divisor = tuple(math.prod(stride[axis] for stride in strides) for axis in axes)
+    return _padded(patch_size, strides, kernels)
+
+
+def fixed_topology(spacing_mm: Sequence[float], patch_size: Sequence[float], num_stages: int, kernel: int) -> Topology:
+    """As many stages and as large a kernel whatever the patch, which is padded to fit.
+
+    Each stage halves the axes whose current spacing is less than twice the finest. Where spacing is isotropic that is
+    each axis every time, as in MedNeXt (Roy et al., 2023), which was published for 1 mm cubes alone; thick slices are
+    halved later, or never.
+    """
+    spacing, strides = [float(s) for s in spacing_mm], [(1,) * len(spacing_mm)]
+    for _ in range(num_stages - 1):
+        finest = min(spacing)
+        strides.append(tuple(2 if s / finest < SIMILAR_FACTOR else 1 for s in spacing))
+        spacing = [s * step for s, step in zip(spacing, strides[-1], strict=True)]
+    return _padded(patch_size, strides, [(kernel,) * len(spacing)] * num_stages)
+
+
+def _padded(
+    patch_size: Sequence[float], strides: Sequence[tuple[int, ...]], kernels: Sequence[tuple[int, ...]]
+) -> Topology:
+    divisor = tuple(math.prod(stride[axis] for stride in strides) for axis in range(len(patch_size)))
     padded = tuple(math.ceil(p / d) * d for p, d in zip(patch_size, divisor, strict=True))
     return Topology(padded, tuple(strides), tuple(kernels), divisor)
 

@@ -14,6 +14,8 @@ class TrainingInputs(Record):
     """Digest of the weights of all folds of a cascade's previous stage; None: no cascade, or they are not trained."""
     base: str | None = None
     """Likewise of the configuration whose false positives are taught; None: none are, or its folds are not trained."""
+    origin: str | None = None
+    """Digest of the weights of the model that it starts from; None: from the seed, or from `base`."""
 
 
 def describe_changes(then: TrainingInputs, now: TrainingInputs) -> list[str]:
@@ -28,6 +30,7 @@ def describe_changes(then: TrainingInputs, now: TrainingInputs) -> list[str]:
     for before, after, what in (
         (then.previous_stage, now.previous_stage, "its previous stage"),
         (then.base, now.base, "the configuration whose false positives it is taught"),
+        (then.origin, now.origin, "the model that it starts from"),
     ):
         if None not in (before, after) and before != after:
             found.append(f"{what} was trained anew")

@@ -35,7 +35,8 @@ class NetworkSpec(Record):
     """An encoder-decoder network. Per stage, finest first; one entry an axis in strides and kernels (2 for 2d)."""
 
     architecture: str
-    """Key of the table in `networks` (`plain_unet`, `residual_unet`, `fcn`, or an installed entry point)."""
+    """Key of the table in `networks` (`plain_unet`, `residual_unet`, `mednext`, `fpn`, `fcn`, or an installed entry
+    point)."""
     features_per_stage: tuple[int, ...]
     """Channels of each encoder stage."""
     strides: tuple[tuple[int, ...], ...]
@@ -45,7 +46,9 @@ class NetworkSpec(Record):
     blocks_per_stage: tuple[int, ...]
     """Convolutions (plain) or residual blocks of each encoder stage."""
     decoder_blocks_per_stage: tuple[int, ...]
-    """Convolutions of each decoder stage, finest first; one fewer than encoder stages."""
+    """Convolutions (`mednext`: blocks) of each decoder stage, finest first; one fewer than encoder stages."""
+    expansion_per_stage: tuple[int, ...] = ()
+    """`mednext`: how many times wider a block is inside, in encoder and decoder alike; empty: 2 everywhere."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "NetworkSpec":
@@ -54,6 +57,10 @@ class NetworkSpec(Record):
             raise ValueError("features_per_stage, strides, kernel_sizes and blocks_per_stage must be equally long")
         if len(self.decoder_blocks_per_stage) != n - 1:
             raise ValueError("decoder_blocks_per_stage must be one shorter than the encoder's lists")
+        if len(self.expansion_per_stage) not in (0, n) or any(e < 1 for e in self.expansion_per_stage):
+            raise ValueError("expansion_per_stage must be empty or have one number from 1 up a stage")
+        if self.architecture == "mednext" and any(k % 2 == 0 for kernel in self.kernel_sizes for k in kernel):
+            raise ValueError("kernel_sizes of mednext must be odd")
         if any(s != 1 for s in self.strides[0]):
             raise ValueError("the first stage has stride 1 on every axis")
         return self

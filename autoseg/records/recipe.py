@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from autoseg.records.base import Record
 from autoseg.records.distractors import Distractors
+from autoseg.records.fine_tuning import FineTuning
 from autoseg.records.loss_text import format_term, parse_loss
 
 Range = tuple[float, float]
@@ -25,19 +26,59 @@ class SpatialAugmentation(Record):
     """Range of the factor, the same for all axes; below 1 objects look larger."""
     dummy_2d: bool = False
     """Rotate and scale in the plane of y and x only (nnU-Net: where the patch is more than 3 times wider than deep)."""
+    rotation_axis_probability: float = Field(default=1.0, ge=0, le=1)
+    """Odds that a rotated sample turns about an axis, for each axis by itself."""
+    scaling_per_axis: bool = False
+    """Whether each axis has its own factor."""
+    quarter_turn_probability: float = Field(default=0.0, ge=0, le=1)
+    """Odds that a sample is turned by 0, 90, 180 or 270 degrees in the plane of two axes along which the patch is
+    equally long; never of the one that left and right lie on, where classes have sides."""
+    transpose_probability: float = Field(default=0.0, ge=0, le=1)
+    """Odds that such axes are put in a random order."""
+    elastic_probability: float = Field(default=0.0, ge=0, le=1)
+    """Odds that a sample is deformed; no policy does by itself (nor nnU-Net)."""
+    elastic_spacing: float = Field(default=32.0, ge=2)
+    """Distance of the control points of a deformation in voxels."""
+    elastic_magnitude: Range = (0.0, 0.3)
+    """Range of the largest displacement along an axis, as a share of `elastic_spacing`; from 0.4 on it might fold."""
+
+    @model_validator(mode="after")
+    def _does_not_fold(self) -> "SpatialAugmentation":
+        if not 0 <= self.elastic_magnitude[0] <= self.elastic_magnitude[1] <= 0.4:
+            raise ValueError(f"elastic_magnitude must rise from 0 or more to 0.4 at most, got {self.elastic_magnitude}")
+        return self
 
 
 class IntensityAugmentation(Record):
     """One intensity transform: its odds a sample, odds a channel, and range of its parameter."""
 
-    name: Literal["noise", "blur", "brightness", "contrast", "low_resolution", "gamma_inverted", "gamma"]
+    name: Literal[
+        "noise",
+        "blur",
+        "brightness",
+        "contrast",
+        "low_resolution",
+        "gamma_inverted",
+        "gamma",
+        "blur_isotropic",
+        "median",
+        "sharpen",
+        "brightness_shift",
+        "contrast_unclipped",
+        "rectangles",
+        "brightness_gradient",
+        "local_gamma",
+    ]
     """Key of the table in `augmentation`."""
     probability: float = Field(ge=0, le=1)
     """Odds that a sample gets it."""
     channel_probability: float = Field(default=1.0, ge=0, le=1)
     """Odds that a channel of such a sample gets it."""
     range: Range
-    """Noise: standard deviation; blur: sigma in voxels; low_resolution: zoom; others: factor or exponent."""
+    """Noise: standard deviation; blur: sigma in voxels; low_resolution: zoom; median: edge in voxels; brightness_shift:
+    mean and deviation; rectangles: their number; brightness_gradient: height; others: factor or exponent."""
+    one_of: str | None = None
+    """Of all entries with this word one is drawn first, all alike, and then has its odds; None: stands alone."""
 
 
 class CascadeAugmentation(Record):
@@ -147,8 +188,12 @@ class Sampling(Record):
     class_weights: tuple[float, ...] | None = None
     """One weight a target (class or region) for drawing which one a foreground sample is centred on;
     None: all that occur in the case alike."""
-    cases: Literal["uniform"] = "uniform"
-    """Cases are drawn uniformly with replacement."""
+    cases: Literal["uniform", "class_balanced", "hard"] = "uniform"
+    """Cases are drawn with replacement. `uniform`: all alike; `class_balanced`: a foreground sample draws one of the
+    targets that occur anywhere and then a case that has it, so that a target of few cases is seen as often as one of
+    all (the other samples: all alike); `hard`: cases with a high recent loss more often."""
+    hard_ratio: float = Field(default=3.0, ge=1)
+    """Odds of the hardest case over those of the easiest; between them they rise with the rank (`hard` only)."""
 
 
 class Recipe(Record):
@@ -173,6 +218,8 @@ class Recipe(Record):
     mirroring: Mirroring = Mirroring()
     distractors: Distractors | None = None
     """False positives of an earlier configuration as a class of their own, background at export; None: none."""
+    fine_tuning: FineTuning = FineTuning()
+    """Used by trainings that start from another model."""
     seed: int = 12345
     """Seed of weights, sampling and augmentation."""
 

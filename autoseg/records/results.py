@@ -4,6 +4,7 @@ from pydantic import Field
 
 from autoseg.records.base import Record
 from autoseg.records.detection import FrocCurve, LesionCounts
+from autoseg.records.fine_tuning import Origin
 from autoseg.records.geometry import Geometry, IntTriple, Triple
 from autoseg.records.postprocessing import ComponentRule
 from autoseg.records.scoring import Scoring
@@ -161,6 +162,8 @@ class TrainedFold(Record):
     """Budget the length was derived from, if any."""
     mean_dice: float | None = None
     """Mean foreground Dice over the whole volumes of the held-out cases; None for `all`."""
+    origins: tuple[Origin, ...] = ()
+    """Models that its weights come from, the one it started from last; empty: from the seed."""
 
 
 class PostprocessingRule(Record):

@@ -10,9 +10,10 @@ known before reading.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -26,7 +27,7 @@ from autoseg.records.geometry import IntTriple
 from autoseg.records.labels import LabelScheme
 from autoseg.records.recipe import Recipe, Sampling
 from autoseg.training.rng import sample_rng
-from autoseg.training.source import Crop, Source, made_ahead, read_crop
+from autoseg.training.source import Crop, Source, made_ahead, num_reading_threads, read_crop
 
 Place = tuple[int, int]
 """Epoch, and step within it."""
@@ -51,6 +52,8 @@ class Sampler:
     """Scheme of the previous stage's segmentation, which each crop then carries as a second label map; None: none."""
     plugins: Plugins | None = None
     """A user's own transforms, applied before the intensities are changed."""
+    case_odds: Callable[[int], npt.NDArray[np.float64] | None] | None = None
+    """Epoch -> odds of each case, or None for all alike; follows the losses of the training (`hard_cases`)."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,8 @@ def batches(sampler: Sampler, places: Iterable[Place]) -> Iterator[Batch]:
     def prepare(place: Place) -> tuple[Place, list[tuple[Draw, Crop]]]:
         return place, [(draw, read_draw(sampler, draw)) for draw in draw_batch(sampler, place)]
 
-    for place, samples in made_ahead(prepare, places, sampler.source.tier):
+    num_threads = num_reading_threads(sampler.source.tier, sampler.device)
+    for place, samples in made_ahead(prepare, places, num_threads):
         yield assemble(sampler, place, samples)
 
 
@@ -92,9 +96,12 @@ def draw_batch(sampler: Sampler, place: Place) -> list[Draw]:
 
 
 def read_draw(sampler: Sampler, draw: Draw) -> Crop:
-    """Read the voxels that a drawn sample depends on."""
+    """Read the voxels that a drawn sample depends on; on their way to a GPU into pinned memory."""
     start, stop = source_box(draw.spatial, sampler.patch_zyx, draw.centre)
-    return read_crop(sampler.source, draw.case, start, stop)
+    crop = read_crop(sampler.source, draw.case, start, stop)
+    if sampler.device.type == "cuda" and crop.image.device.type == "cpu":  # else the host would wait for the copy
+        crop = replace(crop, image=crop.image.pin_memory(), labels=crop.labels.pin_memory())
+    return crop
 
 
 def assemble(sampler: Sampler, place: Place, samples: Sequence[tuple[Draw, Crop]]) -> Batch:
@@ -103,8 +110,8 @@ def assemble(sampler: Sampler, place: Place, samples: Sequence[tuple[Draw, Crop]
     images, maps = [], []
     for draw, crop in samples:
         image, labels = sample_patch(
-            _moved(crop.image, device),
-            _moved(crop.labels, device),
+            crop.image.to(device, non_blocking=True),
+            crop.labels.to(device, non_blocking=True),
             crop.start,
             draw.centre,
             sampler.patch_zyx,
@@ -115,7 +122,7 @@ def assemble(sampler: Sampler, place: Place, samples: Sequence[tuple[Draw, Crop]
         images.append(image)
         maps.append(labels)
     cases = tuple(sampler.source.cases[draw.case].id for draw, _ in samples)
-    patches, label_maps = torch.stack(images), torch.stack(maps)
+    patches, label_maps = torch.stack(images), torch.stack(maps).to(torch.int16)
     if sampler.plugins is not None:
         patches, label_maps = sampler.plugins(patches, label_maps, cases, place)
     patches = apply_intensity(patches, [draw.intensity for draw, _ in samples])
@@ -129,26 +136,45 @@ def assemble(sampler: Sampler, place: Place, samples: Sequence[tuple[Draw, Crop]
     return Batch(patches, label_maps[:, 0], cases)
 
 
-def _moved(values: Tensor, device: torch.device) -> Tensor:
-    """`values` on `device`; on the way to a GPU through pinned memory, without which the host would wait."""
-    if device.type == "cuda" and values.device.type == "cpu":
-        values = values.pin_memory()
-    return values.to(device, non_blocking=True)
-
-
 def _draw_sample(sampler: Sampler, place: Place, number: int) -> Draw:
     rng, recipe = sample_rng(sampler.seed, *place, number), sampler.recipe
-    index = int(rng.integers(len(sampler.source.cases)))
+    index, voxel = _draw_voxel(sampler, place[0], number, rng)
     case = sampler.source.cases[index]
-    num_targets, voxel = len(sampler.labels.targets), None
-    if wants_foreground(recipe.sampling, sampler.batch_size, number, rng):
-        voxel = _foreground_voxel(case.locations[:num_targets], case.shape, recipe.sampling, rng)
     if voxel is None and sampler.labels.ignore_index is not None:  # nnU-Net: an annotated voxel
-        voxel = _one_of(case.locations[num_targets], case.shape, rng)
+        voxel = _one_of(case.locations[len(sampler.labels.targets)], case.shape, rng)
     centre = _centre(case.shape, sampler.patch_zyx, voxel, rng)
     spatial = draw_spatial(recipe.augmentation, recipe.mirroring, sampler.patch_zyx, rng)
     intensity = draw_intensity(recipe.augmentation, sampler.source.num_channels, rng)
     return Draw(index, centre, spatial, intensity, rng)
+
+
+def _draw_voxel(sampler: Sampler, epoch: int, number: int, rng: np.random.Generator) -> tuple[int, IntTriple | None]:
+    """Number of a case and a foreground voxel of it; None: the sample need not show any, or the case has none."""
+    cases, sampling, num_targets = sampler.source.cases, sampler.recipe.sampling, len(sampler.labels.targets)
+    if sampling.cases == "class_balanced":
+        if not wants_foreground(sampling, sampler.batch_size, number, rng):
+            return int(rng.integers(len(cases))), None
+        return _balanced_voxel(sampler.source, sampling, num_targets, rng)
+    odds = None if sampler.case_odds is None else sampler.case_odds(epoch)
+    index = int(rng.integers(len(cases)) if odds is None else rng.choice(len(cases), p=odds))
+    if not wants_foreground(sampling, sampler.batch_size, number, rng):
+        return index, None
+    case = cases[index]
+    target = _draw_target([len(voxels) > 0 for voxels in case.locations[:num_targets]], sampling, rng)
+    return index, None if target is None else _one_of(case.locations[target], case.shape, rng)
+
+
+def _balanced_voxel(
+    source: Source, sampling: Sampling, num_targets: int, rng: np.random.Generator
+) -> tuple[int, IntTriple | None]:
+    """A target that occurs anywhere, a case that has it, a voxel there; where none occurs any case without a voxel."""
+    having = source.cases_with[:num_targets]
+    target = _draw_target([len(numbers) > 0 for numbers in having], sampling, rng)
+    if target is None:
+        return int(rng.integers(len(source.cases))), None
+    index = int(having[target][rng.integers(len(having[target]))])
+    case = source.cases[index]
+    return index, _one_of(case.locations[target], case.shape, rng)
 
 
 def wants_foreground(sampling: Sampling, batch_size: int, number: int, rng: np.random.Generator) -> bool:
@@ -161,16 +187,12 @@ def wants_foreground(sampling: Sampling, batch_size: int, number: int, rng: np.r
     return number >= round(batch_size * (1 - sampling.foreground_fraction))
 
 
-def _foreground_voxel(
-    locations: Sequence[FlatIndices], shape: IntTriple, sampling: Sampling, rng: np.random.Generator
-) -> IntTriple | None:
-    """A voxel of one of the targets that occur in the case; None when none does."""
-    weights = np.array(sampling.class_weights or [1.0] * len(locations), dtype=float)
-    weights *= [len(voxels) > 0 for voxels in locations]
+def _draw_target(occurs: Sequence[bool], sampling: Sampling, rng: np.random.Generator) -> int | None:
+    """Number of one of the targets that occur, by the recipe's weights; None when none does."""
+    weights = np.array(sampling.class_weights or [1.0] * len(occurs), dtype=float) * np.array(occurs, dtype=float)
     if weights.sum() <= 0:
         return None
-    target = int(rng.choice(len(weights), p=weights / weights.sum()))
-    return _one_of(locations[target], shape, rng)
+    return int(rng.choice(len(weights), p=weights / weights.sum()))
 
 
 def _one_of(voxels: FlatIndices, shape: IntTriple, rng: np.random.Generator) -> IntTriple | None:

@@ -17,6 +17,7 @@ from autoseg import console
 from autoseg.errors import ModelError
 from autoseg.records.base import Record, parse_record
 from autoseg.storage import tensors
+from autoseg.training.hard_cases import CaseLosses
 from autoseg.training.optimizer import optimizer_tensors, restore_optimizer
 
 NEWEST, PREVIOUS = "checkpoint", "checkpoint_previous"
@@ -37,6 +38,8 @@ class Progress(Record):
     """Wall time of the epoch so far."""
     loss_scale: dict[str, float] = {}
     """State of the gradient scaler (float16 only)."""
+    case_losses: CaseLosses | None = None
+    """What is known of each case's loss; None: nothing follows it."""
 
 
 def save_checkpoint(

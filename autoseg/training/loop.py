@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -27,6 +27,7 @@ from autoseg.records.results import EpochRecord
 from autoseg.training.batches import Batch, Place, Sampler, batches
 from autoseg.training.checkpoint import Progress, restore_checkpoint, save_checkpoint
 from autoseg.training.curve import draw_curve
+from autoseg.training.hard_cases import CaseLosses, HardCases
 from autoseg.training.history import append_epoch, keep_epochs, read_history
 from autoseg.training.optimizer import build_optimizer, set_learning_rate, start_average, update_average
 from autoseg.training.schedule import Precision, TrainingSchedule, learning_rate
@@ -123,7 +124,10 @@ def train_network(
     history = keep_epochs(folder, progress.epoch)
     first = progress.epoch * schedule.iterations_per_epoch + progress.step
     places = [divmod(step, schedule.iterations_per_epoch) for step in range(first, schedule.num_steps)]
-    session = _Session(learner, schedule, folder, title, history, progress)
+    hard = _follow_cases(sampler, schedule, progress)
+    if hard is not None:
+        sampler = replace(sampler, case_odds=hard.odds)
+    session = _Session(learner, schedule, folder, title, history, progress, hard)
     with torch.backends.cudnn.flags(enabled=True, benchmark=True), memory_errors(title):
         for place, batch in _shown(places, batches(sampler, places), title):
             session.do_step(place, batch)
@@ -145,9 +149,10 @@ class _Session:
         title: str,
         history: list[EpochRecord],
         progress: Progress,
+        hard: HardCases | None,
     ) -> None:
         self.learner, self.schedule, self.folder = learner, schedule, folder
-        self.title, self.history = title, history
+        self.title, self.history, self.hard = title, history, hard
         self.losses = [math.nan if loss is None else loss for loss in progress.losses]
         self.pending: list[Tensor] = []
         self.cases: list[tuple[str, ...]] = []
@@ -183,6 +188,8 @@ class _Session:
         append_epoch(self.folder, record)
         self.history.append(record)
         self.losses, self.seconds_before, self.started = [], 0.0, now
+        if self.hard is not None:
+            self.hard.end_epoch(epoch)
         self.save()
         if now - self.drawn > _SECONDS_BETWEEN_CURVES:
             draw_curve(self.folder, self.history, self.title)
@@ -196,6 +203,8 @@ class _Session:
         values = torch.stack(self.pending).tolist() if self.pending else []
         for value, cases in zip(values, self.cases, strict=True):
             self.losses.append(value)
+            if self.hard is not None:
+                self.hard.add(cases, value)
             self.num_skipped = 0 if math.isfinite(value) else self.num_skipped + 1
             if self.num_skipped:
                 console.warn(f"The loss of a step on {', '.join(cases)} was not finite; the step is skipped.")
@@ -217,6 +226,7 @@ class _Session:
             num_skipped=self.num_skipped,
             seconds=self.seconds_before + now - self.started,
             loss_scale=self.learner.scaler.state_dict(),
+            case_losses=None if self.hard is None else self.hard.state(),
         )
         save_checkpoint(self.folder, self.learner.network, self.learner.optimizer, self.learner.average, progress)
         self.saved = now
@@ -254,6 +264,16 @@ def _restore(learner: Learner, folder: Path) -> Progress:
     scale = progress.loss_scale
     learner.scaler.load_state_dict({**scale, "_growth_tracker": int(scale["_growth_tracker"])})
     return progress
+
+
+def _follow_cases(sampler: Sampler, schedule: TrainingSchedule, progress: Progress) -> HardCases | None:
+    """What follows the cases' losses; None where the recipe does not ask for it."""
+    sampling = sampler.recipe.sampling
+    if sampling.cases != "hard":
+        return None
+    ids = [case.id for case in sampler.source.cases]
+    state = progress.case_losses or CaseLosses()
+    return HardCases(ids, sampling.hard_ratio, schedule.iterations_per_epoch, state, progress.epoch)
 
 
 def _shown(places: Sequence[Place], made: Iterator[Batch], title: str) -> Iterator[tuple[Place, Batch]]:

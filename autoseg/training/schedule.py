@@ -5,6 +5,7 @@
 """
 
 import math
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -30,6 +31,8 @@ class TrainOptions(Record):
     """Wall time for the whole call, measurement, loading and validation included."""
     device: str | None = None
     """`cpu`, `cuda`, `cuda:N`; None: the first GPU, else the CPU."""
+    start: Path | None = None
+    """Folder of a model or of one of its folds whose weights are fine-tuned; None: the seed's."""
     started_seconds: float | None = None
     """Value of `time.monotonic()` from which the budget counts; None: when the function is called."""
 

@@ -6,20 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from autoseg.errors import ModelError, UsageError
-from autoseg.inference.model import WEIGHTS, new_network
+from autoseg.errors import UsageError
+from autoseg.inference.model import new_network
 from autoseg.inference.sliding_window import head_permutation
 from autoseg.losses.build import build_loss
-from autoseg.networks.distractor import HidesDistractor, widened
 from autoseg.preprocessing import store
 from autoseg.records.dataset import Dataset, Fold
 from autoseg.records.distractors import DistractorCensus
 from autoseg.records.labels import LabelScheme
 from autoseg.records.plan import Configuration, Plan
 from autoseg.records.recipe import Sampling
-from autoseg.storage import tensors
 from autoseg.training.batches import Sampler
 from autoseg.training.batchgenerators_tier import batchgenerators_step, find_transforms
 from autoseg.training.distractors import mark_distractors
@@ -27,7 +24,8 @@ from autoseg.training.loop import Learner, build_learner
 from autoseg.training.out_of_fold import Earlier
 from autoseg.training.previous_stage import resample_previous_stage
 from autoseg.training.schedule import Precision
-from autoseg.training.source import open_source
+from autoseg.training.source import held_types, open_source
+from autoseg.training.start import Start, load_start, slowed
 from autoseg.training.validation import VALIDATION, Validator
 
 
@@ -43,8 +41,8 @@ class Task:
     sampler: Sampler
     validator: Validator
     device: torch.device
-    start: dict[str, Tensor] | None = None
-    """Trained weights from which it starts, without the distractor's head; None: from the seed."""
+    start: Start | None = None
+    """Trained weights from which it starts; None: from the seed."""
     census: DistractorCensus | None = None
     """What false positives the training cases have; None: they are not taught."""
 
@@ -58,7 +56,7 @@ def open_task(
     dataset: Dataset,
     store_folder: Path,
     earlier: Earlier,
-    start: Path | None,
+    start: Start | None,
     seed: int,
     device: torch.device,
 ) -> Task:
@@ -73,7 +71,7 @@ def open_task(
         dataset: gives the files of the held-out cases.
         store_folder: preprocessed cases of the configuration.
         earlier: what a cascade and a training with distractors learn from.
-        start: finished fold whose weights a training with distractors starts from; None: the seed's.
+        start: trained weights that it starts from; None: the seed's.
         seed: of weights, sampling and augmentation.
         device: to train on.
 
@@ -83,6 +81,7 @@ def open_task(
         ModelError: mirroring exchanges classes that are not there, or that a region holds one of.
     """
     configuration, labels = plan.configurations[name], plan.labels  # type: ignore[index]
+    configuration = configuration if start is None else slowed(configuration, start)
     recipe, patch, manifest = configuration.recipe, configuration.patch_zyx, store.open_store(store_folder)
     learned = configuration.learned_labels(labels)
     _check_sampling_weights(name, recipe.sampling, learned)
@@ -107,6 +106,7 @@ def open_task(
         previous,
         planned_bytes=planned_gpu_bytes(plan.planned_for),
         marked=marked,
+        held=held_types(configuration.normalization, learned.num_classes),
     )
     transforms = find_transforms(recipe.augmentation.plugins)
     sampler = Sampler(
@@ -121,8 +121,8 @@ def open_task(
         plugins=batchgenerators_step(transforms, seed) if transforms else None,
     )
     validator = Validator(folder / VALIDATION, store_folder, manifest, dataset, configuration, labels, device, previous)
-    weights, census = None if start is None else _trained_weights(start), None if marked is None else marked.census
-    return Task(title, folder, plan, configuration, cases, sampler, validator, device, weights, census)
+    census = None if marked is None else marked.census
+    return Task(title, folder, plan, configuration, cases, sampler, validator, device, start, census)
 
 
 def _check_sampling_weights(name: str, sampling: Sampling, learned: LabelScheme) -> None:
@@ -132,16 +132,6 @@ def _check_sampling_weights(name: str, sampling: Sampling, learned: LabelScheme)
             f"{name}.recipe.sampling.class_weights must be {len(targets)} numbers from 0 up, one a target "
             f"({', '.join(target.name for target in targets)}); got {list(weights)}."
         )
-
-
-def _trained_weights(fold: Path) -> dict[str, Tensor]:
-    """Weights of a finished fold; raises UsageError when it is not trained."""
-    if not (fold / "fold.json").is_file():
-        raise UsageError(
-            f"A training with distractors starts from the weights of {fold.parent.name} {fold.name}, which is not "
-            f"trained. Train it first: autoseg train DATASET {fold.parent.name} {fold.name.removeprefix('fold_')}"
-        )
-    return tensors.load(fold / WEIGHTS)[0][WEIGHTS]
 
 
 def planned_gpu_bytes(planned_for: str) -> int:
@@ -155,10 +145,6 @@ def new_learner(task: Task, precision: Precision) -> Learner:
     configuration, learned = task.configuration, task.sampler.labels
     network = new_network(task.plan, configuration, task.sampler.seed)
     if task.start is not None:
-        assert isinstance(network, HidesDistractor), "only a training with distractors starts from another one"
-        try:
-            network.network.load_state_dict(widened(task.start, network.network, learned.has_regions))
-        except ModelError as error:
-            raise ModelError(f"{task.title} cannot start from the weights of its base: {error}") from error
+        load_start(task.start, network, task.plan, configuration, task.title)
     loss = build_loss(configuration.recipe, learned, configuration.batch_dice)
     return build_learner(network, loss, configuration.recipe, precision, task.device)

@@ -1,5 +1,8 @@
+import itertools
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -119,3 +122,67 @@ def test_the_source_box_holds_every_corner(seed, patch, centre):
 def test_identity_is_a_crop():
     assert SpatialParameters(matrix=IDENTITY).is_crop
     assert not SpatialParameters(matrix=affine_matrix((1, 0, 0), 1, False)).is_crop
+
+
+TURNS = Augmentation(spatial=SpatialAugmentation(quarter_turn_probability=1, transpose_probability=1))
+
+
+def test_quarter_turns_and_transpositions_equal_torchs_over_all_draws():
+    volume = torch.arange(27).reshape(3, 3, 3)
+    only_turns = TURNS.model_copy(update={"spatial": TURNS.spatial.model_copy(update={"transpose_probability": 0})})
+    expected = {
+        tuple(torch.rot90(volume, k, pair).flatten().tolist()) for k in range(4) for pair in ((0, 1), (0, 2), (1, 2))
+    }
+    drawn = _draws(only_turns, Mirroring(axes=()), (3, 3, 3), 400)
+    shown = [tuple(volume.permute(p.axes).flip(p.flips).flatten().tolist()) for p in drawn]
+    assert set(shown) == expected
+    assert len(expected) == 10
+    assert shown.count(tuple(range(27))) / 400 == pytest.approx(1 / 4, abs=0.08)
+    both = {
+        tuple(volume.permute(p.axes).flip(p.flips).flatten().tolist())
+        for p in _draws(TURNS, Mirroring(axes=()), (3, 3, 3), 1500)
+    }
+    every = {
+        tuple(torch.rot90(volume, k, pair).permute(order).flatten().tolist())
+        for k in range(4)
+        for pair in ((0, 1), (0, 2), (1, 2))
+        for order in itertools.permutations(range(3))
+    }
+    assert both == every
+
+
+@pytest.mark.parametrize(
+    ("patch", "dummy_2d", "swap_axis", "free"),
+    [
+        ((8, 8, 8), False, None, (0, 1, 2)),
+        ((8, 8, 8), False, 2, (0, 1)),
+        ((8, 8, 8), True, None, (1, 2)),
+        ((8, 8, 6), False, None, (0, 1)),
+        ((8, 9, 10), False, None, ()),
+        ((1, 8, 8), False, None, (1, 2)),
+        ((8, 8, 6), False, 0, ()),
+    ],
+)
+def test_only_equally_long_axes_without_sides_change_places(patch, dummy_2d, swap_axis, free):
+    policy = Augmentation(spatial=TURNS.spatial.model_copy(update={"dummy_2d": dummy_2d}))
+    axes = () if swap_axis is None else (swap_axis,)
+    drawn = _draws(policy, Mirroring(axes=axes, swap_axis=swap_axis), patch, 200)
+    fixed = set(range(3)) - set(free)
+    assert all(p.axes[axis] == axis for p in drawn for axis in fixed)
+    assert all(p.swaps_classes == (swap_axis in p.flips) for p in drawn)
+    assert len({p.axes for p in drawn}) == {0: 1, 2: 2, 3: 6}[len(free)]
+
+
+def test_each_axis_has_its_own_angle_and_scale():
+    policy = Augmentation(
+        spatial=SpatialAugmentation(
+            rotation_probability=1, rotation_axis_probability=0.5, scaling_probability=1, scaling_per_axis=True
+        )
+    )
+    drawn = _draws(policy, Mirroring(axes=()), (8, 8, 8))
+    scales = np.linalg.norm([p.matrix for p in drawn], axis=1)
+    assert np.abs(np.corrcoef(scales.T) - np.eye(3)).max() < 0.1
+    assert scales.min() >= 0.7
+    assert scales.max() <= 1.4
+    unturned = np.mean([np.allclose(np.array(p.matrix), np.diag(np.diag(p.matrix))) for p in drawn])
+    assert unturned == pytest.approx(1 / 8, abs=0.03)

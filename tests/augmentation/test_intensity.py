@@ -160,10 +160,27 @@ def test_low_resolution_by_hand():
 @pytest.mark.parametrize("name", TRANSFORMS)
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 4, 4), (3, 3, 3)])
 def test_constant_images_stay_finite(name, shape):
-    values = {"blur": [0.7] * 3, "low_resolution": [0.6] * 3, "noise": [0.0]}.get(name, [1.3])
-    result = _apply(name, torch.full(shape, 2.0), values)
-    factor = 1.3 if name == "brightness" else 1.0
-    np.testing.assert_allclose(result, np.full(shape, 2.0 * factor), rtol=1e-6)
+    three, hill = [0.7] * 3, [0.5] * 6
+    special = {"blur": three, "blur_isotropic": three, "low_resolution": three, "noise": [0.0], "median": [3.0]}
+    special |= {"brightness_gradient": [0.0, *hill], "local_gamma": [1.3, *hill], "rectangles": hill}
+    result = _apply(name, torch.full(shape, 2.0), special.get(name, [1.3]))
+    expected = {"brightness": 2.6, "brightness_shift": 3.3}.get(name, 2.0)
+    np.testing.assert_allclose(result, np.full(shape, expected), rtol=1e-6)
+
+
+def test_of_alternatives_one_is_drawn_first():
+    entries = [
+        IntensityAugmentation(name="blur", probability=0.5, range=(0.5, 1), one_of="a"),
+        IntensityAugmentation(name="brightness", probability=1, range=(1, 2)),
+        IntensityAugmentation(name="median", probability=1.0, range=(2, 2), one_of="a"),
+    ]
+    rng = np.random.default_rng(5)
+    policy = Augmentation(intensity=tuple(entries))
+    drawn = [{step.name for step in draw_intensity(policy, 1, rng).steps} for _ in range(1500)]
+    assert not any({"blur", "median"} <= names for names in drawn)
+    assert all("brightness" in names for names in drawn)
+    assert np.isclose(np.mean(["blur" in names for names in drawn]), 0.25, atol=0.05)
+    assert np.isclose(np.mean(["median" in names for names in drawn]), 0.5, atol=0.05)
 
 
 @settings(deadline=None, max_examples=20)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from autoseg.augmentation.intensity import TRANSFORMS
-from autoseg.augmentation.policies import POLICIES, nnunet_augmentation
+from autoseg.augmentation.policies import POLICIES, da5_augmentation, nnunet_augmentation
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,30 @@ def test_intensity_list_is_nnunets():
 def test_every_policy_names_known_transforms(name):
     policy = POLICIES[name](False, (32, 32, 32))
     assert {item.name for item in policy.intensity} <= set(TRANSFORMS)
+
+
+def test_da5_is_the_longer_list_of_nnunets_trainer():
+    policy = da5_augmentation(False, (64, 64, 64))
+    rows = [(item.name, item.probability, item.channel_probability, item.range) for item in policy.intensity]
+    assert rows == [
+        ("median", 0.2, 0.5, (2, 4)),
+        ("blur_isotropic", 0.2, 0.5, (0.3, 1.5)),
+        ("noise", 0.1, 1.0, (0.0, 0.1)),
+        ("brightness_shift", 0.1, 0.5, (0.0, 0.5)),
+        ("contrast", 0.2, 0.5, (0.5, 2.0)),
+        ("contrast_unclipped", 0.2, 0.5, (0.5, 2.0)),
+        ("low_resolution", 0.15, 0.5, (0.25, 1.0)),
+        ("gamma_inverted", 0.1, 1.0, (0.7, 1.5)),
+        ("gamma_inverted", 0.1, 1.0, (0.7, 1.5)),
+        ("rectangles", 0.4, 0.5, (1, 4)),
+        ("brightness_gradient", 0.3, 0.5, (1.0, 5.0)),
+        ("local_gamma", 0.3, 0.5, (0.01, 4.0)),
+        ("sharpen", 0.2, 0.5, (0.1, 1.0)),
+    ]
+    assert [item.one_of for item in policy.intensity if item.one_of] == ["smooth", "smooth", "contrast", "contrast"]
+    assert policy.spatial is not None
+    assert (policy.spatial.rotation_probability, policy.spatial.scaling) == (0.4, (0.7, 1.43))
+    assert da5_augmentation(False, (20, 320, 256)).spatial.dummy_2d  # type: ignore[union-attr]
 
 
 def test_none_changes_nothing():

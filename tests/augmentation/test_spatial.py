@@ -220,6 +220,20 @@ def test_integer_and_half_images_become_float32():
         assert got.dtype == torch.float32
 
 
+@pytest.mark.parametrize("matrix", [IDENTITY, affine_matrix((17, -8, 25), (0.8, 1.1, 1.3), False)])
+@pytest.mark.parametrize("axes", [(0, 2, 1), (2, 0, 1), (1, 2, 0)])
+@pytest.mark.parametrize("flips", [(), (0, 2)])
+def test_other_axes_are_a_permutation_of_the_sampled_patch_and_flips_come_after_it(matrix, axes, flips):
+    image, labels = _case(3, (15, 14, 16))
+    where = ((0, 0, 0), (7, 7, 8), (6, 6, 6))
+    plain = sample_patch(image, labels, *where, SpatialParameters(matrix=matrix), 4)
+    turned = sample_patch(image, labels, *where, SpatialParameters(matrix=matrix, axes=axes, flips=flips), 4)
+    back = tuple(axis - 3 for axis in flips)
+    expected = plain[0].permute(0, *(axis + 1 for axis in axes)).flip(back), plain[1].permute(axes).flip(back)
+    np.testing.assert_allclose(turned[0], expected[0], atol=1e-5)
+    assert (turned[1] != expected[1]).float().mean() < 0.01  # ties may fall otherwise
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("policy", [ALWAYS, IN_PLANE])
 def test_cuda_equals_the_cpu(policy):

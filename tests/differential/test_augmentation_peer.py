@@ -17,6 +17,7 @@ from scipy import ndimage
 from autoseg.augmentation.cascade import change_shape
 from autoseg.augmentation.draw import SpatialParameters, affine_matrix, source_box
 from autoseg.augmentation.intensity import TRANSFORMS
+from autoseg.augmentation.policies import NNUNET_INTENSITY
 from autoseg.augmentation.spatial import sample_patch
 
 NUM_CLASSES = 6
@@ -84,7 +85,7 @@ def test_rotation_and_scaling_equal_the_peer(given, peer, name, angles):
     assert len(np.unique(voted)) == NUM_CLASSES
 
 
-@pytest.mark.parametrize("name", sorted(set(TRANSFORMS) - {"noise"}))
+@pytest.mark.parametrize("name", sorted({item.name for item in NNUNET_INTENSITY} - {"noise"}))
 def test_intensity_transforms_equal_the_peer(given, peer, name):
     image = torch.from_numpy(given["intensity_image"].copy())
     values = {"blur": given["sigmas"], "low_resolution": given["zooms"]}.get(name, given["factors"][:, None])

@@ -21,13 +21,16 @@ def make_spec(architecture: str = "plain_unet", dims: int = 3, num_stages: int =
     )
 
 
+OUTPUTS = {"plain_unet": 2, "residual_unet": 2, "mednext": 3, "fpn": 3}  # of four stages; the others have one
+
+
 @pytest.mark.parametrize("architecture", list(NETWORKS))
 @pytest.mark.parametrize("dims", [2, 3])
 def test_forward_gives_logits_finest_first(architecture: str, dims: int) -> None:
     network = build_network(make_spec(architecture, dims, num_stages=4), 2, 5, seed=0)
     x = torch.randn(2, 2, 3, 16, 24, generator=torch.Generator().manual_seed(0))
     outputs = network.train()(x)
-    sizes = [(3, 16 // s, 24 // s) for s in ((1, 2) if architecture.endswith("unet") else (1,))]
+    sizes = [(3, 16 // 2**s, 24 // 2**s) for s in range(OUTPUTS.get(architecture, 1))]
     assert [tuple(o.shape) for o in outputs] == [(2, 5, *s) for s in sizes]
     (alone,) = network.eval()(x)
     torch.testing.assert_close(alone, outputs[0])
@@ -36,7 +39,66 @@ def test_forward_gives_logits_finest_first(architecture: str, dims: int) -> None
     assert silent == (["heads.2.weight", "heads.2.bias"] if architecture.endswith("unet") else [])
 
 
-@pytest.mark.parametrize("architecture", ["plain_unet", "residual_unet", "fcn"])
+STRIDES = ((1, 1, 1), (1, 2, 2), (2, 1, 2), (2, 2, 1), (3, 1, 2))
+KERNELS = ((1, 3, 3), (3, 3, 3), (5, 3, 3), (3, 3, 3), (3, 1, 3))
+
+
+@pytest.mark.parametrize("architecture", list(NETWORKS))
+@pytest.mark.parametrize("num_stages", [2, 3, 4, 5])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_any_strides_and_depths(architecture: str, num_stages: int, dims: int) -> None:
+    """Every output has the size that the strides say, and every parameter but an unused head gets a gradient."""
+    spec = make_spec(architecture, dims, 3).model_copy(
+        update={
+            "features_per_stage": (4, 6, 5, 7, 8)[:num_stages],
+            "strides": tuple(s[-dims:] for s in STRIDES[:num_stages]),
+            "kernel_sizes": tuple(k[-dims:] for k in KERNELS[:num_stages]),
+            "blocks_per_stage": (1, 2, 1, 2, 1)[:num_stages],
+            "decoder_blocks_per_stage": (2, 1, 1, 2)[: num_stages - 1],
+        }
+    )
+    network = build_network(spec, 2, 3, seed=0).train()
+    patch = (12, 4, 16)
+    x = torch.randn(1, 2, *patch, generator=torch.Generator().manual_seed(0))
+    outputs = network(x)
+    size = list(patch)
+    for output, stride in zip(outputs, STRIDES, strict=False):
+        size = [edge // step for edge, step in zip(size, stride if dims == 3 else (1, *stride[1:]), strict=True)]
+        assert tuple(output.shape) == (1, 3, *size)
+    sum(o.square().sum() for o in outputs).backward()
+    silent = {name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()}
+    if architecture == "residual_unet":  # blocks begin as their shortcuts
+        silent = {name for name in silent if ".conv1." not in name and ".conv2.conv" not in name}
+    unused = f"heads.{num_stages - 2}"
+    is_unet = architecture.endswith("unet") and num_stages > 2
+    # A bias before an instance normalisation moves nothing, so its gradient is zero but for rounding.
+    silent = {name for name in silent if not name.endswith("bias") or name.startswith("heads")}
+    assert silent == ({f"{unused}.weight", f"{unused}.bias"} if is_unet else set())
+
+
+@pytest.mark.parametrize("architecture", list(NETWORKS))
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+def test_a_traced_network_says_the_same_of_another_image(architecture: str, dims: int) -> None:
+    network = build_network(make_spec(architecture, dims, 4), 1, 3, seed=0).eval()
+    first, other = torch.randn(2, 1, 1, 2, 16, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(torch.jit.trace(network, first)(other)[0], network(other)[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", list(NETWORKS))
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_networks_can_be_exported_whole(architecture: str) -> None:
+    """`torch.export` refuses whatever depends on the values of an image."""
+    network = build_network(make_spec(architecture, 3, 3), 1, 3, seed=0).eval()
+    first, other = torch.randn(2, 1, 1, 2, 16, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        exported = torch.export.export(network, (first,)).module()
+        torch.testing.assert_close(exported(other)[0], network(other)[0])
+
+
+@pytest.mark.parametrize("architecture", ["plain_unet", "residual_unet", "fcn", "mednext", "fpn"])
 def test_two_stages_give_one_output_and_one_stage_none_missing(architecture: str) -> None:
     network = build_network(make_spec(architecture, 3, num_stages=2), 1, 2, seed=0).train()
     outputs = network(torch.zeros(1, 1, 2, 8, 8))
@@ -82,5 +144,5 @@ def test_installed_networks_are_found_but_replace_none(monkeypatch: pytest.Monke
     monkeypatch.setattr("autoseg.extensions.entry_points", lambda group: points.select(group=group))
     assert isinstance(build_network(make_spec("tiny"), 1, 2, seed=0), nn.Conv3d)
     assert not isinstance(build_network(make_spec("plain_unet"), 1, 2, seed=0), nn.Conv3d)
-    with pytest.raises(UsageError, match=r"'unett'.*plain_unet, residual_unet, fcn.*tiny"):
+    with pytest.raises(UsageError, match=r"'unett'.*plain_unet, residual_unet, mednext, fpn, fcn.*tiny"):
         build_network(make_spec("unett"), 1, 2, seed=0)

@@ -1,5 +1,6 @@
 import pytest
 
+from autoseg.augmentation.policies import POLICIES
 from autoseg.errors import UsageError
 from autoseg.planning.build import make_plan
 from autoseg.planning.settings import apply_settings, orientation_setting
@@ -22,6 +23,19 @@ def test_fields_of_one_and_of_all_configurations(plan: Plan) -> None:
     assert {c.recipe.optimizer.name for c in changed.configurations.values()} == {"adamw"}
     assert {c.recipe.schedule.epochs for c in changed.configurations.values()} == {10}
     assert changed.reasons["3d_fullres.batch_size"] == "set by hand"
+
+
+def test_a_policys_name_becomes_its_record_at_the_patch(plan: Plan) -> None:
+    changed = apply_settings(plan, ["all.recipe.augmentation=da5", "2d.patch_size=[64, 128]"])
+    for name, configuration in changed.configurations.items():
+        assert configuration.recipe.augmentation == POLICIES["da5"](name == "2d", configuration.patch_size)
+    spatial = changed.configurations["2d"].recipe.augmentation.spatial
+    assert spatial is not None
+    assert spatial.rotation_degrees == (-15, 15)  # of an elongated patch, which was set behind it
+    with pytest.raises(UsageError, match="da6: no such policy; there are nnunet, light, da5, none"):
+        apply_settings(plan, ["2d.recipe.augmentation=da6"])
+    with pytest.raises(UsageError, match="patch_size"):
+        apply_settings(plan, ["2d.recipe.augmentation=da5", "2d.patch_size=[0]"])
 
 
 def test_lists_positions_null_and_text(plan: Plan) -> None:

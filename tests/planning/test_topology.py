@@ -3,7 +3,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoseg.planning.topology import plan_topology
+from autoseg.planning.topology import fixed_topology, plan_topology
 
 
 def test_isotropic_cube() -> None:
@@ -50,3 +50,18 @@ def test_patch_is_padded_to_what_the_strides_divide(axes: list[tuple[float, int]
         assert wished <= found.patch_size[axis] < wished + found.divisor[axis]
         assert found.patch_size[axis] // found.divisor[axis] >= min(4, wished)
     assert len(found.kernel_sizes) == len(found.strides)
+
+
+def test_a_fixed_depth_halves_every_axis_of_isotropic_voxels() -> None:
+    found = fixed_topology((1.0, 1.2, 0.9), (100, 128, 17), 5, 3)
+    assert found.strides == ((1, 1, 1), *(((2, 2, 2),) * 4))
+    assert found.kernel_sizes == ((3, 3, 3),) * 5
+    assert (found.patch_size, found.divisor) == ((112, 128, 32), (16, 16, 16))
+
+
+def test_thick_slices_are_halved_later_or_never() -> None:
+    found = fixed_topology((5.0, 0.8, 0.8), (20, 320, 250), 5, 5)
+    assert found.strides == ((1, 1, 1), (1, 2, 2), (1, 2, 2), (2, 2, 2), (2, 2, 2))
+    assert (found.patch_size, found.kernel_sizes[0]) == ((20, 320, 256), (5, 5, 5))
+    assert fixed_topology((99.0, 1.0, 1.0), (3, 64, 64), 5, 3).divisor == (1, 16, 16)
+    assert fixed_topology((1.0, 1.0), (60, 64), 5, 3).patch_size == (64, 64)

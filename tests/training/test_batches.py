@@ -156,3 +156,49 @@ def test_previous_stage_is_corrupted_differently_in_each_sample() -> None:
     first, again, second = batches(sampler, [(0, 0), (0, 0), (0, 1)])
     assert torch.equal(first.images, again.images)
     assert not torch.equal(first.images[:, 1:], second.images[:, 1:])
+
+
+def test_balanced_classes_are_seen_alike_however_few_cases_have_them() -> None:
+    # Class 1 in three cases of four, class 2 in one, which lies at other voxels.
+    source = make_source([(8, 8, 8)] * 4, targets=[(1,), (1,), (1,), (2,)])
+    counts = {}
+    for cases in ("uniform", "class_balanced"):
+        sampler = make_sampler(source, always_foreground(cases=cases))
+        counts[cases] = Counter(draw.case for step in range(500) for draw in draw_batch(sampler, (0, step)))
+    assert counts["uniform"][3] / 1000 == pytest.approx(1 / 4, abs=0.05)
+    assert counts["class_balanced"][3] / 1000 == pytest.approx(1 / 2, abs=0.05)
+    assert counts["class_balanced"][0] / 1000 == pytest.approx(1 / 6, abs=0.05)
+
+
+def test_balanced_samples_that_need_no_foreground_come_from_all_cases_alike() -> None:
+    source = make_source([(20, 8, 8)] * 4, targets=[(), (), (), (2,)])
+    recipe = RECIPE.model_copy(update={"sampling": Sampling(cases="class_balanced")})
+    draws = [draw_batch(make_sampler(source, recipe, (4, 4, 4)), (0, step)) for step in range(400)]
+    first = Counter(one.case for one, _ in draws)  # of two samples the second shows foreground
+    assert all(abs(first[case] - 100) < 45 for case in range(4))
+    assert {(second.case, second.centre) for _, second in draws} == {(3, (10, 4, 2))}
+
+
+def test_without_any_foreground_balanced_samples_come_from_anywhere() -> None:
+    source = make_source([(8, 8, 8)] * 3, targets=[(), (), ()])
+    sampler = make_sampler(source, always_foreground(cases="class_balanced"))
+    assert {case for case, _ in _starts(sampler, 100)} == {0, 1, 2}
+
+
+@pytest.mark.parametrize("policy", ["crop", "nnunet"])
+def test_voxels_held_small_make_the_same_patches_up_to_their_rounding(policy: str) -> None:
+    source = make_source([(12, 11, 10)])
+    sampler = make_sampler(source, AUGMENTED if policy == "nnunet" else RECIPE)
+
+    def read(number: int, box: tuple[slice, slice, slice]) -> tuple[torch.Tensor, torch.Tensor]:
+        image, labels = source.read(number, box)
+        return image.half(), labels.to(torch.uint8)
+
+    places = [(0, step) for step in range(12)]
+    small = batches(replace(sampler, source=replace(source, read=read)), places)
+    for one, other in zip(batches(sampler, places), small, strict=True):
+        assert torch.equal(one.labels, other.labels)
+        assert other.labels.dtype == one.labels.dtype == torch.int16
+        assert other.images.dtype == torch.float32
+        # Flat indices up to 1319: float16 steps by 1 above 1024, transforms of the range make a little more of it.
+        assert (one.images - other.images).abs().max() < 3

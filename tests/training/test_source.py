@@ -11,7 +11,18 @@ import torch
 from autoseg.errors import DataError
 from autoseg.records.results import Manifest
 from autoseg.training import source as module
-from autoseg.training.source import choose_tier, made_ahead, memory_bytes, open_source, read_crop
+from autoseg.training.source import (
+    HeldTypes,
+    Tier,
+    choose_tier,
+    describe_tier,
+    held_types,
+    made_ahead,
+    memory_bytes,
+    num_reading_threads,
+    open_source,
+    read_crop,
+)
 from tests.training.tools import make_source
 
 
@@ -51,7 +62,8 @@ def test_a_gpu_holds_cases_only_beside_what_was_planned(monkeypatch: pytest.Monk
     assert choose_tier(cases, cuda, 29 * 2**30) != "device"
 
 
-def test_threads_keep_the_order_and_a_bounded_lead() -> None:
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_threads_keep_the_order_and_a_bounded_lead(num_threads: int) -> None:
     made, lead = 0, []
 
     def items() -> Iterator[int]:
@@ -65,7 +77,7 @@ def test_threads_keep_the_order_and_a_bounded_lead() -> None:
         return number
 
     seen = []
-    for number in made_ahead(slow_for_some, items(), "disk"):
+    for number in made_ahead(slow_for_some, items(), num_threads):
         seen.append(number)
         lead.append(made - len(seen))
     assert seen == list(range(30))
@@ -78,7 +90,7 @@ def test_an_error_in_a_thread_arrives_in_its_place() -> None:
             raise ValueError("case_3 is damaged")
         return number
 
-    made = made_ahead(fails_at_three, range(10), "disk")
+    made = made_ahead(fails_at_three, range(10), 1)
     assert [next(made) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(ValueError, match="case_3 is damaged"):
         next(made)
@@ -86,14 +98,38 @@ def test_an_error_in_a_thread_arrives_in_its_place() -> None:
 
 def test_memory_tiers_use_no_thread() -> None:
     here = threading.get_ident()
-    assert set(made_ahead(lambda _: threading.get_ident(), range(3), "memory")) == {here}
-    assert here not in set(made_ahead(lambda _: threading.get_ident(), range(3), "disk"))
+    assert set(made_ahead(lambda _: threading.get_ident(), range(3), 0)) == {here}
+    assert here not in set(made_ahead(lambda _: threading.get_ident(), range(3), 1))
 
 
 def test_leaving_early_ends_the_threads() -> None:
-    for _ in made_ahead(lambda number: number, range(1000), "disk"):
+    for _ in made_ahead(lambda number: number, range(1000), 2):
         break
     deadline = time.monotonic() + 5
     while any(t.name.startswith("read-ahead") for t in threading.enumerate()) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not any(t.name.startswith("read-ahead") for t in threading.enumerate())
+
+
+def test_bounded_images_are_held_in_half_the_memory() -> None:
+    assert held_types(("ct", "zscore"), 3) == HeldTypes(torch.float16, torch.uint8)
+    assert held_types(("zscore", "none"), 255) == HeldTypes(torch.float32, torch.uint8)
+    assert held_types(("rescale",), 256) == HeldTypes(torch.float16, torch.int16)
+    needed = memory_bytes([(10, 10, 10)], 2, 1, HeldTypes(torch.float16, torch.uint8))
+    assert needed == 1000 * (2 * 2 + 1)
+
+
+@pytest.mark.parametrize(
+    ("tier", "device", "threads", "words"),
+    [
+        ("device", "cuda", 0, "3 training cases, 2 GiB as float16: they fit on cuda beside the training"),
+        ("memory", "cpu", 0, "fit into main memory and are held there."),
+        ("memory", "cuda", 1, "held there, by threads (1) ahead"),
+        ("disk", "cpu", 1, "do not fit into memory: patches are read from disk, by threads (1)"),
+        ("disk", "cuda", 2, "by threads (2) ahead of the training."),
+    ],
+)
+def test_tiers_and_their_threads_are_told(tier: Tier, device: str, threads: int, words: str) -> None:
+    where = torch.device(device)
+    assert num_reading_threads(tier, where) == threads
+    assert words in describe_tier(tier, 3, 2 * 2**30, HeldTypes(torch.float16, torch.uint8), where)

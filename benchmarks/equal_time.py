@@ -1,0 +1,162 @@
+"""A dataset and a time in, held-out Dice of our training and of three peers after that same time out, paired by case.
+
+    AUTOSEG_PEER_PYTHON=../peer/bin/python python benchmarks/equal_time.py Task04_Hippocampus --budget 20m --seeds 1 2 3
+
+Ours is `autoseg train --budget`, which counts everything: measuring, loading, validation. The peers
+(`equal_time_peer.py`) train for the whole time, and preparing and predicting come on top. All run one after another on
+`--threads` CPU threads. A side and seed that is done already is not done again. All segmentations are scored by our
+`metrics`, on the files' own grids; the interval is over cases, of the mean over seeds of each case's difference.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from autoseg.cli.options import parse_duration
+from autoseg.datasets.opening import open_dataset
+from autoseg.datasets.pairs import on_grid_of
+from autoseg.images.reading import read_label
+from autoseg.metrics.build import case_mean, score_case
+from autoseg.metrics.statistics import compare_paired
+from autoseg.records.base import read_record
+from autoseg.records.dataset import Dataset, Folds
+from autoseg.records.plan import Plan
+from autoseg.records.workspace import Paths
+
+SIDES = ("ours", "nnunet", "nnunet_small", "monai")
+CONFIGURATION = "3d_fullres"
+
+
+def prepare(options: argparse.Namespace) -> tuple[Paths, Plan]:
+    """Our workspace, its folds and plan; and the task as a file that the peers read."""
+    paths = Paths(folder=options.work / "autoseg_work" / options.dataset.name)
+    plan_file = paths.plan("small")
+    if not plan_file.is_file():
+        place = ["--work", str(paths.folder.parent), "--device", "cpu"]
+        run([sys.executable, "-m", "autoseg", "plan_and_preprocess", str(options.dataset), "-c", CONFIGURATION, *place])
+    plan, dataset = read_record(plan_file, Plan), read_record(paths.dataset, Dataset)
+    fold = read_record(paths.folds, Folds).folds[options.fold]
+    root = Path(dataset.root).resolve()
+    values = zip(dataset.labels.class_names, dataset.labels.class_values, strict=True)
+    task: dict[str, Any] = {
+        "cases": {
+            c.id: {"image": str(root / c.images[0]), "label": str(root / str(c.label))} for c in dataset.training
+        },
+        "channels": dataset.channel_names,
+        "labels": dict(values),
+        "train": fold.train,
+        "validation": fold.validation,
+        "configuration": plan.configurations[CONFIGURATION].model_dump(mode="json"),
+    }
+    if plan.configurations[CONFIGURATION].normalization[0] == "ct":
+        statistics = plan.intensities["0"]
+        task["window"] = (statistics.percentile_00_5, statistics.percentile_99_5)
+    (options.work / "task.json").write_text(json.dumps(task))
+    return paths, plan
+
+
+def train(options: argparse.Namespace, side: str, seed: int, paths: Paths) -> dict[str, Any]:
+    """Train a side and seed, unless that is done; what it did."""
+    folder = options.work / f"{side}_{options.budget}_seed{seed}"
+    done = folder / "done.json"
+    if done.is_file():
+        return dict(json.loads(done.read_text()))
+    seconds = parse_duration(options.budget)
+    started = time.monotonic()
+    if side == "ours":
+        out = folder / paths.folder.name
+        if not out.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            subprocess.run(["cp", "-r", str(paths.folder), str(out)], check=True)
+        length = ["--budget", options.budget, "--seed", str(seed), "--device", "cpu", "--work", str(folder)]
+        run([sys.executable, "-m", "autoseg", "train", paths.folder.name, CONFIGURATION, str(options.fold), *length])
+        fold = Paths(folder=out).fold("small", CONFIGURATION, str(options.fold))
+        trained = json.loads((fold / "fold.json").read_text())
+        steps = trained["epochs"] * trained["iterations_per_epoch"]
+        found = {"steps": steps, "folder": str(fold / "validation")}
+    else:
+        peer = [os.environ["AUTOSEG_PEER_PYTHON"], str(Path(__file__).with_name("equal_time_peer.py"))]
+        where = ["--shared", str(options.work), "--out", str(folder / "validation")]
+        text = run(
+            [*peer, str(options.work / "task.json"), side, "--seconds", str(seconds), "--seed", str(seed), *where]
+        )
+        found = {**json.loads(text.strip().splitlines()[-1]), "folder": str(folder / "validation")}
+    found["wall_seconds"] = round(time.monotonic() - started, 1)
+    done.write_text(json.dumps(found))
+    return found
+
+
+def run(command: list[str]) -> str:
+    """Run a command and return what it printed; what it says of its progress passes through."""
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def score(folder: Path, dataset: Dataset) -> dict[str, float | None]:
+    """Case -> mean Dice over targets, of all segmentations in a folder, on the grid of the reference file."""
+    by_id, found = {case.id: case for case in dataset.training}, {}
+    for file in sorted(folder.glob("*.nii.gz")):
+        case = by_id[file.name.removesuffix(".nii.gz").removesuffix("_0000")]
+        reference = read_label(Path(dataset.root) / str(case.label))
+        predicted = on_grid_of(reference.geometry, read_label(file), case)
+        arrays = [dataset.labels.to_internal(volume.array[0], str(file)) for volume in (predicted, reference)]
+        found[case.id] = case_mean(score_case(*arrays, dataset.labels, reference.geometry))
+    return found
+
+
+def main() -> None:
+    """Train every side and seed, print a JSON line a peer."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", type=Path)
+    parser.add_argument("--budget", default="20m")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--fold", type=int, default=0)
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--work", type=Path, default=Path("autoseg_work/equal_time"))
+    options = parser.parse_args()
+    options.work = (options.work / options.dataset.name).resolve()
+    options.work.mkdir(parents=True, exist_ok=True)
+    os.environ.update(OMP_NUM_THREADS=str(options.threads), MKL_NUM_THREADS=str(options.threads))
+    paths, _ = prepare(options)
+    dataset = open_dataset(options.dataset)
+    dice: dict[str, dict[str, float]] = {}
+    about: dict[str, list[dict[str, Any]]] = {}
+    for side in options.sides:
+        values: dict[str, list[float]] = {}
+        for seed in options.seeds:
+            about.setdefault(side, []).append(train(options, side, seed, paths))
+            for case, value in score(Path(about[side][-1]["folder"]), dataset).items():
+                if value is not None:
+                    values.setdefault(case, []).append(value)
+        dice[side] = {case: sum(given) / len(given) for case, given in values.items()}
+    for side in [side for side in options.sides if side != "ours" and "ours" in dice]:
+        cases = sorted(set(dice["ours"]) & set(dice[side]))
+        ours, theirs = ([dice[name][case] for case in cases] for name in ("ours", side))
+        difference = compare_paired(ours, theirs).difference
+        where = f"{options.dataset.name} fold {options.fold}, {options.budget} on {options.threads} threads"
+        line = {
+            "name": f"{where}: {side}",
+            "ours": round(sum(ours) / len(ours), 5),
+            "peer": round(sum(theirs) / len(theirs), 5),
+            "unit": "Dice",
+            "ratio": round(sum(ours) / max(sum(theirs), 1e-9), 4),
+            "difference": [
+                None if v is None else round(v, 5) for v in (difference.mean, difference.low, difference.high)
+            ],
+            "cases": len(cases),
+            "seeds": options.seeds,
+            "steps_ours": [entry["steps"] for entry in about["ours"]],
+            "steps_peer": [entry["steps"] for entry in about[side]],
+            "wall_seconds_ours": [entry["wall_seconds"] for entry in about["ours"]],
+            "wall_seconds_peer": [entry["wall_seconds"] for entry in about[side]],
+        }
+        print(json.dumps(line))
+
+
+if __name__ == "__main__":
+    main()
