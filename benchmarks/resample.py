@@ -61,7 +61,7 @@ def run_ours(name: str, array: np.ndarray) -> np.ndarray:
     import torch
 
     from autoseg.spatial.labels import resample_labels
-    from autoseg.spatial.resampling import resample_image, resample_linear_slabs, separate_axis
+    from autoseg.spatial.resampling import linear_windows, resample_image, separate_axis
 
     what, _, before, shape, after, _ = CASES[name]
     separate, given = separate_axis(before, after), torch.from_numpy(array)
@@ -69,14 +69,14 @@ def run_ours(name: str, array: np.ndarray) -> np.ndarray:
         return resample_image(given, shape, separate).numpy()
     if what == "labels":
         return resample_labels(given[0], shape, separate).numpy()
-    from autoseg.inference.export import decide
+    from autoseg.inference.export import decide_window
     from autoseg.records.labels import LabelScheme
 
     heads = len(array)
     scheme = LabelScheme(class_names=tuple(map(str, range(heads))), class_values=tuple(range(heads)), num_entries=heads)
     result = np.empty(shape, dtype=np.uint8)
-    for where, slab in resample_linear_slabs(given, shape, separate):
-        result[where] = decide(slab, scheme, threshold=0.0).numpy()
+    for window in linear_windows([given], given.shape[1:], shape, separate):
+        result[window.where] = decide_window(window, scheme, threshold=0.0).numpy()
     return result
 
 

@@ -1,12 +1,16 @@
 """Commands that set ways side by side: compare-fp."""
 
+from __future__ import annotations
+
 import time
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from autoseg.cli import options as o
-from autoseg.records.false_positives import FalsePositiveComparison, MethodRow, mean_sensitivities
+
+if TYPE_CHECKING:
+    from autoseg.records.false_positives import FalsePositiveComparison, MethodRow
 
 
 def compare_fp(
@@ -79,6 +83,8 @@ def _row(row: MethodRow) -> str:
 
 def _curve(row: MethodRow) -> str:
     """Sensitivity at each rate, mean over targets."""
+    from autoseg.records.false_positives import mean_sensitivities
+
     return f"{row.name:32s}" + "".join(f"{value:>8.3f}" for value in mean_sensitivities(row))
 
 

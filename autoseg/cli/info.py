@@ -1,21 +1,23 @@
 """Commands that only look: status of a dataset in the workspace, info on a model folder, doctor for the machine."""
 
+from __future__ import annotations
+
 import importlib.metadata
 import os
 import platform
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from autoseg.cli import options as o
 from autoseg.errors import UsageError
-from autoseg.records.base import read_record
-from autoseg.records.model_card import ModelCard
-from autoseg.records.plan import Plan
-from autoseg.records.workspace import Paths
+
+if TYPE_CHECKING:
+    from autoseg.records.model_card import ModelCard
+    from autoseg.records.workspace import Paths
 
 _PACKAGES = ("torch", "numpy", "scipy", "SimpleITK", "nibabel", "blosc2", "pydantic", "safetensors", "scikit-learn")
 
@@ -23,6 +25,8 @@ _PACKAGES = ("torch", "numpy", "scipy", "SimpleITK", "nibabel", "blosc2", "pydan
 def status(dataset: o.DatasetArgument, work: o.Work = None, as_json: o.Json = False, quiet: o.Quiet = False) -> None:
     """What is done for a dataset, and what comes next."""
     from autoseg.pipeline.ingest import locate
+    from autoseg.records.base import read_record
+    from autoseg.records.plan import Plan
     from autoseg.training.inputs import outdated_folds
 
     paths = locate(dataset, o.start(work, quiet))
@@ -51,6 +55,9 @@ def status(dataset: o.DatasetArgument, work: o.Work = None, as_json: o.Json = Fa
 
 def _next_command(paths: Paths, steps: Mapping[str, object], held_out: bool) -> str:
     """The first step that is not done; `held_out` tells whether there is something to choose by."""
+    from autoseg.records.base import read_record
+    from autoseg.records.plan import Plan
+
     name = paths.folder.name
     plans = sorted(paths.plans.glob("*.json"))
     if not plans or not steps["preprocessed"]:

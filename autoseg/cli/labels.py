@@ -1,14 +1,18 @@
 """Commands that judge reference labels: audit, raters."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from autoseg.cli import options as o
 from autoseg.errors import PartialError, UsageError
-from autoseg.records.audit import Audit
-from autoseg.records.raters import FusionMethod, Raters, TieRule
+
+if TYPE_CHECKING:
+    from autoseg.records.audit import Audit
+    from autoseg.records.raters import FusionMethod, Raters, TieRule
 
 _LISTED = 20
 

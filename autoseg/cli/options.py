@@ -1,19 +1,25 @@
-"""Options that several commands share, and the readers of their values."""
+"""Options that several commands share, and the readers of their values.
+
+Records are imported where they are used, and for types only: all of them together take longer than `--help` may.
+"""
+
+from __future__ import annotations
 
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from autoseg import console
 from autoseg.errors import UsageError
-from autoseg.records.base import parse_record
-from autoseg.records.plan import Plan
-from autoseg.records.postprocessing import LearningSettings
-from autoseg.records.results import Aggregate, PostprocessingRule
-from autoseg.records.workspace import Paths, find_workspace
+
+if TYPE_CHECKING:
+    from autoseg.records.plan import Plan
+    from autoseg.records.postprocessing import LearningSettings
+    from autoseg.records.results import Aggregate, PostprocessingRule
+    from autoseg.records.workspace import Paths
 
 DatasetArgument = Annotated[
     str, typer.Argument(metavar="DATASET", help="Dataset folder as downloaded, or the name of one in the workspace.")
@@ -56,6 +62,8 @@ _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\
 
 def start(work: Path | None, quiet: bool) -> Path:
     """Configure the console and return the workspace folder."""
+    from autoseg.records.workspace import find_workspace
+
     console.configure(quiet=quiet)
     return find_workspace(work)
 
@@ -86,6 +94,9 @@ def parse_budget(text: str | None) -> tuple[bool, float | None]:
 
 def parse_learning(objective: str, truth: str = "voxels=1") -> LearningSettings:
     """How post-processing is chosen, from `--objective dice` and `--truth voxels=1`; raises UsageError."""
+    from autoseg.records.base import parse_record
+    from autoseg.records.postprocessing import LearningSettings
+
     measure, _, value = truth.partition("=")
     try:
         minimum = float(value)

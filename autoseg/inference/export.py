@@ -1,15 +1,16 @@
-"""Logits on the network's grid in, labels or probabilities on the image file's own grid out.
+"""Rows of logits on the network's grid in, labels or probabilities on the image file's own grid out.
 
 Logits are resampled linearly and then decided (nnU-Net's order; deciding first loses thin structures), slab by
-slab: a running maximum over the heads keeps one slab of a few heads at a time, so that memory does not grow
-with classes x voxels of the file, and is faster than an argmax over the class axis.
+slab and a few heads at a time with a running maximum, straight into the array that will be written: memory does not
+grow with classes x voxels of the file, and it is faster than an argmax over the class axis. Rows are taken as the
+networks finish them, so not even on the network's grid all logits exist at a time.
 
 Probabilities are kept as float16 on the box around everything nonzero, on the turned grid: configurations
 of one plan share it, so their probabilities can be averaged there. Labels made from them are those made from the logits
 but for ties of float16.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -20,67 +21,89 @@ from autoseg.records.geometry import IntTriple
 from autoseg.records.labels import LabelScheme
 from autoseg.records.results import PreprocessedCase
 from autoseg.spatial.cropping import box_slices
-from autoseg.spatial.orientation import Turn, turn_back
-from autoseg.spatial.resampling import resample_linear_slabs, separate_axis
+from autoseg.spatial.orientation import Turn, turn
+from autoseg.spatial.resampling import Window, linear_depth, linear_windows, separate_axis
 
 Labels = npt.NDArray[np.int16]
 Probabilities = npt.NDArray[np.float16]
 Disagreement = npt.NDArray[np.uint8]
-WatchSlab = Callable[[slice, Tensor], None]
 
 # Voxels (of all heads) held in float32 at a time when stored probabilities are averaged.
 _VALUES_PER_SLAB = 1 << 24
+_MAX_CHUNK_ROWS = 16
 
 
-def to_native_labels(
-    logits: Tensor, meta: PreprocessedCase, labels: LabelScheme, watch: WatchSlab | None = None
-) -> Labels:
+def native_windows(parts: Iterable[Tensor], meta: PreprocessedCase, depth: int | None = None) -> Iterator[Window]:
+    """Windows on the crop box of the turned grid before resampling.
+
+    Args:
+        parts: consecutive rows `C n Y X` on the network's grid, as `sliding_window.predict_rows` yields them.
+        meta: how the case came onto that grid.
+        depth: rows of a window; default: few enough for one head to stay near the caches.
+    """
+    axis = separate_axis(meta.spacing_mm, meta.spacing_before_mm)
+    return linear_windows(parts, meta.shape, crop_shape(meta), axis, depth)
+
+
+def label_depth(metas: Sequence[PreprocessedCase]) -> int:
+    """Rows of a window from which heads are resampled one after another; the same for all grids of a case."""
+    return min(linear_depth(1, meta.shape, crop_shape(meta)) for meta in metas)
+
+
+def probability_depth(num_heads: int, shape: IntTriple) -> int:
+    """Rows of a window whose heads are resampled together, and of a chunk of stored probabilities `H z y x`."""
+    return min(_slab_depth((num_heads, *shape)), _MAX_CHUNK_ROWS)
+
+
+def blank_labels(meta: PreprocessedCase) -> tuple[Labels, Labels]:
+    """Background `Z Y X` on exactly the grid of `meta.geometry`, and the view of it that is the crop box `z y x`."""
+    native = np.zeros(meta.geometry.shape, dtype=np.int16)
+    return native, turn(native, Turn(meta.axes, meta.flips))[box_slices(meta.crop)]
+
+
+def to_native_labels(windows: Iterable[Window], meta: PreprocessedCase, labels: LabelScheme) -> Labels:
     """Labels of the image file's own grid.
 
     Args:
-        logits: `H Z Y X` on the network's grid, on any device.
-        meta: how the case came onto that grid.
+        windows: of logits, `native_windows`; channels after the heads are not looked at.
+        meta: how the case came onto the network's grid.
         labels: scheme of the heads.
-        watch: is shown the rows along z and the probabilities `H rows y x` (float16, on the CPU) of each slab.
 
     Returns:
         `Z Y X` int16 internal class numbers on exactly the grid of `meta.geometry`, background outside the crop.
     """
-    cropped = np.empty(crop_shape(meta), dtype=np.int16)
-    for where, slab in _resampled(logits, meta):
-        cropped[where] = decide(slab, labels, threshold=0.0).cpu().numpy()
-        if watch is not None:
-            watch(where, _probabilities(slab, labels).half().cpu())
-    return uncrop(cropped, meta)
-
-
-def to_native_probabilities(logits: Tensor, meta: PreprocessedCase, labels: LabelScheme) -> Probabilities:
-    """Probabilities (softmax, or one sigmoid a region) of the resampled logits.
-
-    Args:
-        logits: `H Z Y X` on the network's grid, on any device.
-        meta: how the case came onto that grid.
-        labels: scheme of the heads.
-
-    Returns:
-        `H z y x` float16 on the crop box `meta.crop` of the turned grid.
-    """
-    probabilities = np.empty((len(logits), *crop_shape(meta)), dtype=np.float16)
-    for where, slab in _resampled(logits, meta):
-        probabilities[:, where] = _probabilities(slab, labels).half().cpu().numpy()
-    return probabilities
-
-
-def to_native_disagreement(disagreement: Tensor, meta: PreprocessedCase) -> Disagreement:
-    """Disagreement of mirrorings, `Z Y X` from 0 to 1 on the network's grid, resampled linearly.
-
-    Returns:
-        `z y x` uint8 on the crop box of the turned grid, 255 for 1: steps of 0.004 are finer than it is known.
-    """
-    native = np.empty(crop_shape(meta), dtype=np.uint8)
-    for where, slab in _resampled(disagreement[None], meta):
-        native[where] = slab[0].mul(255).round_().clamp_(0, 255).byte().cpu().numpy()
+    native, cropped = blank_labels(meta)
+    for window in windows:
+        cropped[window.where] = decide_window(window, labels, threshold=0.0).cpu().numpy()
     return native
+
+
+def decide_window(window: Window, labels: LabelScheme, threshold: float) -> Tensor:
+    """The class of each voxel of a window, `z y x` int16: `decide`, for a few heads at a time."""
+    best: Tensor | None = None
+    found: Tensor | None = None
+    for first in range(0, labels.num_heads, window.block):
+        values = window.values(slice(first, min(first + window.block, labels.num_heads)))
+        best, found = _decide_heads(values, first, labels, threshold, best, found)
+    assert found is not None, "there is at least one head"
+    return found
+
+
+def to_probabilities(logits: Tensor, labels: LabelScheme) -> Tensor:
+    """Probabilities `H z y x` (softmax, or one sigmoid a region) as they are stored: float16 on the CPU."""
+    return (torch.sigmoid(logits) if labels.has_regions else torch.softmax(logits, dim=0)).half().cpu()
+
+
+def to_disagreement(window: Window, num_heads: int) -> Disagreement | None:
+    """Disagreement of mirrorings `z y x` in a window as stored: 255 for 1, steps of 0.004 are finer than it is known.
+
+    None where nothing is mirrored: there is no channel after the heads.
+    """
+    if len(window.rows) == num_heads:
+        return None
+    values = window.values(slice(num_heads, num_heads + 1))[0]
+    stored: Disagreement = (values * 255).round_().clamp_(0, 255).byte().cpu().numpy()
+    return stored
 
 
 def labels_from_probabilities(
@@ -131,12 +154,12 @@ def mean_disagreement(disagreements: Sequence[Disagreement | None]) -> Disagreem
 
 
 def previous_stage_labels(
-    probabilities: Probabilities, coarse: PreprocessedCase, fine: PreprocessedCase, labels: LabelScheme
+    probabilities: Iterable[Tensor], coarse: PreprocessedCase, fine: PreprocessedCase, labels: LabelScheme
 ) -> Labels:
     """A coarse stage's answer on the grid of the stage after it (cascade).
 
     Args:
-        probabilities: `H z y x` of the coarse stage, on the crop box of the turned grid.
+        probabilities: consecutive rows `H n y x` of the coarse stage's, on the crop box of the turned grid.
         coarse: how the case came onto the coarse grid.
         fine: how it came onto the fine grid; the same crop.
         labels: scheme of the heads.
@@ -147,8 +170,8 @@ def previous_stage_labels(
     assert coarse.crop == fine.crop, f"{fine.id}: the stages of a cascade must share one crop"
     found = np.empty(fine.shape, dtype=np.int16)
     axis = separate_axis(fine.spacing_before_mm, fine.spacing_mm)
-    for where, slab in resample_linear_slabs(torch.from_numpy(probabilities), fine.shape, axis):
-        found[where] = decide(slab, labels, threshold=0.5).numpy()
+    for window in linear_windows(probabilities, crop_shape(coarse), fine.shape, axis):
+        found[window.where] = decide_window(window, labels, threshold=0.5).numpy()
     return found
 
 
@@ -172,17 +195,27 @@ def decide(values: Tensor, labels: LabelScheme, threshold: float) -> Tensor:
     Returns:
         `z y x` int16 internal class numbers.
     """
-    found = torch.zeros(values.shape[1:], dtype=torch.int16, device=values.device)
+    return _decide_heads(values, 0, labels, threshold, None, None)[1]
+
+
+def _decide_heads(
+    values: Tensor, first: int, labels: LabelScheme, threshold: float, best: Tensor | None, found: Tensor | None
+) -> tuple[Tensor | None, Tensor]:
+    """`decide` for the heads from `first` on: the largest value so far (without regions) and the classes so far."""
+    if found is None:
+        found = torch.zeros(values.shape[1:], dtype=torch.int16, device=values.device)
     if labels.has_regions:
-        for region, painted in zip(values, labels.region_order, strict=True):
+        for region, painted in zip(values, labels.region_order[first:], strict=False):
             found.masked_fill_(region > threshold, painted)
-        return found
-    best = values[0].clone()
-    for number in range(1, len(values)):
-        larger = values[number] > best
-        found.masked_fill_(larger, number)
-        torch.maximum(best, values[number], out=best)
-    return found
+        return None, found
+    for number, head in enumerate(values, first):
+        if best is None:
+            best = head.clone()
+            continue
+        # Numbers rise, so the largest found is the last: several times faster than filling where the mask is set.
+        torch.maximum(found, (head > best).to(torch.int16).mul_(number), out=found)
+        torch.maximum(best, head, out=best)
+    return best, found
 
 
 def crop_shape(meta: PreprocessedCase) -> IntTriple:
@@ -193,22 +226,17 @@ def crop_shape(meta: PreprocessedCase) -> IntTriple:
 
 def uncrop(cropped: npt.NDArray[np.int16], meta: PreprocessedCase) -> Labels:
     """Labels `z y x` of the crop box on the turned grid, put on the image file's own grid `Z Y X`."""
-    whole = np.zeros(meta.shape_before_crop, dtype=np.int16)
-    whole[box_slices(meta.crop)] = cropped
-    return np.ascontiguousarray(turn_back(whole, Turn(meta.axes, meta.flips)))
+    native, inside = blank_labels(meta)
+    inside[...] = cropped
+    return native
 
 
 def slabs(shape: Sequence[int]) -> Iterator[slice]:
     """Slices along z of an array `H z y x`, each of a bounded number of values."""
-    depth = max(1, _VALUES_PER_SLAB // max(1, shape[0] * shape[2] * shape[3]))
+    depth = _slab_depth(shape)
     for start in range(0, shape[1], depth):
         yield slice(start, min(start + depth, shape[1]))
 
 
-def _probabilities(logits: Tensor, labels: LabelScheme) -> Tensor:
-    return torch.sigmoid(logits) if labels.has_regions else torch.softmax(logits, dim=0)
-
-
-def _resampled(logits: Tensor, meta: PreprocessedCase) -> Iterator[tuple[slice, Tensor]]:
-    """Slabs of the logits on the crop box before resampling."""
-    return resample_linear_slabs(logits, crop_shape(meta), separate_axis(meta.spacing_mm, meta.spacing_before_mm))
+def _slab_depth(shape: Sequence[int]) -> int:
+    return min(shape[1], max(1, _VALUES_PER_SLAB // max(1, shape[0] * shape[2] * shape[3])))

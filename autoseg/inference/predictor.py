@@ -1,6 +1,10 @@
-"""Loaded models and one case on their grids in, its logits or its segmentation on the file's own grid out."""
+"""Loaded models and one case on their grids in, its segmentation on the file's own grid out, window by window.
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+Networks make the windows, one after another along z (`case_windows`); `segmentation` resamples and decides them. The
+two may run in different threads: nothing else passes between them.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,20 +14,28 @@ from autoseg.errors import ModelError
 from autoseg.inference.export import (
     Disagreement,
     Labels,
-    Probabilities,
-    labels_from_probabilities,
+    blank_labels,
+    crop_shape,
+    decide,
+    decide_mean,
+    decide_window,
+    label_depth,
+    native_windows,
     previous_stage_labels,
-    slabs,
-    to_native_disagreement,
-    to_native_labels,
-    to_native_probabilities,
+    probability_depth,
+    to_disagreement,
+    to_probabilities,
 )
 from autoseg.inference.model import Model
-from autoseg.inference.sliding_window import Answer, predict_logits, prediction_precision
+from autoseg.inference.sliding_window import predict_rows, prediction_precision
+from autoseg.records.labels import LabelScheme
 from autoseg.records.plan import Plan
 from autoseg.records.results import PreprocessedCase
+from autoseg.spatial.resampling import Window
 
 Watch = Callable[[Sequence[Tensor], Sequence[Disagreement]], None]
+Windows = tuple[Window, ...]
+"""The same rows of the crop box in the answers of several networks."""
 
 _REMEDY = "The plan was changed between their trainings: train both with one plan, or predict with one of them alone."
 
@@ -82,42 +94,10 @@ def _preparation(model: Model) -> object:
     return settings.spacing_mm, settings.normalization, settings.use_mask_for_norm, intensities
 
 
-def case_answer(model: Model, grids: Mapping[str, OnGrid], device: torch.device) -> Answer:
-    """What all folds of a model together say about a case, on the grid of the model's configuration.
-
-    Args:
-        model: networks on `device`.
-        grids: configuration -> the case prepared for it.
-        device: where to compute.
-
-    Raises:
-        ModelError: the networks' values are not finite.
-    """
-    return _answer(model, model.networks, _input(model, grids, device), device)
-
-
-def fold_answers(model: Model, grids: Mapping[str, OnGrid], device: torch.device) -> Iterator[Answer]:
-    """What each fold of a model says alone, one after another; arguments and errors as for `case_answer`."""
-    image = _input(model, grids, device)
-    for network in model.networks:
-        yield _answer(model, [network], image, device)
-
-
-def _input(model: Model, grids: Mapping[str, OnGrid], device: torch.device) -> Tensor:
-    """The case's image; for a cascade with the first stage's class numbers, which all its folds make together."""
-    here, labels = grids[model.configuration], model.plan.labels
-    if model.previous is None:
-        return here.image
-    earlier = grids[model.previous.configuration]
-    logits = case_answer(model.previous, grids, device).logits
-    probabilities = to_native_probabilities(logits, earlier.meta, labels)
-    classes = previous_stage_labels(probabilities, earlier.meta, here.meta, labels)
-    return torch.cat([here.image, torch.from_numpy(classes)[None].float()])
-
-
-def _answer(model: Model, networks: Sequence[nn.Module], image: Tensor, device: torch.device) -> Answer:
+def network_rows(model: Model, networks: Sequence[nn.Module], image: Tensor, device: torch.device) -> Iterator[Tensor]:
+    """What some of a model's networks together say about an image (`network_input`), rows as `predict_rows` yields."""
     labels, settings = model.plan.labels, model.settings
-    return predict_logits(
+    return predict_rows(
         networks,
         image,
         settings.patch_zyx,
@@ -125,52 +105,95 @@ def _answer(model: Model, networks: Sequence[nn.Module], image: Tensor, device: 
         settings.recipe.mirroring,
         labels,
         device,
+        model.step,
         precision=prediction_precision(settings.recipe, device),
         has_previous=model.previous is not None,
     )
 
 
-def segment(
-    models: Sequence[Model], grids: Mapping[str, OnGrid], device: torch.device, watch: Watch | None = None
+def network_input(model: Model, grids: Mapping[str, OnGrid], device: torch.device) -> Tensor:
+    """The case's image; for a cascade with the first stage's class numbers, which all its folds make together.
+
+    Raises:
+        ModelError: the first stage's values are not finite.
+    """
+    here, labels = grids[model.configuration], model.plan.labels
+    if model.previous is None:
+        return here.image
+    earlier = grids[model.previous.configuration].meta
+    depth = probability_depth(labels.num_heads, crop_shape(earlier))
+    rows = network_rows(model.previous, model.previous.networks, network_input(model.previous, grids, device), device)
+    windows = native_windows(rows, earlier, depth)
+    heads = slice(0, labels.num_heads)
+    probabilities = (to_probabilities(window.values(heads), labels) for window in windows)
+    classes = previous_stage_labels(probabilities, earlier, here.meta, labels)
+    return torch.cat([here.image, torch.from_numpy(classes)[None].float()])
+
+
+def case_windows(
+    models: Sequence[Model], grids: Mapping[str, OnGrid], device: torch.device, whole: bool = False
+) -> Iterator[Windows]:
+    """What models say about one case, each all its folds together.
+
+    Args:
+        models: one a configuration, networks on `device`.
+        grids: configuration -> the case prepared for it.
+        device: where to compute.
+        whole: whether all heads of a window are wanted at a time, as probabilities are; so they are for several models.
+
+    Yields:
+        Of each model the window of the same rows, one after another along z.
+
+    Raises:
+        ModelError: the networks' values are not finite.
+        MemoryError: not even the rows being summed fit into the memory.
+    """
+    metas = [grids[model.configuration].meta for model in models]
+    num_heads = models[0].plan.labels.num_heads
+    depth = label_depth(metas)
+    if whole or len(models) > 1:
+        depth = probability_depth(num_heads, crop_shape(metas[0]))
+    streams = []
+    for model, meta in zip(models, metas, strict=True):
+        rows = network_rows(model, model.networks, network_input(model, grids, device), device)
+        streams.append(native_windows(rows, meta, depth))
+    return zip(*streams, strict=True)
+
+
+def segmentation(
+    windows: Iterable[Windows], meta: PreprocessedCase, labels: LabelScheme, watch: Watch | None = None
 ) -> Labels:
     """Segmentation of one case by one model, or by the mean of several models' probabilities.
 
     Args:
-        models: one a configuration.
-        grids: configuration -> the case prepared for it.
-        device: where to compute.
-        watch: is shown the case slab by slab: the probabilities `H z y x` of each model, and the disagreement
-            `z y x` (uint8, 255 for 1) of the mirrorings of each model that mirrors, on the crop box of the turned grid.
+        windows: as `case_windows` yields them, `whole` where there is a `watch`.
+        meta: of any of the models (they share the crop and the turn).
+        labels: scheme of the heads.
+        watch: is shown the case window by window: the probabilities `H z y x` (float16) of each model, and the
+            disagreement `z y x` (uint8, 255 for 1) of the mirrorings of each model that mirrors.
 
     Returns:
         `Z Y X` int16 internal class numbers on the grid of the image file.
     """
-    labels = models[0].plan.labels
-    metas = [grids[model.configuration].meta for model in models]
-    if len(models) == 1:
-        answer = case_answer(models[0], grids, device)
-        if watch is None:
-            return to_native_labels(answer.logits, metas[0], labels)
-        show, apart = watch, _disagreement(answer, metas[0])
-        return to_native_labels(
-            answer.logits, metas[0], labels, lambda rows, slab: show([slab], [one[rows] for one in apart])
-        )
-    probabilities, apart = [], []
-    for model, meta in zip(models, metas, strict=True):
-        answer = case_answer(model, grids, device)
-        probabilities.append(to_native_probabilities(answer.logits, meta, labels))
-        apart += _disagreement(answer, meta) if watch is not None else []
-    if watch is not None:
-        show_slabs(probabilities, apart, watch)
-    return labels_from_probabilities(probabilities, metas[0], labels)
+    native, cropped = blank_labels(meta)
+    for together in windows:
+        if len(together) == 1 and watch is None:
+            classes = decide_window(together[0], labels, threshold=0.0)
+        else:
+            logits = [window.values(slice(0, labels.num_heads)) for window in together]
+            probabilities = [to_probabilities(values, labels) for values in logits]
+            if watch is not None:
+                apart = [to_disagreement(window, labels.num_heads) for window in together]
+                watch(probabilities, [one for one in apart if one is not None])
+            is_one = len(together) == 1
+            classes = decide(logits[0], labels, threshold=0.0) if is_one else decide_mean(probabilities, labels)
+        cropped[together[0].where] = classes.cpu().numpy()
+    return native
 
 
-def show_slabs(probabilities: Sequence[Probabilities], apart: Sequence[Disagreement], watch: Watch) -> None:
-    """Show whole volumes, one of probabilities a model and one of disagreement a model that mirrors, slab by slab."""
-    for rows in slabs(probabilities[0].shape):
-        watch([torch.from_numpy(one[:, rows]) for one in probabilities], [one[rows] for one in apart])
-
-
-def _disagreement(answer: Answer, meta: PreprocessedCase) -> list[Disagreement]:
-    """Disagreement `z y x` on the crop box as it is stored out of fold, if there is one."""
-    return [] if answer.disagreement is None else [to_native_disagreement(answer.disagreement, meta)]
+def segment(
+    models: Sequence[Model], grids: Mapping[str, OnGrid], device: torch.device, watch: Watch | None = None
+) -> Labels:
+    """Segmentation of one case in one thread: `case_windows` and `segmentation`, whose arguments these are."""
+    meta, labels = grids[models[0].configuration].meta, models[0].plan.labels
+    return segmentation(case_windows(models, grids, device, whole=watch is not None), meta, labels, watch)

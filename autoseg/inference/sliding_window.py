@@ -4,19 +4,23 @@ nnU-Net's rule: zero padding up to the patch, tiles half a patch apart, logits w
 patch / 8 and averaged over all mirrorings of the axes trained with, and over the networks (folds).
 
 A job is one tile in one mirroring. Jobs are batched whatever their tile, so that a small image (one tile, eight
-mirrorings) and the slices of a 2-D configuration fill the device alike. One accumulator in float32 is all that
-grows with the image.
+mirrorings) and the slices of a 2-D configuration fill the device alike. Tiles come in the order of z, and rows leave as
+soon as no later tile touches them. A tile in which every channel has one value (air, padding) is answered from the
+last one with these values: the network gives it the same answer in every mirroring.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from autoseg.errors import ModelError
+from autoseg.inference.blending import Blend
+from autoseg.inference.memory import choose_layout
 from autoseg.inference.model import previous_channels
 from autoseg.records.geometry import IntTriple
 from autoseg.records.labels import LabelScheme
@@ -24,13 +28,7 @@ from autoseg.records.recipe import Mirroring, Recipe
 from autoseg.spatial.tiles import gaussian_weights, tile_starts
 
 Flip = tuple[int, ...]
-Job = tuple[IntTriple, Flip]
-
-# Voxels in one batch: enough to fill a GPU; on a CPU larger batches only spill the caches.
-_VOXELS_PER_BATCH = {"cuda": 1 << 22, "cpu": 1 << 18}
-_MAX_TILES_PER_BATCH = 64
-# Share of a GPU's free memory that the accumulator may take; activations need the rest.
-_MAX_ACCUMULATOR_SHARE = 0.5
+Constant = tuple[float, ...]
 
 
 class Answer(NamedTuple):
@@ -42,6 +40,34 @@ class Answer(NamedTuple):
     """`Z Y X` float32 from 0 to 1: total variation distance between the probabilities of the image as it is and those
     of a mirroring of it, averaged over mirrorings and tiles (regions: the largest difference of one). It costs a
     softmax and shows where the answer hangs by a thread. None: nothing is mirrored."""
+
+
+class Job(NamedTuple):
+    """One tile in one mirroring."""
+
+    start: IntTriple
+    flip: Flip
+    constant: Constant | None
+    """The one value of each channel; None: the tile is not constant, or mirroring would change it."""
+    runs: bool
+    """Whether the networks must be asked; else the last constant tile has the answer."""
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """Everything that stays the same for all tiles of an image."""
+
+    networks: Sequence[nn.Module]
+    source: Tensor
+    """`C Z Y X`, padded, where tiles are cut."""
+    patch_zyx: IntTriple
+    labels: LabelScheme
+    mirroring: Mirroring
+    channels: Sequence[int]
+    """Input channel that answers for each one after a left-right flip."""
+    heads: Sequence[int]
+    has_previous: bool
+    device: torch.device
 
 
 def predict_logits(
@@ -57,7 +83,32 @@ def predict_logits(
     precision: str = "float32",
     has_previous: bool = False,
 ) -> Answer:
-    """Logits of a whole image, averaged over tiles, mirrorings and networks; and how far the mirrorings differ.
+    """Logits of a whole image at once: `predict_rows`, whose arguments and errors these are, put together."""
+    rows = predict_rows(
+        networks, image, patch_zyx, num_heads, mirroring, labels, device, step, tile_batch, precision, has_previous
+    )
+    whole, filled = torch.empty(0), 0
+    for part in rows:
+        whole = whole if filled else part.new_empty((len(part), *image.shape[1:]))
+        whole[:, filled : filled + part.shape[1]] = part
+        filled += part.shape[1]
+    return Answer(whole[:num_heads], whole[num_heads] if len(whole) > num_heads else None)
+
+
+def predict_rows(
+    networks: Sequence[nn.Module],
+    image: Tensor,
+    patch_zyx: IntTriple,
+    num_heads: int,
+    mirroring: Mirroring,
+    labels: LabelScheme,
+    device: torch.device,
+    step: float = 0.5,
+    tile_batch: int | None = None,
+    precision: str = "float32",
+    has_previous: bool = False,
+) -> Iterator[Tensor]:
+    """Logits of an image, averaged over tiles, mirrorings and networks, row by row along z; how far mirrorings differ.
 
     Args:
         networks: in eval mode, on `device`; each returns a tuple whose first entry is `N H Z Y X`.
@@ -68,54 +119,111 @@ def predict_logits(
         labels: scheme, to know which heads a left-right flip exchanges.
         device: where networks run.
         step: distance of tiles as a share of the patch.
-        tile_batch: jobs a forward pass; None: by the patch's size.
+        tile_batch: jobs a forward pass; None: by the patch's size and the free memory.
         precision: arithmetic inside the networks: `float32` (labels then agree between devices but for ties),
             `bfloat16` or `float16`.
         has_previous: whether the image's last channel holds the previous stage's class numbers; networks get one
             channel a foreground class instead, made tile by tile.
 
-    Returns:
-        Logits and disagreement on `device`, or on the CPU where they would not fit.
+    Yields:
+        Consecutive rows `H n Y X` in float32 on `device`, or on the CPU where they would not fit; where something is
+        mirrored, one channel more: the disagreement (see `Answer`).
 
     Raises:
         ModelError: an output is not finite, or the regions do not follow the classes that `mirroring` exchanges.
+        MemoryError: not even the rows being summed fit into the memory.
     """
-    padded, inner = _pad_to_patch(image, patch_zyx)
-    shape = padded.shape[1:]
-    starts, flips = tile_starts(shape, patch_zyx, step), mirror_flips(mirroring, patch_zyx)
-    jobs: list[Job] = list(itertools.product(starts, flips))
-    heads = head_permutation(labels, mirroring.swap_pairs)
-    channels = _channel_permutation(len(image) - has_previous, has_previous, labels, mirroring)
-    weights = gaussian_weights(patch_zyx).to(device)
-    mirrors = len(flips) > 1
-    keep_on = _accumulator_device(num_heads + len(padded) + mirrors, shape, device)
-    total, source = torch.zeros((num_heads, *shape), device=keep_on), padded.to(keep_on)
-    differing = torch.zeros(shape, device=keep_on) if mirrors else None
-    unflipped = None
-    with torch.inference_mode(), _arithmetic(precision), autocast(device, precision):
-        for batch in _batches(jobs, tile_batch or _default_tile_batch(patch_zyx, device)):
-            pieces = [_tile(source, start, patch_zyx, labels if has_previous else None) for start, _ in batch]
-            flipped = zip(pieces, batch, strict=True)
-            tiles = torch.stack([_mirrored(piece, flip, mirroring, channels) for piece, (_, flip) in flipped])
-            logits = _sum_of_networks(networks, tiles.to(device))
-            for (start, flip), values in zip(batch, logits, strict=True):
-                where, turned = _box(start, patch_zyx), _mirrored(values, flip, mirroring, heads)
-                total[(slice(None), *where)] += (turned * weights).to(keep_on)
-                if differing is None:
-                    continue
-                found = _probabilities(turned / len(networks), labels)
-                if unflipped is None or not flip:  # the jobs of a tile follow one another, this one first
-                    unflipped = found
-                else:
-                    differing[where] += (_distance(found, unflipped, labels) * weights).to(keep_on)
-        weight_sum = _weight_sum(starts, weights.to(keep_on), shape)
-        total /= weight_sum * (len(networks) * len(flips))
-        if differing is not None:
-            differing /= weight_sum * (len(flips) - 1)
-    # Head by head: the check of all at once would need another accumulator.
-    if not torch.stack([torch.isfinite(head).all() for head in total]).all():
-        raise ModelError("The network gives values that are not finite: its weights or the image are damaged.")
-    return Answer(total[(slice(None), *inner)], None if differing is None else differing[inner])
+    padded, (inner_z, inner_y, inner_x) = _pad_to_patch(image, patch_zyx)
+    z, y, x = padded.shape[1:]
+    starts = sorted(tile_starts((z, y, x), patch_zyx, step), key=lambda start: start[0])
+    flips = mirror_flips(mirroring, patch_zyx)
+    counts = [len(networks) * len(flips)] * num_heads + [len(flips) - 1] * (len(flips) > 1)
+    layout = choose_layout(len(padded), len(counts), (z, y, x), patch_zyx, device)
+    scene = _Scene(
+        networks,
+        padded.to(layout.blend_on),
+        patch_zyx,
+        labels,
+        mirroring,
+        _channel_permutation(len(image) - has_previous, has_previous, labels, mirroring),
+        head_permutation(labels, mirroring.swap_pairs),
+        has_previous,
+        device,
+    )
+    blend = Blend(counts, starts, (z, y, x), gaussian_weights(patch_zyx).to(layout.blend_on))
+    known = unflipped = None
+    for batch in _batches(scene, starts, flips, tile_batch or layout.tile_batch):
+        # Entered anew for each batch: between two of them the caller's code runs.
+        with torch.inference_mode(), _arithmetic(precision), autocast(device, precision):
+            known, unflipped = _add_batch(scene, batch, blend, known, unflipped)
+            is_last = batch[-1].start == starts[-1] and batch[-1].flip == flips[-1]
+            done = blend.take(z if is_last else batch[-1].start[0])
+        for first, rows in done:
+            inside = slice(max(inner_z.start - first, 0), min(inner_z.stop - first, rows.shape[1]))
+            yield rows[:, inside, inner_y, inner_x]
+
+
+def _batches(scene: _Scene, starts: Iterable[IntTriple], flips: Sequence[Flip], size: int) -> Iterator[list[Job]]:
+    """All jobs in order, at a time so many that `size` of them are asked of the networks."""
+    batch: list[Job] = []
+    num_runs, last = 0, None
+    for start in starts:
+        constant = _constant(scene, start)
+        for flip in flips:
+            runs = constant is None or constant != last
+            batch.append(Job(start, flip, constant, runs))
+            num_runs, last = num_runs + runs, last if constant is None else constant
+            if num_runs == size or len(batch) == 8 * size:
+                yield batch
+                batch, num_runs = [], 0
+    if batch:
+        yield batch
+
+
+def _constant(scene: _Scene, start: IntTriple) -> Constant | None:
+    """The one value of each channel of a tile, if there is but one and no mirroring changes it."""
+    tile = scene.source[(slice(None), *_box(start, scene.patch_zyx))].flatten(1)
+    if (tile[:, 0] != tile[:, -1]).any():  # nearly always: spares a look at every voxel
+        return None
+    low, high = tile.aminmax(dim=1)
+    if not torch.equal(low, high) or (scene.has_previous and low[-1] != 0):  # a class may be exchanged for another
+        return None
+    return tuple(low.tolist())
+
+
+def _add_batch(
+    scene: _Scene, batch: Sequence[Job], blend: Blend, known: Tensor | None, unflipped: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """Ask the networks and add their answers up; the last constant tile's and the last unflipped answer come back."""
+    answers = iter(_ask(scene, [job for job in batch if job.runs]))
+    mirrors = len(blend.counts) > len(scene.heads)
+    for job in batch:
+        values = known if not job.runs else next(answers)
+        assert values is not None, "the first constant tile is asked of the networks"
+        if job.runs and job.constant is not None:
+            known = values.clone()  # a view would keep its whole batch
+        turned = _mirrored(values, job.flip, scene.mirroring, scene.heads)
+        blend.add(job.start, turned)
+        if not job.flip:
+            blend.add_weights(job.start)
+        if not mirrors:
+            continue
+        found = _probabilities(turned / len(scene.networks), scene.labels)
+        if unflipped is None or not job.flip:  # the jobs of a tile follow one another, this one first
+            unflipped = found
+        else:
+            blend.add(job.start, probability_distance(found, unflipped, scene.labels)[None], len(scene.heads))
+    return known, unflipped
+
+
+def _ask(scene: _Scene, jobs: Sequence[Job]) -> Tensor | tuple[Tensor, ...]:
+    """Sum of the networks' logits `N H Z Y X` for the tiles of some jobs, each in its mirroring."""
+    if not jobs:
+        return ()
+    labels = scene.labels if scene.has_previous else None
+    pieces = [_tile(scene.source, job.start, scene.patch_zyx, labels) for job in jobs]
+    tiles = [_mirrored(p, job.flip, scene.mirroring, scene.channels) for p, job in zip(pieces, jobs, strict=True)]
+    return _sum_of_networks(scene.networks, torch.stack(tiles).to(scene.device))
 
 
 def mirror_flips(mirroring: Mirroring, patch_zyx: IntTriple) -> list[Flip]:
@@ -193,27 +301,6 @@ def _pad_to_patch(image: Tensor, patch_zyx: IntTriple) -> tuple[Tensor, tuple[sl
     return nn.functional.pad(image, sides) if any(missing) else image, inner
 
 
-def _default_tile_batch(patch_zyx: IntTriple, device: torch.device) -> int:
-    voxels = patch_zyx[0] * patch_zyx[1] * patch_zyx[2]
-    limit = _VOXELS_PER_BATCH.get(device.type, _VOXELS_PER_BATCH["cpu"])
-    return min(max(1, limit // voxels), _MAX_TILES_PER_BATCH)
-
-
-def _accumulator_device(num_volumes: int, shape: Sequence[int], device: torch.device) -> torch.device:
-    """`device` if accumulator and image (and the sum of weights) fit well into its free memory, else the CPU."""
-    if device.type != "cuda":
-        return device
-    needed = 4 * (num_volumes + 1) * shape[0] * shape[1] * shape[2]
-    free, _ = torch.cuda.mem_get_info(device)
-    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch's own, to be used again
-    return device if needed < _MAX_ACCUMULATOR_SHARE * (free + kept) else torch.device("cpu")
-
-
-def _batches(jobs: Sequence[Job], size: int) -> Iterator[Sequence[Job]]:
-    for start in range(0, len(jobs), size):
-        yield jobs[start : start + size]
-
-
 def _channel_permutation(num_image: int, has_previous: bool, labels: LabelScheme, mirroring: Mirroring) -> list[int]:
     """Input channel that answers for each one after a left-right flip: one-hot channels follow their classes."""
     partner = class_permutation(labels, mirroring.swap_pairs)[1:] if has_previous else []
@@ -244,7 +331,7 @@ def _probabilities(logits: Tensor, labels: LabelScheme) -> Tensor:
     return logits.sigmoid() if labels.has_regions else logits.softmax(0)
 
 
-def _distance(first: Tensor, second: Tensor, labels: LabelScheme) -> Tensor:
+def probability_distance(first: Tensor, second: Tensor, labels: LabelScheme) -> Tensor:
     """Distance `Z Y X` from 0 to 1 between probabilities `H Z Y X`: half the sum of differences, or the largest one."""
     difference = (first - second).abs_()
     return difference.amax(0) if labels.has_regions else difference.sum(0) / 2
@@ -255,12 +342,4 @@ def _sum_of_networks(networks: Sequence[nn.Module], tiles: Tensor) -> Tensor:
     total: Tensor = networks[0](tiles)[0].float()
     for network in networks[1:]:
         total = total + network(tiles)[0].float()
-    return total
-
-
-def _weight_sum(starts: Sequence[IntTriple], weights: Tensor, shape: Sequence[int]) -> Tensor:
-    """Sum `Z Y X` of the tiles' weights."""
-    total = torch.zeros(tuple(shape), device=weights.device)
-    for start in starts:
-        total[_box(start, tuple(weights.shape))] += weights  # type: ignore[arg-type]
     return total

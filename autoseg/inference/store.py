@@ -3,16 +3,20 @@
 `<case>.probabilities.b2nd` holds float16 `H z y x` on the crop box of the turned grid, `<case>.disagreement.b2nd`
 (where the model mirrors) uint8 `z y x` there, 255 for the largest possible, and `<case>.json` the record
 `PreprocessedCase` that says where that box lies. Slabs can be read alone, so that ensembles are scored in
-memory that does not grow with the number of configurations.
+memory that does not grow with the number of configurations; and written alone, as a network finishes them.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from autoseg.errors import ModelError
-from autoseg.inference.export import Disagreement, Probabilities, slabs
+from autoseg.inference.export import Disagreement, Probabilities, crop_shape, probability_depth
 from autoseg.records.base import read_record, write_record
 from autoseg.records.results import PreprocessedCase
-from autoseg.storage.arrays import array_shape, read_array, write_array
+from autoseg.storage.arrays import array_shape, array_writer, read_array, write_array
 
 
 def probabilities_path(folder: Path, case: str) -> Path:
@@ -25,6 +29,15 @@ def disagreement_path(folder: Path, case: str) -> Path:
     return folder / f"{case}.disagreement.b2nd"
 
 
+def folds_path(folder: Path, case: str) -> Path:
+    """Where the disagreement of the folds of an ensemble lies: uint8 `z y x`, 255 for 1, on the same box.
+
+    The distance of each fold's probabilities to those of all folds of its configuration together, as mirrorings are
+    compared (`sliding_window.Answer`), averaged over folds and configurations.
+    """
+    return folder / f"{case}.folds.b2nd"
+
+
 def meta_path(folder: Path, case: str) -> Path:
     """The record beside the probabilities of a case, written when they are complete."""
     return folder / f"{case}.json"
@@ -32,15 +45,35 @@ def meta_path(folder: Path, case: str) -> Path:
 
 def write_probabilities(folder: Path, meta: PreprocessedCase, probabilities: Probabilities) -> None:
     """Write `H z y x` float16 and how to bring it to the file's grid; raises ResourceError when the disk is full."""
-    depth = next(slabs(probabilities.shape)).stop
-    chunks = (len(probabilities), min(depth, 16), *probabilities.shape[2:])
-    write_array(probabilities_path(folder, meta.id), probabilities, chunks)
+    with probability_writer(probabilities_path(folder, meta.id), len(probabilities), meta) as put:
+        put(slice(0, probabilities.shape[1]), probabilities)
     write_record(meta_path(folder, meta.id), meta)
 
 
 def write_disagreement(folder: Path, case: str, disagreement: Disagreement) -> None:
     """Write `z y x` uint8; raises ResourceError when the disk is full."""
     write_array(disagreement_path(folder, case), disagreement, (16, *disagreement.shape[1:]))
+
+
+@contextmanager
+def probability_writer(
+    path: Path, num_heads: int, meta: PreprocessedCase, durable: bool = True
+) -> Iterator[Callable[[slice, Probabilities], None]]:
+    """Yield a function that takes rows along z and their probabilities `H rows y x`; raises as `array_writer`."""
+    depth, (z, y, x) = probability_depth(num_heads, crop_shape(meta)), crop_shape(meta)
+    whole = (slice(0, num_heads), slice(0, y), slice(0, x))
+    with array_writer(path, (num_heads, z, y, x), np.float16, (num_heads, depth, y, x), durable) as put:
+        yield lambda rows, values: put((whole[0], rows, *whole[1:]), values)
+
+
+@contextmanager
+def disagreement_writer(
+    path: Path, meta: PreprocessedCase, durable: bool = True
+) -> Iterator[Callable[[slice, Disagreement], None]]:
+    """Yield a function that takes rows along z and their disagreement `rows y x`; raises as `array_writer`."""
+    z, y, x = crop_shape(meta)
+    with array_writer(path, (z, y, x), np.uint8, (16, y, x), durable) as put:
+        yield lambda rows, values: put((rows, slice(0, y), slice(0, x)), values)
 
 
 def read_disagreement(folder: Path, case: str, rows: slice | None = None) -> Disagreement | None:

@@ -1,30 +1,52 @@
 """Loaded models and one case in, its segmentation out, and what each fold model says of it, one at a time.
 
 Learned post-processing looks at the models one by one, after the components of their joint segmentation are known.
-Their probabilities are kept in a folder until then, so that memory holds one model's at a time.
+All networks work on the same rows at a time, and what each says is written to a folder as it comes, so that memory
+holds no probabilities but those of one window.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from autoseg.inference.export import (
     Disagreement,
     Labels,
     Probabilities,
-    labels_from_probabilities,
+    blank_labels,
+    crop_shape,
+    decide,
+    decide_mean,
     mean_disagreement,
     mean_probabilities,
-    to_native_disagreement,
-    to_native_labels,
-    to_native_probabilities,
+    native_windows,
+    probability_depth,
+    to_disagreement,
+    to_probabilities,
 )
 from autoseg.inference.model import Model
-from autoseg.inference.predictor import OnGrid, Watch, fold_answers, show_slabs
+from autoseg.inference.predictor import OnGrid, Watch, Windows, network_input, network_rows
+from autoseg.inference.sliding_window import probability_distance
+from autoseg.inference.store import (
+    disagreement_path,
+    disagreement_writer,
+    folds_path,
+    meta_path,
+    probabilities_path,
+    probability_writer,
+)
+from autoseg.records.base import write_record
+from autoseg.records.labels import LabelScheme
 from autoseg.records.results import PreprocessedCase
-from autoseg.storage.arrays import read_array, write_array
+from autoseg.storage.arrays import read_array
+
+_ALL = "all"
+"""Name of what the ensemble says, beside `<model>_<fold>`."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +55,17 @@ class Spoken:
 
     labels: Labels
     """`Z Y X` int16 internal class numbers on the grid of the image file."""
-    probabilities: Probabilities
-    """`H z y x` of the ensemble, on the crop box of the turned grid."""
     meta: PreprocessedCase
     """Of the first model; crop and turn are the same for all."""
     folder: Path
-    """Holds the probabilities of each model and fold."""
+    """Holds the probabilities of each model and fold, and of all together."""
     num_folds: tuple[int, ...]
     """Of each model."""
+
+    @property
+    def probabilities(self) -> Probabilities:
+        """`H z y x` of the ensemble, on the crop box of the turned grid; read from `folder`."""
+        return read_array(probabilities_path(self.folder, _ALL))
 
     def voices(self) -> Iterator[tuple[Probabilities, Disagreement | None]]:
         """Probabilities and mirroring disagreement of each fold; of several configurations the mean of that fold.
@@ -50,75 +75,112 @@ class Spoken:
         """
         for fold in range(max(self.num_folds)):
             names = [f"{model}_{fold % count}" for model, count in enumerate(self.num_folds)]
-            probabilities = mean_probabilities([read_array(_probabilities(self.folder, name)) for name in names])
-            files = [_disagreement(self.folder, name) for name in names]
-            yield probabilities, mean_disagreement([read_array(f) if f.is_file() else None for f in files])
+            probabilities = [read_array(probabilities_path(self.folder, name)) for name in names]
+            files = [disagreement_path(self.folder, name) for name in names]
+            yield (
+                mean_probabilities(probabilities),
+                mean_disagreement([read_array(f) if f.is_file() else None for f in files]),
+            )
 
-    def disagreement(self) -> Disagreement | None:
-        """Mean disagreement of the mirrorings of all models and folds; None when none mirrors."""
-        total, count = None, 0
-        for file in sorted(self.folder.glob("*.disagreement.b2nd")):
-            values = read_array(file).astype("float32")
-            total, count = values if total is None else total + values, count + 1
-        return None if total is None else (total / count).round().astype("uint8")
+    def keep(self, output: Path) -> None:
+        """Move what the ensemble says from `folder` to `output` on the same disk: the files of `inference.store`."""
+        for path in (probabilities_path, disagreement_path, folds_path):
+            if path(self.folder, _ALL).is_file():
+                os.replace(path(self.folder, _ALL), path(output, self.meta.id))
+        write_record(meta_path(output, self.meta.id), self.meta)
+
+
+def voice_windows(models: Sequence[Model], grids: Mapping[str, OnGrid], device: torch.device) -> Iterator[Windows]:
+    """What each fold of each model says about one case; arguments and errors as for `case_windows`.
+
+    Yields:
+        The window of the same rows of each fold, all folds of the first model first.
+    """
+    streams = []
+    for model in models:
+        meta, image = grids[model.configuration].meta, network_input(model, grids, device)
+        depth = probability_depth(model.plan.labels.num_heads, crop_shape(meta))
+        for network in model.networks:
+            streams.append(native_windows(network_rows(model, [network], image, device), meta, depth))
+    return zip(*streams, strict=True)
 
 
 def speak(
-    models: Sequence[Model],
-    grids: Mapping[str, OnGrid],
-    device: torch.device,
+    windows: Iterable[Windows],
+    num_folds: Sequence[int],
+    meta: PreprocessedCase,
+    labels: LabelScheme,
     folder: Path,
     watch: Watch | None = None,
 ) -> Spoken:
-    """Segment one case as `predictor.segment` does, fold after fold, and keep what each says in `folder`.
+    """Segment one case as `predictor.segmentation` does and keep what each fold says in `folder`.
 
     Args:
-        models: one a configuration.
-        grids: configuration -> the case prepared for it.
-        device: where networks run.
+        windows: as `voice_windows` yields them.
+        num_folds: of each model.
+        meta: of the first model.
+        labels: scheme of the heads.
         folder: empty; the caller removes it.
-        watch: is shown the case as `predictor.segment` shows it; the disagreement is the mean of the folds' own.
+        watch: is shown the case as `predictor.segmentation` shows it; the disagreement is the mean of the folds' own.
 
     Raises:
         ModelError: the networks' values are not finite.
         ResourceError: `folder`'s disk is full.
     """
-    labels = models[0].plan.labels
-    metas = [grids[model.configuration].meta for model in models]
-    means, native, apart = [], None, []
-    for number, (model, meta) in enumerate(zip(models, metas, strict=True)):
-        total = None
-        for fold, answer in enumerate(fold_answers(model, grids, device)):
-            name = f"{number}_{fold}"
-            probabilities = to_native_probabilities(answer.logits, meta, labels)
-            write_array(_probabilities(folder, name), probabilities, durable=False)
-            if answer.disagreement is not None:
-                write_array(
-                    _disagreement(folder, name), to_native_disagreement(answer.disagreement, meta), durable=False
-                )
-            total = answer.logits.clone() if total is None else total.add_(answer.logits)
-        assert total is not None, "a model has at least one fold"
-        total /= len(model.networks)
-        means.append(to_native_probabilities(total, meta, labels))
-        files = [_disagreement(folder, f"{number}_{fold}") for fold in range(len(model.networks))]
-        if watch is not None and (own := mean_disagreement([read_array(f) for f in files if f.is_file()])) is not None:
-            apart.append(own)
-        if len(models) == 1:
-            native = to_native_labels(total, meta, labels)
-    if watch is not None:
-        show_slabs(means, apart, watch)
-    return Spoken(
-        labels=labels_from_probabilities(means, metas[0], labels) if native is None else native,
-        probabilities=mean_probabilities(means),
-        meta=metas[0],
-        folder=folder,
-        num_folds=tuple(len(model.networks) for model in models),
-    )
+    native, cropped = blank_labels(meta)
+    with ExitStack() as files:
+        keeper = _Keeper(files, folder, num_folds, meta, labels)
+        for together in windows:
+            cropped[together[0].where] = keeper.take(together, watch).cpu().numpy()
+    return Spoken(labels=native, meta=meta, folder=folder, num_folds=tuple(num_folds))
 
 
-def _probabilities(folder: Path, name: str) -> Path:
-    return folder / f"{name}.probabilities.b2nd"
+class _Keeper:
+    """The open files of one case."""
 
+    def __init__(
+        self, files: ExitStack, folder: Path, num_folds: Sequence[int], meta: PreprocessedCase, labels: LabelScheme
+    ) -> None:
+        self.files, self.folder, self.num_folds, self.meta, self.labels = files, folder, num_folds, meta, labels
+        self.put_probabilities = {
+            name: files.enter_context(
+                probability_writer(probabilities_path(folder, name), labels.num_heads, meta, durable=name == _ALL)
+            )
+            for name in [*(f"{model}_{fold}" for model, count in enumerate(num_folds) for fold in range(count)), _ALL]
+        }
+        self.put_bytes: dict[Path, Callable[[slice, Disagreement], None]] = {}
 
-def _disagreement(folder: Path, name: str) -> Path:
-    return folder / f"{name}.disagreement.b2nd"
+    def take(self, together: Windows, watch: Watch | None) -> Tensor:
+        """Write one window of every fold and return its classes."""
+        rows, remaining, labels = together[0].where, iter(together), self.labels
+        means, apart, between, everyone = [], [], [], []
+        logits = torch.empty(0)
+        for model, count in enumerate(self.num_folds):
+            folds = [next(remaining) for _ in range(count)]
+            values = [window.values(slice(0, labels.num_heads)) for window in folds]
+            said = [to_probabilities(one, labels) for one in values]
+            own = [to_disagreement(window, labels.num_heads) for window in folds]
+            for fold, (probabilities, disagreement) in enumerate(zip(said, own, strict=True)):
+                self.put_probabilities[f"{model}_{fold}"](rows, probabilities.numpy())
+                self._put(disagreement_path(self.folder, f"{model}_{fold}"), rows, disagreement)
+            logits = torch.stack(values).mean(0) if count > 1 else values[0]
+            means.append(to_probabilities(logits, labels))
+            everyone += own
+            apart.append(mean_disagreement(own))
+            between += [probability_distance(one.float(), means[-1].float(), labels) for one in said if count > 1]
+        self.put_probabilities[_ALL](rows, mean_probabilities([mean.numpy() for mean in means]))
+        self._put(disagreement_path(self.folder, _ALL), rows, mean_disagreement(everyone))
+        if between:
+            stored = (torch.stack(between).mean(0) * 255).round_().clamp_(0, 255).byte().numpy()
+            self._put(folds_path(self.folder, _ALL), rows, stored)
+        if watch is not None:
+            watch(means, [one for one in apart if one is not None])
+        return decide(logits, labels, threshold=0.0) if len(means) == 1 else decide_mean(means, labels)
+
+    def _put(self, path: Path, rows: slice, values: Disagreement | None) -> None:
+        """Write rows of a file that is opened with the first of them; where there is nothing, none is made."""
+        if values is None:
+            return
+        if path not in self.put_bytes:
+            self.put_bytes[path] = self.files.enter_context(disagreement_writer(path, self.meta, _ALL in path.name))
+        self.put_bytes[path](rows, values)

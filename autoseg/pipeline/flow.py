@@ -284,10 +284,12 @@ def predict_folder(
     device: str = "auto",
     keep_finished: bool = False,
     save_probabilities: bool = False,
+    fast: bool = False,
     with_shift: bool = False,
 ) -> list[Path]:
     """Segment `images` with a dataset's selected model (a name or dataset folder) or a model folder (a Path)."""
     from autoseg.pipeline.predict import predict
+    from autoseg.pipeline.shift import measure_shift
 
     where = model if isinstance(model, Path) else ingest(model, workspace)
     written = predict(
@@ -298,10 +300,9 @@ def predict_folder(
         device=device,
         keep_finished=keep_finished,
         save_probabilities=save_probabilities,
+        fast=fast,
     )
     if with_shift:
-        from autoseg.pipeline.shift import measure_shift
-
         measure_shift(where, images, output, plan_name=plan_name, device=device)
     return written
 

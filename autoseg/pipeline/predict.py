@@ -1,15 +1,20 @@
 """Stage: a model and images in, segmentations on the images' own grids out.
 
 The model is what `select` chose, with its post-processing; before that, all trained folds of the best
-configuration; or any folder of trained folds. It is loaded once. While the network works on a case, a thread reads
-and prepares the next one. A case that cannot be predicted is named and the others go on. `predicted.json` says which
+configuration; or any folder of trained folds. It is loaded once. While the networks work on a case, one thread reads
+and prepares the next one, and another resamples, decides, cleans and writes what they have finished, of this case or
+the one before. A case that cannot be predicted is named and the others go on. `predicted.json` says which
 model each segmentation comes from; for a selected model it and `quality.csv` say how good it may be, between what its
 volumes lie, and why a person should look at it (`selection.judging`).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,10 +26,10 @@ from autoseg.devices import choose_device
 from autoseg.errors import DataError, ModelError, PartialError, ResourceError, UsageError
 from autoseg.images.formats import output_ending
 from autoseg.images.writing import write_label
+from autoseg.inference.belt import Belt
 from autoseg.inference.export import Labels
-from autoseg.inference.predictor import Watch, segment
-from autoseg.inference.store import write_disagreement, write_probabilities
-from autoseg.inference.voices import speak
+from autoseg.inference.predictor import Watch, Windows, case_windows, segmentation
+from autoseg.inference.voices import speak, voice_windows
 from autoseg.postprocessing.apply import Heard, changes_path, clean_components
 from autoseg.postprocessing.case_grid import read_case_grid
 from autoseg.postprocessing.rules import apply_rule
@@ -37,13 +42,18 @@ from autoseg.records.trust import Judgement
 from autoseg.records.workspace import Paths
 from autoseg.selection.features import FeatureSums
 from autoseg.selection.judging import QUALITY_TABLE, judge, quality_table, tell
-from autoseg.selection.predictor import Grids, Predictor, load_predictor, prepare
+from autoseg.selection.predictor import Grids, Predictor, hastened, load_predictor, prepare
 from autoseg.storage.atomic import scratch_folder, write_text
 
+Outcome = Judgement | str | None
+"""What is said about a segmentation, or as text why there is none; None: it was not judged."""
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 FINISHED = "predicted.json"
+
+_WAITING_BYTES = 1 << 28
+"""Finished logits that may wait for their export."""
 
 
 class Finished(Record):
@@ -64,6 +74,7 @@ def predict(
     device: str = "auto",
     keep_finished: bool = False,
     save_probabilities: bool = False,
+    fast: bool = False,
 ) -> list[Path]:
     """Segment images.
 
@@ -75,6 +86,7 @@ def predict(
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         keep_finished: leave segmentations alone that this same model wrote in an earlier run.
         save_probabilities: write the ensemble's probabilities beside the segmentations, as validation does.
+        fast: without mirroring and with fewer tiles, see `selection.predictor.hastened`.
 
     Returns:
         All segmentations, kept ones included, in the order of the cases.
@@ -91,7 +103,7 @@ def predict(
     if output.resolve() == root.resolve():
         raise UsageError(f"{output} holds the images: segmentations would replace them. Give another folder with -o.")
     predictor = load_predictor(where, plan_name, choose_device(device))
-    predictor = replace(predictor, saves_probabilities=save_probabilities)
+    predictor = replace(hastened(predictor) if fast else predictor, saves_probabilities=save_probabilities)
     cases = find_cases(images, len(predictor.models[0].plan.channel_names))
     return predict_cases(predictor, root, cases, output, keep_finished=keep_finished)
 
@@ -107,21 +119,86 @@ def predict_cases(
     if len(waiting) < len(cases):
         console.say(f"{len(cases) - len(waiting)} of {len(cases)} cases are segmented already")
     failed: dict[str, str] = {}
-    prepared = _ahead(lambda case: _prepare_or_reason(predictor, root, case), waiting)
-    for case, grids in console.track(zip(waiting, prepared, strict=True), len(waiting), "predicting"):
-        outcome = grids if isinstance(grids, str) else _write_segmentation(predictor, grids, root, case, targets)
+
+    def record(case: Case, outcome: Outcome) -> None:
         if isinstance(outcome, str):
             failed[case.id] = outcome
             console.warn(f"{case.id}: {outcome}")
-            continue
+            return
         finished[case.id] = predictor.digest
         if outcome is not None:
             judged[case.id] = outcome
             write_text(output / QUALITY_TABLE, quality_table(judged))
             tell(case.id, outcome)
         write_record(output / FINISHED, Finished(cases=finished, judged=judged))
+
+    for _ in console.track(_done_cases(predictor, root, waiting, targets, record), len(waiting), "predicting"):
+        pass
     _raise_failed(failed, len(cases))
     return [targets[case.id] for case in cases]
+
+
+def _done_cases(
+    predictor: Predictor,
+    root: Path,
+    waiting: Sequence[Case],
+    targets: dict[str, Path],
+    record: Callable[[Case, Outcome], None],
+) -> Iterator[Case]:
+    """Each case when it is done: prepared in one thread, asked of the networks here, exported in another thread.
+
+    At most one case is prepared ahead, and one waits for its export with no more than `_WAITING_BYTES`. `record` is
+    called in the thread that exports, as soon as a case is done. An error that ends the run ends all three.
+    """
+    stopped, running = threading.Event(), deque[tuple[Case, Future[None]]]()
+
+    def export(case: Case, meta: PreprocessedCase | str, belt: Belt[Windows]) -> None:
+        try:
+            if stopped.is_set():
+                return
+            if isinstance(meta, str):
+                record(case, meta)
+            else:
+                record(case, _write_segmentation(predictor, meta, belt, root, case, targets))
+        except BaseException:
+            stopped.set()
+            raise
+        finally:
+            belt.close()
+
+    ahead = closing(_ahead(lambda case: _prepare_or_reason(predictor, root, case), waiting))
+    with ahead as prepared, ThreadPoolExecutor(1, thread_name_prefix="export") as pool:
+        for case, grids in zip(waiting, prepared, strict=True):
+            belt = Belt[Windows](_WAITING_BYTES, _bytes_of)
+            meta = grids if isinstance(grids, str) else grids[predictor.models[0].configuration].meta
+            running.append((case, pool.submit(export, case, meta, belt)))
+            if not isinstance(grids, str):
+                belt.fill(partial(_windows, predictor, grids))
+            while len(running) > 1 or (running and running[0][1].done()):
+                running[0][1].result()
+                yield running.popleft()[0]
+        for case, future in running:
+            future.result()
+            yield case
+
+
+def _windows(predictor: Predictor, grids: Grids) -> Iterator[Windows]:
+    """The networks' answers about a prepared case: of each fold where these are kept, else of all together."""
+    if _keeps_folds(predictor):
+        return voice_windows(predictor.models, grids, predictor.device)
+    return case_windows(predictor.models, grids, predictor.device, whole=predictor.trust is not None)
+
+
+def _keeps_folds(predictor: Predictor) -> bool:
+    return predictor.saves_probabilities or _listens(predictor.rule)
+
+
+def _listens(rule: PostprocessingRule) -> bool:
+    return rule.components is not None and rule.components.needs_probabilities
+
+
+def _bytes_of(windows: Windows) -> int:
+    return sum(window.rows.numel() * window.rows.element_size() for window in windows)
 
 
 def read_finished(output: Path) -> Finished:
@@ -138,42 +215,51 @@ def _prepare_or_reason(predictor: Predictor, root: Path, case: Case) -> Grids | 
 
 
 def _write_segmentation(
-    predictor: Predictor, grids: Grids, root: Path, case: Case, targets: dict[str, Path]
-) -> Judgement | str | None:
-    """Segment a prepared case and write it; returns what is said about it, or as text why it could not be done."""
+    predictor: Predictor,
+    meta: PreprocessedCase,
+    windows: Iterable[Windows],
+    root: Path,
+    case: Case,
+    targets: dict[str, Path],
+) -> Outcome:
+    """Write the segmentation of a case as its windows come."""
     labels = predictor.models[0].plan.labels
-    meta = grids[predictor.models[0].configuration].meta
 
     def work() -> Judgement | None:
         sums = FeatureSums(labels, meta.geometry.voxel_volume_mm3)
         watch = None if predictor.trust is None else sums.add
-        classes = _segmented(predictor, grids, root, case, targets[case.id].parent, watch)
+        classes = _segmented(predictor, meta, windows, root, case, targets[case.id].parent, watch)
         write_label(targets[case.id], labels.to_file(classes), meta.geometry, like=root / case.images[0])
         return None if predictor.trust is None else judge(predictor.trust, meta, classes, labels, sums.result())
 
     return _attempt(work)
 
 
-def _segmented(predictor: Predictor, grids: Grids, root: Path, case: Case, output: Path, watch: Watch | None) -> Labels:
-    """Segmentation of a prepared case after post-processing, with all else that is asked for written to `output`."""
-    rule, labels = predictor.rule, predictor.models[0].plan.labels
-    listens = rule.components is not None and rule.components.needs_probabilities
-    if not listens and not predictor.saves_probabilities:
-        found = segment(predictor.models, grids, predictor.device, watch)
-        return _cleaned(rule, found, grids[predictor.models[0].configuration].meta, labels, output)
+def _segmented(
+    predictor: Predictor,
+    meta: PreprocessedCase,
+    windows: Iterable[Windows],
+    root: Path,
+    case: Case,
+    output: Path,
+    watch: Watch | None,
+) -> Labels:
+    """Segmentation of a case after post-processing, with all else that is asked for written to `output`."""
+    rule, models = predictor.rule, predictor.models
+    model, labels = models[0], models[0].plan.labels
+    if not _keeps_folds(predictor):
+        return _cleaned(rule, segmentation(windows, meta, labels, watch), meta, labels, output)
     with scratch_folder(output) as folder:
-        spoken = speak(predictor.models, grids, predictor.device, folder, watch)
+        spoken = speak(windows, [len(one.networks) for one in models], meta, labels, folder, watch)
+        heard = None
+        if _listens(rule):
+            # The image is read again here: held as it came from the file, it would lie beside the network's work.
+            grid = read_case_grid(root, case, meta, model.plan, model.configuration)
+            heard = Heard(spoken.probabilities, spoken.voices(), grid)
+        classes = _cleaned(rule, spoken.labels, meta, labels, output, heard)
         if predictor.saves_probabilities:
-            if (disagreement := spoken.disagreement()) is not None:
-                write_disagreement(output, case.id, disagreement)
-            write_probabilities(output, spoken.meta, spoken.probabilities)
-        if not listens:
-            return _cleaned(rule, spoken.labels, spoken.meta, labels, output)
-        model, meta = predictor.models[0], spoken.meta
-        # The image is read again here: held as it came from the file, it would lie beside the network's work.
-        grid = read_case_grid(root, case, meta, model.plan, model.configuration)
-        heard = Heard(spoken.probabilities, spoken.voices(), grid)
-        return _cleaned(rule, spoken.labels, meta, labels, output, heard)
+            spoken.keep(output)
+        return classes
 
 
 def _cleaned(
@@ -201,7 +287,8 @@ def _attempt(work: Callable[[], Made]) -> Made | str:
     except (MemoryError, RuntimeError) as error:
         if not _is_full_memory(error):
             raise
-        return "it does not fit into memory; use another --device or a machine with more."
+        needed = str(error) if isinstance(error, MemoryError) else ""
+        return needed or "it does not fit into memory; use another --device or a machine with more."
 
 
 def _is_full_memory(error: Exception) -> bool:
@@ -215,7 +302,7 @@ def _raise_failed(failed: dict[str, str], num_cases: int) -> None:
         raise PartialError("\n".join([f"{len(failed)} of {num_cases} cases could not be predicted:", *lines]))
 
 
-def _ahead(make: Callable[[Item], Made], items: Sequence[Item]) -> Iterator[Made]:
+def _ahead(make: Callable[[Item], Made], items: Sequence[Item]) -> Generator[Made, None, None]:
     """`make` of each item in order, each made by a thread while the one before is used."""
     with ThreadPoolExecutor(1, thread_name_prefix="prepare") as pool:
         waiting: Future[Made] | None = None

@@ -14,7 +14,7 @@ from autoseg.errors import UsageError
 from autoseg.planning.memory import count_activations
 from autoseg.planning.presets import ActivationBudget, MemoryBudget, NetworkRule, Preset, VoxelBudget
 from autoseg.planning.spacing import FloatArray, coarsen
-from autoseg.planning.step_cost import trace_line, usable_bytes
+from autoseg.planning.step_cost import trace_line, trace_need, usable_bytes
 from autoseg.planning.topology import Topology, fixed_topology, plan_topology
 from autoseg.records.labels import LabelScheme
 from autoseg.records.plan import NetworkSpec
@@ -26,6 +26,9 @@ _REFERENCE_BATCH = {2: 12, 3: 2}
 """nnU-Net: the batch for which the budgets' activations are stated."""
 
 _SMALLEST_BATCH = 2
+
+_MAX_SEARCHES = 4
+"""Times the memory search is repeated with less, at most; two have always been enough."""
 
 _LOWRES_BELOW = 0.25
 """nnU-Net: a low resolution is planned when the patch covers less than this share of the median case."""
@@ -164,15 +167,42 @@ def _fit_to_memory(
 ) -> Fitted:
     """The largest patch of which two samples fit, then as many samples as fit and the preset's bounds allow.
 
-    On a card smaller than the preset's own, activations are recomputed where that gives a larger patch, up to its.
+    On a card smaller than the preset's own, activations are recomputed where that gives a larger patch, up to its. The
+    line that is searched along is a few percent off for small patches; what is found is traced, and where that needs
+    more than there is, the search is repeated with so much less.
     """
     gib = budget.gib if demand.gpu_memory_gib is None else demand.gpu_memory_gib
+    share = 1.0
+    for _ in range(_MAX_SEARCHES):
+        found = _fit_along_line(preset, budget, demand, spacing_mm, median_shape, voxels_a_case, gib, share)
+        recipe = preset.recipe.model_copy(update={"recompute_activations": found.recomputes}).model_dump_json()
+        need = trace_need(
+            found.network, found.patch_size, found.batch_size, demand.num_channels, demand.labels, recipe
+        ).num_bytes
+        if need <= usable_bytes(gib):
+            break
+        share *= usable_bytes(gib) / need
+    return found
+
+
+def _fit_along_line(
+    preset: Preset,
+    budget: MemoryBudget,
+    demand: Demand,
+    spacing_mm: FloatArray,
+    median_shape: FloatArray,
+    voxels_a_case: float,
+    gib: float,
+    share: float,
+) -> Fitted:
+    """As `_fit_to_memory`, with the bytes of `trace_line` and a share of the card's usable memory."""
     recipes = {again: preset.recipe.model_copy(update={"recompute_activations": again}) for again in (False, True)}
 
     def held_by(gib: float, again: bool, topology: Topology) -> int:
         spec = build_network_spec(preset.network, topology)
         line = trace_line(spec, demand.num_channels, demand.labels, recipes[again].model_dump_json())
-        return int((usable_bytes(gib) - line.fixed_bytes) / (line.bytes_a_voxel * math.prod(topology.patch_size)))
+        free = share * usable_bytes(gib) - line.fixed_bytes
+        return int(free / (line.bytes_a_voxel * math.prod(topology.patch_size)))
 
     def largest(gib: float, again: bool, most_voxels: float = math.inf) -> Topology:
         def too_large(found: Topology) -> bool:

@@ -4,7 +4,7 @@ What predicts is what was selected, with its temperatures, its post-processing a
 selection, all trained folds of the best configuration.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,7 +12,7 @@ import torch
 from autoseg import console
 from autoseg.datasets.pairs import read_case_image
 from autoseg.errors import ModelError
-from autoseg.inference.model import Model, fold_folders, load_model, read_fold
+from autoseg.inference.model import Model, fast, fold_folders, load_model, read_fold
 from autoseg.inference.predictor import OnGrid, needed_configurations
 from autoseg.preprocessing.prepare import crop_case, onto_grid
 from autoseg.records.base import read_record
@@ -72,6 +72,23 @@ def load_predictor(where: Paths | Path, plan_name: str | None, device: torch.dev
         )
         return Predictor(models, _rule_of(where, selection), device, trust=read_trust(where.trust, selection))
     return Predictor((load_model(_best_configuration(where, plan_name), device),), PostprocessingRule(), device)
+
+
+def hastened(predictor: Predictor) -> Predictor:
+    """The same models without mirroring and with fewer tiles (`inference.model.fast`).
+
+    What was learned from the probabilities of full predictions does not hold for them and is left out with a warning:
+    rules of components that judge by probabilities, and what judges the segmentations.
+    """
+    rule, left_out = predictor.rule, []
+    if rule.components is not None and rule.components.needs_probabilities:
+        rule, left_out = rule.model_copy(update={"components": None}), ["no post-processing of components"]
+    if predictor.trust is not None:
+        left_out.append("no predicted quality")
+    if left_out:
+        console.warn(f"--fast: {' and '.join(left_out)}, since these were learned from full predictions.")
+    models = tuple(fast(model) for model in predictor.models)
+    return replace(predictor, models=models, rule=rule, trust=None)
 
 
 def prepare(predictor: Predictor, root: Path, case: Case) -> Grids:

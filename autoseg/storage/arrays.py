@@ -5,16 +5,19 @@ blosc2 has no checksum (194 of 200 flipped bits went unnoticed when measured), s
 is kept in a manifest by whoever wrote it; `sha256_file` compares.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from autoseg.errors import DataError
-from autoseg.storage.atomic import write_atomically
+from autoseg.errors import DataError, ResourceError
+from autoseg.storage.atomic import filled_file
 
 Box = tuple[slice, ...]
+PutBox = Callable[[Box, npt.NDArray[Any]], None]
 
 
 def write_array(
@@ -32,16 +35,39 @@ def write_array(
     Raises:
         ResourceError: the disk is full.
     """
+    with array_writer(path, array.shape, array.dtype, chunks, durable) as put:
+        put(tuple(slice(0, size) for size in array.shape), array)
+
+
+@contextmanager
+def array_writer(
+    path: Path,
+    shape: tuple[int, ...],
+    dtype: npt.DTypeLike,
+    chunks: tuple[int, ...] | None = None,
+    durable: bool = True,
+) -> Iterator[PutBox]:
+    """Yield a function that writes a box of an array that need never exist whole; `path` is there when the block ends.
+
+    Boxes that are whole chunks are compressed once. The rest is as for `write_array`.
+    """
     import blosc2
 
-    chunk_shape = None if chunks is None else tuple(min(c, s) for c, s in zip(chunks, array.shape, strict=True))
-
-    def write(temporary: Path) -> None:
+    chunk_shape = None if chunks is None else tuple(min(c, s) for c, s in zip(chunks, shape, strict=True))
+    cparams = blosc2.CParams(codec=blosc2.Codec.LZ4, clevel=5, filters=[blosc2.Filter.SHUFFLE], nthreads=1)
+    with filled_file(path, suffix=".b2nd", durable=durable) as temporary:
         temporary.unlink()  # blosc2 refuses to write over the empty file that holds the name
-        cparams = blosc2.CParams(codec=blosc2.Codec.LZ4, clevel=5, filters=[blosc2.Filter.SHUFFLE], nthreads=1)
-        blosc2.asarray(np.ascontiguousarray(array), urlpath=str(temporary), chunks=chunk_shape, cparams=cparams)
+        stored = blosc2.empty(shape, np.dtype(dtype), urlpath=str(temporary), chunks=chunk_shape, cparams=cparams)
 
-    write_atomically(path, write, suffix=".b2nd", durable=durable)
+        def put(box: Box, values: npt.NDArray[Any]) -> None:
+            expected = tuple(part.stop - part.start for part in box)
+            assert values.shape == expected, f"values {values.shape} are not the box {expected}"
+            try:
+                stored[box] = np.ascontiguousarray(values)
+            except RuntimeError as error:  # blosc2 does not say why
+                raise ResourceError(f"Cannot write {path} ({error}); is the disk full?") from error
+
+        yield put
 
 
 def read_array(path: Path, box: Box | None = None) -> npt.NDArray[Any]:

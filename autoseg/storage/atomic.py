@@ -47,6 +47,18 @@ def write_atomically(
     Raises:
         ResourceError: no space is left, or the folder cannot be written to; an older file stays as it was.
     """
+    with filled_file(path, verify, suffix, durable) as temporary:
+        write(temporary)
+
+
+@contextmanager
+def filled_file(
+    path: Path, verify: Callable[[Path], None] | None = None, suffix: str | None = None, durable: bool = True
+) -> Iterator[Path]:
+    """Yield a temporary file to fill; it becomes `path` when the block ends without an error.
+
+    Arguments and errors as for `write_atomically`.
+    """
     ending = "".join(path.suffixes[-2:]) if suffix is None else suffix
     temporary: Path | None = None
     try:
@@ -54,7 +66,7 @@ def write_atomically(
         handle, name = tempfile.mkstemp(prefix=_PARTIAL, suffix=ending, dir=path.parent)
         os.close(handle)
         temporary = Path(name)
-        write(temporary)
+        yield temporary
         if durable:
             _fsync(temporary)
         if verify is not None:

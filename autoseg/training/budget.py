@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from autoseg import console
 from autoseg.devices import describe_device
-from autoseg.inference.sliding_window import Answer
 from autoseg.planning.step_cost import Kind, need_of_configuration
 from autoseg.records.recipe import Schedule
 from autoseg.training.batches import Sampler, batches
@@ -272,31 +271,27 @@ def _validation_seconds(learner: Learner, trial: Validator, cases: Sequence[str]
     smallest = min(metas, key=lambda meta: math.prod(meta.geometry.shape))
     image = network_input(trial, smallest.id)
     one_tile = torch.zeros((len(image), *patch))
-    predict_image(network, trial, one_tile)  # allocation and tuning
-    tile_seconds, answer = _timed_prediction(network, trial, one_tile)
+    _timed_prediction(network, trial, one_tile)  # allocation and tuning
+    tile_seconds, rows = _timed_prediction(network, trial, one_tile)
     if tile_seconds * num_tiles(smallest, patch) < _CASE_SECONDS:  # tiles in a batch take less than one by one
-        seconds, answer = _timed_prediction(network, trial, image)
+        seconds, rows = _timed_prediction(network, trial, image)
         tile_seconds = seconds / num_tiles(smallest, patch)
-    shape, device = smallest.shape, answer.logits.device
-    blank = Answer(
-        torch.zeros((len(answer.logits), *shape), device=device),
-        None if answer.disagreement is None else torch.zeros(shape, device=device),
-    )
+    blank = torch.zeros((len(rows[0]), *smallest.shape), device=rows[0].device)
     write_seconds = math.inf
     for _ in range(2):  # the first time pays for imports
         started = time.monotonic()
-        write_case(trial, smallest.id, blank)
+        write_case(trial, smallest.id, [blank])
         write_seconds = min(write_seconds, time.monotonic() - started)
     tiles = sum(num_tiles(meta, patch) for meta in metas)
     voxels = [math.prod(meta.geometry.shape) for meta in metas]
     return tiles * tile_seconds + write_seconds * sum(voxels) / min(voxels)
 
 
-def _timed_prediction(network: nn.Module, trial: Validator, image: Tensor) -> tuple[float, Answer]:
+def _timed_prediction(network: nn.Module, trial: Validator, image: Tensor) -> tuple[float, list[Tensor]]:
     """Seconds of predicting `image`, and what came out."""
     started = _now(trial.device)
-    answer = predict_image(network, trial, image)
-    return _now(trial.device) - started, answer
+    rows = list(predict_image(network, trial, image))
+    return _now(trial.device) - started, rows
 
 
 def _typical(seconds: list[float]) -> float:

@@ -10,14 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from autoseg.errors import UsageError
-from autoseg.inference.export import previous_stage_labels
+from autoseg.inference.export import previous_stage_labels, slabs
 from autoseg.inference.model import weights_digest
-from autoseg.inference.store import read_meta, read_probabilities
+from autoseg.inference.store import probabilities_path, read_meta, read_probabilities
 from autoseg.records.base import read_record
 from autoseg.records.labels import LabelScheme
 from autoseg.records.results import PreprocessedCase, TrainedFold
+from autoseg.storage.arrays import array_shape
 from autoseg.storage.hashing import sha256_json
 
 
@@ -84,4 +86,6 @@ def folds_digest(folds: Sequence[Path]) -> str | None:
 def held_out_segmentation(out_of_fold: OutOfFold, case: PreprocessedCase, labels: LabelScheme) -> npt.NDArray[np.int16]:
     """Held-out internal classes `Z Y X` of a case on the grid that `case` describes, whichever grid they came from."""
     folder = out_of_fold.folders[case.id]
-    return previous_stage_labels(read_probabilities(folder, case.id), read_meta(folder, case.id), case, labels)
+    shape = array_shape(probabilities_path(folder, case.id))
+    parts = (torch.from_numpy(read_probabilities(folder, case.id, rows)) for rows in slabs(shape))
+    return previous_stage_labels(parts, read_meta(folder, case.id), case, labels)

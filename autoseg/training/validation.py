@@ -8,7 +8,8 @@ segmentations and scores are left out with a message.
 
 import importlib.util
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +18,24 @@ from torch import Tensor, nn
 
 from autoseg import console
 from autoseg.errors import ModelError
-from autoseg.inference.export import to_native_disagreement, to_native_labels, to_native_probabilities
-from autoseg.inference.sliding_window import Answer, predict_logits, prediction_precision
-from autoseg.inference.store import meta_path, write_disagreement, write_probabilities
+from autoseg.inference.export import (
+    Labels,
+    blank_labels,
+    crop_shape,
+    decide,
+    native_windows,
+    probability_depth,
+    to_disagreement,
+    to_probabilities,
+)
+from autoseg.inference.sliding_window import predict_rows, prediction_precision
+from autoseg.inference.store import (
+    disagreement_path,
+    disagreement_writer,
+    meta_path,
+    probabilities_path,
+    probability_writer,
+)
 from autoseg.metrics.build import score_case, summarize
 from autoseg.preprocessing import store
 from autoseg.records.base import Record, read_record, write_record
@@ -79,9 +95,7 @@ def validate(network: nn.Module, validator: Validator, cases: Sequence[str], sto
         done = scores_path(validator, case) if can_score else meta_path(validator.folder, case)
         if not done.is_file():
             image = network_input(validator, case)
-            started = time.monotonic()
-            answer = predict_image(network, validator, image)  # it waits for the device
-            write_case(validator, case, answer, time.monotonic() - started)
+            write_case(validator, case, predict_image(network, validator, image))
         if can_score:
             scores[case] = read_record(done, CaseScores, ModelError).scores
     return summarize("out-of-fold validation", scores) if can_score else None
@@ -92,10 +106,10 @@ def has_image_libraries() -> bool:
     return all(importlib.util.find_spec(name) is not None for name in _IMAGE_LIBRARIES)
 
 
-def predict_image(network: nn.Module, validator: Validator, image: Tensor) -> Answer:
-    """What the network says about an image as `network_input` gives it."""
+def predict_image(network: nn.Module, validator: Validator, image: Tensor) -> Iterator[Tensor]:
+    """What the network says about an image as `network_input` gives it, in rows as `predict_rows` yields them."""
     configuration, labels = validator.configuration, validator.labels
-    return predict_logits(
+    return predict_rows(
         [network],
         image,
         configuration.patch_zyx,
@@ -117,19 +131,17 @@ def network_input(validator: Validator, case: str) -> Tensor:
     return torch.cat([image, classes[None].float()])
 
 
-def write_case(validator: Validator, case: str, answer: Answer, seconds: float | None = None) -> None:
+def write_case(validator: Validator, case: str, rows: Iterable[Tensor]) -> None:
     """Write the probabilities of one case and, with image libraries, its segmentation and last its scores.
 
     Args:
         validator: where to.
         case: its id.
-        answer: of the network, on its grid.
-        seconds: that the network took for it.
+        rows: what the network says, on its grid, as `predict_image` yields it.
     """
-    meta, labels, logits = validator.manifest.cases[case], validator.labels, answer.logits
-    if answer.disagreement is not None:
-        write_disagreement(validator.folder, case, to_native_disagreement(answer.disagreement, meta))
-    write_probabilities(validator.folder, meta, to_native_probabilities(logits, meta, labels))
+    meta, labels = validator.manifest.cases[case], validator.labels
+    clock = _Clock(rows)
+    found = _write_probabilities(validator.folder, clock.rows(), meta, labels)
     if not has_image_libraries():
         return
     from autoseg.datasets.pairs import on_grid_of
@@ -140,13 +152,50 @@ def write_case(validator: Validator, case: str, answer: Answer, seconds: float |
     entry = next(entry for entry in validator.dataset.training if entry.id == case)
     assert entry.label is not None, f"training case {case} has no label"
     image, reference = (Path(validator.dataset.root) / name for name in (entry.images[0], entry.label))
-    found = to_native_labels(logits, meta, labels)
     path = validator.folder / (case + output_ending(image))
     write_label(path, labels.to_file(found), meta.geometry, like=image)
     turned = on_grid_of(meta.geometry, read_label(reference), entry)
     truth = labels.to_internal(turned.array[0], f"label of {case}")
     scores = score_case(found, truth, labels, meta.geometry)
-    write_record(scores_path(validator, case), CaseScores(scores=scores, seconds=seconds))
+    write_record(scores_path(validator, case), CaseScores(scores=scores, seconds=clock.seconds))
+
+
+class _Clock:
+    """How long it takes until rows come; what is done with them meanwhile does not count."""
+
+    def __init__(self, source: Iterable[Tensor]) -> None:
+        self.source, self.seconds = iter(source), 0.0
+
+    def rows(self) -> Iterator[Tensor]:
+        """The source's rows; they are checked on the host, so their device has finished them."""
+        while True:
+            started = time.monotonic()
+            part = next(self.source, None)
+            self.seconds += time.monotonic() - started
+            if part is None:
+                return
+            yield part
+
+
+def _write_probabilities(folder: Path, rows: Iterable[Tensor], meta: PreprocessedCase, labels: LabelScheme) -> Labels:
+    """Write probabilities and disagreement window by window, then the record of the case; returns the segmentation."""
+    native, cropped = blank_labels(meta)
+    num_heads = labels.num_heads
+    windows = native_windows(rows, meta, probability_depth(num_heads, crop_shape(meta)))
+    with ExitStack() as files:
+        put = files.enter_context(probability_writer(probabilities_path(folder, meta.id), num_heads, meta))
+        put_disagreement = None
+        for window in windows:
+            logits = window.values(slice(0, num_heads))
+            put(window.where, to_probabilities(logits, labels).numpy())
+            if (disagreement := to_disagreement(window, num_heads)) is not None:
+                if put_disagreement is None:
+                    path = disagreement_path(folder, meta.id)
+                    put_disagreement = files.enter_context(disagreement_writer(path, meta))
+                put_disagreement(window.where, disagreement)
+            cropped[window.where] = decide(logits, labels, threshold=0.0).cpu().numpy()
+    write_record(meta_path(folder, meta.id), meta)
+    return native
 
 
 def scores_path(validator: Validator, case: str) -> Path:

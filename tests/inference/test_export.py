@@ -7,12 +7,15 @@ import pytest
 import torch
 
 from autoseg.inference.export import (
+    decide,
     labels_from_probabilities,
+    native_windows,
     previous_stage_labels,
+    to_disagreement,
     to_native_labels,
-    to_native_probabilities,
 )
 from autoseg.inference.store import (
+    probability_writer,
     read_disagreement,
     read_meta,
     read_probabilities,
@@ -24,6 +27,9 @@ from autoseg.records.labels import LabelScheme, Target
 from autoseg.records.results import PreprocessedCase
 from autoseg.spatial import resampling
 from autoseg.spatial.orientation import Turn, turn, turned
+from autoseg.spatial.resampling import linear_windows
+from autoseg.storage.arrays import read_array
+from tests.inference.whole import native_labels, native_probabilities
 from tests.spatial.whole import resample_linear
 
 CLASSES = LabelScheme(class_names=("background", "a", "b"), class_values=(0, 1, 2), num_entries=3)
@@ -67,7 +73,7 @@ def test_turned_back_to_the_file(axes, flips) -> None:
     on_grid = np.ascontiguousarray(turn(truth, Turn(axes, flips)))
     logits = torch.nn.functional.one_hot(torch.from_numpy(on_grid).long(), 3).movedim(-1, 0).float()
     meta = meta_for(axes, flips, crop=tuple((0, n) for n in on_grid.shape))
-    found = to_native_labels(logits, meta, CLASSES)
+    found = native_labels(logits, meta, CLASSES)
     np.testing.assert_array_equal(found, truth)
     assert found.dtype == np.int16
     assert found.flags.c_contiguous
@@ -75,7 +81,7 @@ def test_turned_back_to_the_file(axes, flips) -> None:
 
 def test_outside_the_crop_is_background() -> None:
     meta = meta_for(crop=((2, 5), (1, 9), (3, 6)))
-    found = to_native_labels(torch.tensor([0.0, 1.0, 0.5])[:, None, None, None].expand(3, 3, 8, 3), meta, CLASSES)
+    found = native_labels(torch.tensor([0.0, 1.0, 0.5])[:, None, None, None].expand(3, 3, 8, 3), meta, CLASSES)
     assert found[2:5, 1:9, 3:6].min() == 1
     assert found.sum() == 3 * 8 * 3
 
@@ -91,8 +97,8 @@ def test_slabs_equal_the_whole(labels: LabelScheme, spacing, monkeypatch: pytest
         wanted = torch.where(whole[1] > 0, 2, torch.where(whole[0] > 0, 1, 0))
     else:
         wanted = whole.argmax(0)
-    monkeypatch.setattr(resampling, "_SLAB_VOXELS", 3 * 11 * 7 * 2)
-    np.testing.assert_array_equal(to_native_labels(logits, meta, labels), wanted.numpy())
+    monkeypatch.setattr(resampling, "_WINDOW_VOXELS", 3 * 11 * 7 * 2)
+    np.testing.assert_array_equal(native_labels(logits, meta, labels), wanted.numpy())
 
 
 @pytest.mark.parametrize("labels", [CLASSES, REGIONS])
@@ -100,12 +106,12 @@ def test_probabilities_give_the_same_labels(labels: LabelScheme) -> None:
     """Only where float16 cannot tell two heads (or a region and one half) apart may labels differ."""
     meta = meta_for((2, 0, 1), (True, False, True), crop=((1, 7), (0, 9), (2, 10)), shape=(4, 11, 6))
     logits = logits_for((4, 11, 6), labels.num_heads, seed=3) * 4
-    probabilities = to_native_probabilities(logits, meta, labels)
+    probabilities = native_probabilities(logits, meta, labels)
     assert probabilities.dtype == np.float16
     assert probabilities.shape == (labels.num_heads, 6, 9, 8)
     if not labels.has_regions:
         np.testing.assert_allclose(probabilities.astype(float).sum(0), 1, atol=2e-3)
-    direct = to_native_labels(logits, meta, labels)
+    direct = native_labels(logits, meta, labels)
     stored = labels_from_probabilities([probabilities], meta, labels)
     ordered = np.sort(probabilities.astype(float), axis=0)
     margin = np.abs(probabilities.astype(float) - 0.5).min(0) if labels.has_regions else ordered[-1] - ordered[-2]
@@ -118,7 +124,7 @@ def test_probabilities_give_the_same_labels(labels: LabelScheme) -> None:
 
 def test_mean_of_several() -> None:
     meta = meta_for()
-    first, second = (to_native_probabilities(logits_for(FILE_SHAPE, seed=s), meta, CLASSES) for s in (1, 2))
+    first, second = (native_probabilities(logits_for(FILE_SHAPE, seed=s), meta, CLASSES) for s in (1, 2))
     mean = (first.astype(np.float32) + second.astype(np.float32)) / 2
     np.testing.assert_array_equal(labels_from_probabilities([first, second], meta, CLASSES), mean.argmax(0))
     np.testing.assert_array_equal(
@@ -127,15 +133,15 @@ def test_mean_of_several() -> None:
 
 
 def test_ties_go_to_the_first_head() -> None:
-    found = to_native_labels(torch.zeros((3, *FILE_SHAPE)), meta_for(), CLASSES)
+    found = native_labels(torch.zeros((3, *FILE_SHAPE)), meta_for(), CLASSES)
     assert not found.any()
-    assert not to_native_labels(torch.zeros((2, *FILE_SHAPE)), meta_for(), REGIONS).any()
+    assert not native_labels(torch.zeros((2, *FILE_SHAPE)), meta_for(), REGIONS).any()
 
 
 def test_regions_are_painted_in_order() -> None:
     logits = torch.full((2, *FILE_SHAPE), 1.0)
     logits[1, :, :, 3:] = -1.0
-    found = to_native_labels(logits, meta_for(), REGIONS)
+    found = native_labels(logits, meta_for(), REGIONS)
     assert set(np.unique(found[..., :3])) == {2}
     assert set(np.unique(found[..., 3:])) == {1}
 
@@ -143,20 +149,20 @@ def test_regions_are_painted_in_order() -> None:
 def test_previous_stage_on_the_next_grid() -> None:
     """On the crop's own grid the answer is the segmentation itself; a finer grid keeps its volume."""
     coarse = meta_for(crop=((1, 7), (0, 10), (1, 7)), shape=(3, 5, 3), spacing=(4.0, 2.0, 3.0))
-    probabilities = to_native_probabilities(logits_for((3, 5, 3)) * 5, coarse, CLASSES)
+    probabilities = native_probabilities(logits_for((3, 5, 3)) * 5, coarse, CLASSES)
     same = coarse.model_copy(update={"shape": (6, 10, 6), "spacing_mm": SPACING})
-    found = previous_stage_labels(probabilities, coarse, same, CLASSES)
+    found = previous_stage_labels([torch.from_numpy(probabilities)], coarse, same, CLASSES)
     native = labels_from_probabilities([probabilities], coarse, CLASSES)
     np.testing.assert_array_equal(found, native[1:7, 0:10, 1:7])
     fine = coarse.model_copy(update={"shape": (12, 20, 12), "spacing_mm": (1.0, 0.5, 0.75)})
-    finer = previous_stage_labels(probabilities, coarse, fine, CLASSES)
+    finer = previous_stage_labels([torch.from_numpy(probabilities)], coarse, fine, CLASSES)
     assert finer.shape == (12, 20, 12)
     assert (finer == 1).mean() == pytest.approx((found == 1).mean(), abs=0.03)
 
 
 def test_stored_probabilities_come_back(tmp_path) -> None:
     meta = meta_for()
-    probabilities = to_native_probabilities(logits_for(FILE_SHAPE), meta, CLASSES)
+    probabilities = native_probabilities(logits_for(FILE_SHAPE), meta, CLASSES)
     write_probabilities(tmp_path, meta, probabilities)
     assert read_disagreement(tmp_path, meta.id) is None
     disagreement = (np.arange(probabilities[0].size) % 256).astype(np.uint8).reshape(probabilities[0].shape)
@@ -166,3 +172,83 @@ def test_stored_probabilities_come_back(tmp_path) -> None:
     np.testing.assert_array_equal(read_probabilities(tmp_path, "case"), probabilities)
     np.testing.assert_array_equal(read_probabilities(tmp_path, "case", slice(2, 5)), probabilities[:, 2:5])
     assert read_meta(tmp_path, "case") == meta
+
+
+@pytest.mark.parametrize("has_regions", [False, True])
+def test_heads_in_blocks_equal_all_heads_at_once(has_regions: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """21 heads, four or fewer at a time; ties between blocks go to the first head as ties within one do."""
+    names = tuple(map(str, range(21)))
+    labels = LabelScheme(class_names=names, class_values=tuple(range(21)), num_entries=21)
+    if has_regions:
+        regions = tuple(Target(name=name, members=(number,)) for number, name in enumerate(names) if number)
+        labels = labels.model_copy(update={"regions": regions, "region_order": tuple(range(20, 0, -1))})
+    meta = meta_for(shape=(6, 9, 8), spacing=(3.0, 1.7, 1.5))
+    logits = logits_for((6, 9, 8), labels.num_heads).round()  # many ties
+    logits[5:9] = logits[4]
+    whole = resample_linear(logits, FILE_SHAPE, None)
+    for values in (9 * 11 * 7 * 4, 3 * 11 * 7, 1):
+        monkeypatch.setattr(resampling, "_WINDOW_VOXELS", values)
+        windows = list(native_windows([logits], meta))
+        assert windows[0].block <= 4
+        found = to_native_labels(windows, meta, labels)
+        np.testing.assert_array_equal(found, decide(whole, labels, threshold=0.0).numpy())
+
+
+def test_labels_are_made_from_few_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """100 rows to 300: when a window comes, no more rows were asked for than it needs, and none it needs no more."""
+    monkeypatch.setattr(resampling, "_WINDOW_VOXELS", 1)
+    asked: list[torch.Tensor] = []
+
+    def parts():
+        for number in range(100):
+            asked.append(torch.full((2, 1, 3, 3), float(number)))
+            yield asked[-1]
+
+    for number, window in enumerate(linear_windows(parts(), (100, 3, 3), (300, 3, 3))):
+        assert window.where == slice(number, number + 1)
+        assert window.rows.shape[1] <= 2
+        assert len(asked) <= number // 3 + 2
+        expected = min(max((number + 0.5) / 3 - 0.5, 0), 99)
+        torch.testing.assert_close(window.values()[0, 0, 0, 0], torch.tensor(float(expected)), rtol=1e-5, atol=1e-5)
+    assert len(asked) == 100
+
+
+def test_parts_that_are_not_the_volume_are_refused() -> None:
+    with pytest.raises(AssertionError, match="10 rows came, the volume has 5"):
+        list(linear_windows([torch.zeros(1, 5, 2, 2)] * 2, (5, 2, 2), (7, 2, 2)))
+
+
+@pytest.mark.parametrize("separate", [None, 0])
+def test_rows_that_no_window_needs_are_drawn_all_the_same(separate: int | None) -> None:
+    """Ten rows to two: a network is asked for all of its rows, and what it finds wrong with the last is not missed."""
+    drawn = []
+    parts = (drawn.append(row) or torch.full((1, 1, 2, 2), float(row)) for row in range(10))
+    windows = list(linear_windows(parts, (10, 2, 2), (2, 2, 2), separate, depth=1))
+    assert len(windows) == 2
+    assert drawn == list(range(10))
+
+
+def test_disagreement_is_the_channel_after_the_heads() -> None:
+    meta = meta_for()
+    logits = torch.cat([logits_for(FILE_SHAPE), torch.linspace(0, 1, 9).view(1, 9, 1, 1).expand(1, *FILE_SHAPE)])
+    (window,) = native_windows([logits], meta)
+    found = to_disagreement(window, 3)
+    np.testing.assert_array_equal(found[:, 0, 0], [0, 32, 64, 96, 128, 159, 191, 223, 255])
+    assert to_disagreement(next(native_windows([logits[:3]], meta)), 3) is None
+    np.testing.assert_array_equal(native_labels(logits, meta, CLASSES), native_labels(logits[:3], meta, CLASSES))
+
+
+def test_probabilities_are_written_window_by_window(tmp_path) -> None:
+    meta = meta_for()
+    probabilities = native_probabilities(logits_for(FILE_SHAPE), meta, CLASSES)
+    with probability_writer(tmp_path / "some.b2nd", 3, meta) as put:
+        for start, stop in ((0, 2), (2, 7), (7, 9)):
+            put(slice(start, stop), probabilities[:, start:stop])
+        assert not (tmp_path / "some.b2nd").exists()
+    np.testing.assert_array_equal(read_array(tmp_path / "some.b2nd"), probabilities)
+    with (
+        pytest.raises(AssertionError, match="not the box"),
+        probability_writer(tmp_path / "other.b2nd", 3, meta) as put,
+    ):
+        put(slice(0, 3), probabilities[:, :2])
+    assert [path.name for path in tmp_path.iterdir()] == ["some.b2nd"]

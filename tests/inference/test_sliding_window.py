@@ -6,7 +6,13 @@ from torch import Tensor, nn
 
 from autoseg.errors import ModelError
 from autoseg.inference import sliding_window
-from autoseg.inference.sliding_window import head_permutation, mirror_flips, predict_logits, prediction_precision
+from autoseg.inference.sliding_window import (
+    head_permutation,
+    mirror_flips,
+    predict_logits,
+    predict_rows,
+    prediction_precision,
+)
 from autoseg.records.labels import LabelScheme, Target
 from autoseg.records.recipe import Mirroring, Recipe
 
@@ -194,3 +200,104 @@ def test_values_that_are_not_finite_are_refused() -> None:
         predict_logits([Pointwise()], image, (4, 4, 4), 3, NO_MIRRORING, LABELS, CPU)
     with pytest.raises(ModelError, match="not finite"):
         predict_logits([Pointwise(float("nan"))], volume(1, 4, 4, 4), (4, 4, 4), 3, NO_MIRRORING, LABELS, CPU)
+
+
+class Counting(Smoothing):
+    """Counts the tiles that it is asked about."""
+
+    def __init__(self, seed: int, channels: int = 1) -> None:
+        super().__init__(seed, channels)
+        self.asked: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        self.asked += list(x)
+        return super().forward(x)
+
+
+def plainly(network: nn.Module, image: Tensor, patch: tuple[int, int, int], mirroring: Mirroring) -> Tensor:
+    """Every tile in every mirroring, one by one into whole volumes; all that the module does is left out."""
+    total, seen = torch.zeros((3, *image.shape[1:])), torch.zeros(image.shape[1:])
+    weights = sliding_window.gaussian_weights(patch)
+    for start in sliding_window.tile_starts(image.shape[1:], patch):
+        where = tuple(slice(a, a + p) for a, p in zip(start, patch, strict=True))
+        tile, flips = image[(slice(None), *where)], mirror_flips(mirroring, patch)
+        axes = [[a + 1 for a in flip] for flip in flips]
+        answers = [network(tile.flip(a)[None])[0][0].flip(a) if a else network(tile[None])[0][0] for a in axes]
+        total[(slice(None), *where)] += torch.stack(answers).mean(0) * weights
+        seen[where] += weights
+    return total / seen
+
+
+def airy(*shape: int) -> Tensor:
+    """Air of one value, a body in the middle of z, something else constant at its end."""
+    image = torch.full((1, *shape), -1.5)
+    image[:, shape[0] // 3 : shape[0] // 2, 3:9, 3:9] = volume(1, shape[0] // 2 - shape[0] // 3, 6, 6)
+    image[:, -5:] = 0.25
+    return image
+
+
+@pytest.mark.parametrize("mirroring", [Mirroring(), NO_MIRRORING])
+@pytest.mark.parametrize("batch", [1, 3, 64])
+def test_tiles_of_air_are_asked_about_once_and_no_label_differs(
+    mirroring: Mirroring, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, patch = airy(30, 14, 15), (4, 6, 6)
+    networks = [Counting(1), Counting(2)]
+    found = predict_logits(networks, image, patch, 3, mirroring, LABELS, CPU, tile_batch=batch)
+    constant = [bool((tile == tile.flatten()[0]).all()) for tile in networks[0].asked]
+    assert 1 <= sum(constant) <= 3  # air before and after the body, and the other constant
+    assert len(networks[0].asked) == len(networks[1].asked)
+    skipped = len(networks[0].asked)
+    monkeypatch.setattr(sliding_window, "_constant", lambda scene, start: None)
+    everything = predict_logits(networks, image, patch, 3, mirroring, LABELS, CPU, tile_batch=batch)
+    assert len(networks[0].asked) - skipped > 2 * skipped
+    torch.testing.assert_close(found.logits, everything.logits, rtol=1e-5, atol=1e-5)
+    assert torch.equal(found.logits.argmax(0), everything.logits.argmax(0))
+    if mirroring.in_prediction:
+        torch.testing.assert_close(found.disagreement, everything.disagreement, rtol=1e-5, atol=1e-5)
+    both = (plainly(networks[0], image, patch, mirroring) + plainly(networks[1], image, patch, mirroring)) / 2
+    torch.testing.assert_close(found.logits, both, rtol=1e-5, atol=1e-5)
+    assert torch.equal(found.logits.argmax(0), both.argmax(0))
+
+
+def test_a_constant_class_of_the_previous_stage_that_has_two_sides_is_not_skipped() -> None:
+    """Its one-hot channel changes with a flip, so one answer does not do for all mirrorings."""
+    mirroring = Mirroring(axes=(2,), swap_axis=2, swap_pairs=((1, 2),))
+    image = torch.zeros(2, 4, 6, 8)
+    for number in (0, 1):
+        image[1] = number
+        network = Counting(5, channels=3)
+        found = predict_logits([network], image, (4, 6, 4), 3, mirroring, LABELS, CPU, has_previous=True).logits
+        assert len(network.asked) == (1 if number == 0 else 6)
+        whole = torch.cat([image[:1], image[1:] == 1, image[1:] == 2])
+        mirrored = network(whole.flip(3)[[0, 2, 1]][None])[0][0].flip(3)[[0, 2, 1]]
+        wanted = (network(whole[None])[0][0] + mirrored) / 2
+        torch.testing.assert_close(found[:, 1:3, 1:5, 1], wanted[:, 1:3, 1:5, 1], rtol=1e-5, atol=1e-5)
+
+
+def test_a_tile_with_one_voxel_that_is_not_a_number_is_not_air() -> None:
+    image = torch.zeros(1, 4, 4, 4)
+    image[0, 1, 1, 1] = float("nan")
+    with pytest.raises(ModelError, match="not finite"):
+        predict_logits([Smoothing(1)], image, (4, 4, 4), 3, NO_MIRRORING, LABELS, CPU)
+
+
+@pytest.mark.parametrize(("shape", "patch"), [((23, 9, 8), (4, 6, 4)), ((9, 8, 8), (1, 8, 8)), ((2, 5, 9), (4, 6, 4))])
+def test_rows_leave_as_soon_as_no_later_tile_touches_them(
+    shape: tuple[int, int, int], patch: tuple[int, int, int]
+) -> None:
+    image, network = volume(1, *shape), Counting(3)
+    whole = predict_logits([network], image, patch, 3, NO_MIRRORING, LABELS, CPU, tile_batch=1)
+    needed, first, network.asked = len(network.asked), 0, []
+    starts = sliding_window.tile_starts(tuple(max(s, p) for s, p in zip(shape, patch, strict=True)), patch)
+    for part in predict_rows([network], image, patch, 3, NO_MIRRORING, LABELS, CPU, tile_batch=1):
+        assert torch.equal(part, whole.logits[:, first : first + part.shape[1]])
+        first += part.shape[1]
+        below = sum(start[0] < first for start in starts)
+        assert first == shape[0] or len(network.asked) <= below + 1
+    assert (first, len(network.asked)) == (shape[0], needed)
+
+
+def test_the_callers_code_runs_outside_of_inference_mode() -> None:
+    for _ in predict_rows([Smoothing(1)], volume(1, 9, 4, 4), (4, 4, 4), 3, Mirroring(), LABELS, CPU):
+        assert not torch.is_inference_mode_enabled()

@@ -5,14 +5,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from autoseg.inference.export import mean_disagreement, mean_probabilities
+from autoseg.inference.export import mean_disagreement, mean_probabilities, native_windows
 from autoseg.inference.model import load_model
 from autoseg.inference.predictor import OnGrid, segment
+from autoseg.inference.store import disagreement_path, folds_path, read_meta, read_probabilities
 from autoseg.inference.voices import Spoken, speak
 from autoseg.records.dataset import Case
-from autoseg.records.results import PostprocessingRule
+from autoseg.records.geometry import Geometry
+from autoseg.records.labels import LabelScheme
+from autoseg.records.results import PostprocessingRule, PreprocessedCase
 from autoseg.selection.predictor import Predictor, prepare
-from autoseg.storage.arrays import write_array
+from autoseg.storage.arrays import read_array, write_array
+from tests.inference.whole import speak_whole
 from tests.pipeline.fakes import make_plan, write_fold
 from tests.pipeline.test_predict import CPU, put
 
@@ -25,11 +29,10 @@ def test_a_voice_is_the_same_fold_of_each_configuration(tmp_path: Path) -> None:
             write_array(tmp_path / f"{model}_{fold}.probabilities.b2nd", values)
     write_array(tmp_path / "0_0.disagreement.b2nd", np.full((1, 1, 3), 40, np.uint8))
     write_array(tmp_path / "0_1.disagreement.b2nd", np.full((1, 1, 3), 81, np.uint8))
-    spoken = Spoken(np.zeros((1, 1, 3), np.int16), np.zeros((2, 1, 1, 3), np.float16), None, tmp_path, (3, 2))
+    spoken = Spoken(np.zeros((1, 1, 3), np.int16), None, tmp_path, (3, 2))
     heard = list(spoken.voices())
     np.testing.assert_allclose([p[0, 0, 0, 0] for p, _ in heard], [0.15, 0.3, 0.25], atol=1e-3)
     assert [None if d is None else int(d[0, 0, 0]) for _, d in heard] == [40, 81, None]
-    assert spoken.disagreement()[0, 0].tolist() == [60, 60, 60]
 
 
 def test_means() -> None:
@@ -58,7 +61,41 @@ def test_speaking_one_by_one_gives_the_joint_segmentation(tmp_path: Path) -> Non
         grids: dict[str, OnGrid] = prepare(Predictor(chosen, PostprocessingRule(), CPU), tmp_path / "images", case)
         folder = tmp_path / f"voices_{len(chosen)}"
         folder.mkdir()
-        spoken = speak(chosen, grids, torch.device("cpu"), folder)
+        spoken = speak_whole(chosen, grids, torch.device("cpu"), folder)
         np.testing.assert_array_equal(spoken.labels, segment(chosen, grids, CPU))
         assert len(list(spoken.voices())) == 2
-        assert spoken.disagreement() is not None
+        assert disagreement_path(folder, "all").is_file()
+
+
+def test_what_the_folds_disagree_about_is_kept(tmp_path: Path) -> None:
+    """Two folds and the mean of their logits, written down; of one fold there is nothing to compare."""
+    logits = torch.tensor([[[4.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [3.0, 0.0]]])  # fold, head, voxel
+    labels = LabelScheme(class_names=("background", "a"), class_values=(0, 1), num_entries=2)
+    meta = PreprocessedCase(
+        id="case",
+        geometry=Geometry(shape=(1, 1, 2), spacing_mm=(1, 1, 1), affine=((0, 0, 1, 0), (0, 1, 0, 0), (1, 0, 0, 0))),
+        axes=(0, 1, 2),
+        flips=(False, False, False),
+        crop=((0, 1), (0, 1), (0, 2)),
+        shape_before_crop=(1, 1, 2),
+        spacing_before_mm=(1, 1, 1),
+        shape=(1, 1, 2),
+        spacing_mm=(1, 1, 1),
+    )
+    (tmp_path / "folds").mkdir()
+    windows = zip(*(native_windows([fold[:, None, None]], meta) for fold in logits), strict=True)
+    spoken = speak(windows, [2], meta, labels, tmp_path / "folds")
+    single, together = logits.softmax(1), logits.mean(0).softmax(0)
+    wanted = (single - together).abs().sum(1).div(2).mean(0)
+    assert float(wanted[0]) > 0.3
+    spoken.keep(tmp_path)
+    found = read_array(folds_path(tmp_path, "case"))
+    np.testing.assert_allclose(found[0, 0] / 255, wanted, atol=0.003)
+    np.testing.assert_allclose(read_probabilities(tmp_path, "case")[:, 0, 0], together, atol=1e-3)
+    assert read_meta(tmp_path, "case") == meta
+    assert not disagreement_path(tmp_path, "case").exists()
+    (tmp_path / "one").mkdir()
+    speak(zip(native_windows([logits[0][:, None, None]], meta)), [1], meta, labels, tmp_path / "one").keep(
+        tmp_path / "one"
+    )
+    assert not folds_path(tmp_path / "one", "case").exists()

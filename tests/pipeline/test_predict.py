@@ -21,7 +21,16 @@ from autoseg.records.results import Aggregate, Candidate, PostprocessingRule, Se
 from autoseg.selection import predictor as predictor_module
 from autoseg.selection.predictor import Predictor, prepare
 from autoseg.spatial.orientation import Turn, turn
-from tests.pipeline.fakes import LABELS, blobs, image_of, make_plan, make_workspace, oblique_grid, stored_as, write_fold
+from tests.pipeline.fakes import (
+    LABELS,
+    blobs,
+    image_of,
+    make_plan,
+    make_workspace,
+    oblique_grid,
+    stored_as,
+    write_fold,
+)
 
 CPU = torch.device("cpu")
 CLASSES = blobs()
@@ -157,7 +166,10 @@ def test_the_folder_of_the_images_is_no_output(tmp_path: Path, images: Path, mon
     assert [path.read_bytes() for path in images.iterdir()] == [before]
 
 
-@pytest.mark.parametrize(("module", "name"), [(predictor_module, "read_case_image"), (stage_module, "segment")])
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [(predictor_module, "read_case_image"), (stage_module, "case_windows"), (stage_module, "segmentation")],
+)
 @pytest.mark.parametrize(
     "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")]
 )
@@ -169,10 +181,10 @@ def test_a_case_too_large_for_the_memory_is_named(
         put(images, f"{case}.nii.gz")
     original, calls = getattr(module, name), iter((None, error, None))
 
-    def sometimes(*arguments):
+    def sometimes(*arguments, **named):
         if (problem := next(calls)) is not None:
             raise problem
-        return original(*arguments)
+        return original(*arguments, **named)
 
     monkeypatch.setattr(module, name, sometimes)
     with pytest.raises(PartialError, match=r"1 of 3 .*\n  b: it does not fit into memory"):
@@ -198,13 +210,16 @@ def test_reading_may_fail_for_one_case_but_a_full_disk_ends_the_run(tmp_path: Pa
 
 
 def test_an_error_of_the_program_is_not_hidden(tmp_path: Path, images: Path, monkeypatch) -> None:
-    def fail(*_):
+    def fail(*_, **__):
         raise RuntimeError("shapes do not match")
 
+    model = write_fold(tmp_path / "fold_0", make_plan())
     put(images, "a.nii.gz")
-    monkeypatch.setattr(stage_module, "segment", fail)
-    with pytest.raises(RuntimeError, match="shapes do not match"):
-        predict(write_fold(tmp_path / "fold_0", make_plan()), images, tmp_path / "out", device="cpu")
+    for name in ("case_windows", "segmentation", "prepare", "write_label"):
+        with monkeypatch.context() as patch:
+            patch.setattr(stage_module, name, fail)
+            with pytest.raises(RuntimeError, match="shapes do not match"):
+                predict(model, images, tmp_path / "out", device="cpu")
 
 
 def test_without_held_out_cases_the_usual_configuration_predicts(tmp_path: Path, images: Path) -> None:

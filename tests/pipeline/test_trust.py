@@ -12,11 +12,9 @@ from scipy import stats
 from autoseg.cli.main import main
 from autoseg.errors import UsageError
 from autoseg.images.writing import write_image, write_label
-from autoseg.inference.export import to_native_disagreement, to_native_probabilities
 from autoseg.inference.model import load_model
-from autoseg.inference.predictor import case_answer, segment
+from autoseg.inference.predictor import segment
 from autoseg.inference.store import read_disagreement, read_probabilities, write_disagreement, write_probabilities
-from autoseg.inference.voices import speak
 from autoseg.pipeline.flow import choose
 from autoseg.pipeline.predict import predict, read_finished
 from autoseg.pipeline.report import report
@@ -31,6 +29,7 @@ from autoseg.records.workspace import Paths
 from autoseg.selection.features import FeatureSums
 from autoseg.selection.held_out import HeldOut, calibrated_probabilities, find_held_out
 from autoseg.selection.predictor import Predictor, load_predictor, prepare
+from tests.inference.whole import case_rows, native_disagreement, native_probabilities, speak_whole
 from tests.pipeline.fakes import LABELS, blobs, image_of, make_plan, make_workspace, oblique_grid, write_fold
 
 CPU = torch.device("cpu")
@@ -82,9 +81,10 @@ def validate(fold: Path, root: Path, cases: list[Case]) -> None:
     model = load_model([fold], CPU)
     for case in cases:
         grids = prepare(predictor_of(model), root, case)
-        answer, meta = case_answer(model, grids, CPU), grids[model.configuration].meta
-        write_probabilities(fold / "validation", meta, to_native_probabilities(answer.logits, meta, LABELS))
-        write_disagreement(fold / "validation", case.id, to_native_disagreement(answer.disagreement, meta))
+        rows, meta = case_rows(model, grids, CPU), grids[model.configuration].meta
+        write_probabilities(fold / "validation", meta, native_probabilities(rows, meta, LABELS))
+        disagreement = native_disagreement(rows, meta, LABELS.num_heads)
+        write_disagreement(fold / "validation", case.id, disagreement)
 
 
 def predictor_of(*models):
@@ -188,7 +188,7 @@ def test_asked_fold_by_fold_a_model_shows_the_same(workspace, chosen, tmp_path: 
         found = segment(asked, grids, CPU, together.add)
         folder = tmp_path / str(len(asked))
         folder.mkdir()
-        np.testing.assert_array_equal(speak(asked, grids, CPU, folder, one_by_one.add).labels, found)
+        np.testing.assert_array_equal(speak_whole(asked, grids, CPU, folder, one_by_one.add).labels, found)
         assert one_by_one.result() == pytest.approx(together.result(), abs=5e-3)
 
 

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,8 @@ from hypothesis import strategies as st
 from autoseg.spatial import resampling
 from autoseg.spatial.resampling import (
     axis_operator,
+    linear_windows,
     resample_image,
-    resample_linear_slabs,
     resampled_shape,
     separate_axis,
 )
@@ -78,11 +80,17 @@ def test_small_slabs_change_nothing(monkeypatch, separate):
         whole, linear = resample_image(image, after, separate), resample_linear(image, after, separate)
         with monkeypatch.context() as patch:
             patch.setattr(resampling, "_SLAB_VOXELS", 200)
+            patch.setattr(resampling, "_WINDOW_VOXELS", 200)
             torch.testing.assert_close(resample_image(image, after, separate), whole, atol=1e-6, rtol=0)
-            slabs = list(resample_linear_slabs(image, after, separate))
-            assert len(slabs) > 3
-            torch.testing.assert_close(torch.cat([slab for _, slab in slabs], 1), linear, atol=1e-6, rtol=0)
-            assert [where.start for where, _ in slabs[1:]] == [where.stop for where, _ in slabs[:-1]]
+            for cuts in ((0, 9), (0, 1, 2, 7, 9), range(10)):
+                parts = [image[:, a:b] for a, b in itertools.pairwise(cuts)]
+                windows = list(linear_windows(iter(parts), image.shape[1:], after, separate))
+                assert len(windows) > 3
+                slabs = [window.values() for window in windows]
+                torch.testing.assert_close(torch.cat(slabs, 1), linear, atol=1e-6, rtol=0)
+                assert [w.where.start for w in windows[1:]] == [w.where.stop for w in windows[:-1]]
+                last = windows[-1]
+                torch.testing.assert_close(last.values(slice(1, 3)), slabs[-1][1:], atol=1e-6, rtol=0)
 
 
 def test_half_precision_logits_become_float32():

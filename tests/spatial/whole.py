@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import torch
 
-from autoseg.spatial.resampling import resample_linear_slabs
+from autoseg.spatial.resampling import linear_windows
 
 
 def resample_linear(logits: torch.Tensor, shape: Sequence[int], separate: int | None = None) -> torch.Tensor:
-    """All slabs of `resample_linear_slabs` along z."""
-    return torch.cat([slab for _, slab in resample_linear_slabs(logits, shape, separate)], 1)
+    """All windows of `linear_windows` along z."""
+    windows = linear_windows([logits], logits.shape[1:], shape, separate)
+    return torch.cat([window.values() for window in windows], 1)

@@ -1,9 +1,10 @@
+import resource
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from autoseg.errors import DataError
+from autoseg.errors import DataError, ResourceError
 from autoseg.storage.arrays import array_shape, read_array, write_array
 
 
@@ -21,3 +22,16 @@ def test_a_file_that_is_no_array_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.b2nd").write_bytes(b"no array")
     with pytest.raises(DataError, match=r"x\.b2nd cannot be read"):
         read_array(tmp_path / "x.b2nd")
+
+
+def test_a_disk_that_takes_no_more_is_a_resource_error(tmp_path: Path) -> None:
+    """A limit on the size of files stands for it: blosc2 reports either as a bare RuntimeError."""
+    values = np.random.default_rng(0).integers(0, 255, (64, 64, 64)).astype(np.uint8)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        with pytest.raises(ResourceError, match="is the disk full"):
+            write_array(tmp_path / "a.b2nd", values, (16, 64, 64))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())

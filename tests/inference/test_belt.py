@@ -1,0 +1,99 @@
+"""Between two threads: order, bound, and every way to end; a test that would hang fails after ten seconds."""
+
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from autoseg.inference.belt import Abandoned, Belt
+
+
+def in_thread(work: Callable[[], None]) -> Callable[[], None]:
+    """Start `work`; the function returned waits for its end."""
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+
+    def wait() -> None:
+        thread.join(10)
+        assert not thread.is_alive(), "the other thread hangs"
+
+    return wait
+
+
+def test_items_come_in_order_and_no_more_wait_than_the_limit() -> None:
+    belt, made, used = Belt[int](limit=5, size_of=lambda item: 2), [], []
+
+    def items() -> Iterator[int]:
+        for number in range(50):
+            made.append(number)
+            yield number
+
+    wait = in_thread(lambda: belt.fill(items))
+    for item in belt:
+        used.append(item)
+        assert len(made) <= len(used) + 4  # two wait, one is being put, one is made
+    wait()
+    assert used == list(range(50))
+
+
+def test_one_item_larger_than_the_limit_passes() -> None:
+    belt = Belt[int](limit=5, size_of=lambda item: 100)
+    wait = in_thread(lambda: belt.fill(lambda: [1, 2]))
+    assert list(belt) == [1, 2]
+    wait()
+
+
+@pytest.mark.parametrize("fails_at_once", [True, False])
+def test_an_error_of_the_maker_is_the_users_after_all_that_was_made(fails_at_once: bool) -> None:
+    belt, problem, used = Belt[int](limit=9, size_of=lambda item: 1), ValueError("broken"), []
+
+    def items() -> Iterator[int]:
+        yield 1
+        raise problem
+
+    def broken() -> Iterator[int]:
+        raise problem
+
+    belt.fill(broken if fails_at_once else items)
+    with pytest.raises(ValueError, match="broken") as error:
+        used.extend(belt)
+    assert error.value is problem
+    assert used == ([] if fails_at_once else [1])
+
+
+def test_an_interrupted_maker_leaves_no_user_waiting() -> None:
+    belt, ends = Belt[int](limit=9, size_of=lambda item: 1), []
+
+    def use() -> None:
+        try:
+            list(belt)
+        except Abandoned as error:
+            ends.append(error)
+
+    def items() -> Iterator[int]:
+        yield 1
+        raise KeyboardInterrupt
+
+    wait = in_thread(use)
+    with pytest.raises(KeyboardInterrupt):
+        belt.fill(items)
+    wait()
+    assert len(ends) == 1
+
+
+def test_a_user_who_stops_stops_the_maker() -> None:
+    belt, closed = Belt[int](limit=1, size_of=lambda item: 1), []
+
+    def items() -> Iterator[int]:
+        try:
+            while True:
+                yield 1
+        finally:
+            closed.append(True)
+
+    wait = in_thread(lambda: belt.fill(items))
+    assert next(iter(belt)) == 1
+    belt.close()
+    wait()
+    assert closed == [True]
+    belt.fill(lambda: [1, 2, 3])  # closed already: nothing waits

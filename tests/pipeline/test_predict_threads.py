@@ -1,0 +1,142 @@
+"""Predict in threads, and fast: faults stay with their case, an end of the run ends all, less is asked of networks."""
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from autoseg.errors import DataError, PartialError, ResourceError
+from autoseg.images.reading import read_label
+from autoseg.inference import predictor as inference
+from autoseg.pipeline import predict as stage_module
+from autoseg.pipeline.predict import predict, read_finished
+from autoseg.records.dataset import Case
+from autoseg.records.postprocessing import ComponentRule, TargetRule
+from autoseg.records.results import PostprocessingRule
+from autoseg.records.trust import Trust
+from autoseg.selection import predictor as predictor_module
+from autoseg.selection.predictor import hastened, load_predictor, prepare
+from autoseg.spatial.tiles import tile_starts
+from tests.pipeline.fakes import LABELS, ByIntensity, blobs, make_plan, write_fold
+from tests.pipeline.test_predict import CLASSES, CPU, put
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    return tmp_path / "images"
+
+
+def put_many(images: Path, ids: str) -> None:
+    for number, case in enumerate(ids):
+        put(images, f"{case}.nii.gz", blobs(seed=number))
+
+
+@pytest.mark.parametrize("place", ["read_case_image", "case_windows", "native_windows", "decide_window", "write_label"])
+def test_a_faulty_case_is_named_whichever_thread_it_fails_in(
+    tmp_path: Path, images: Path, monkeypatch, place: str
+) -> None:
+    """Reading, the networks, resampling, deciding, writing of `b` alone; `a` and `c` are right all the same."""
+    model = write_fold(tmp_path / "fold_0", make_plan())
+    put_many(images, "abc")
+    wanted = predict(model, images, tmp_path / "wanted", device="cpu")
+    modules = {"read_case_image": predictor_module, "native_windows": inference, "decide_window": inference}
+    module, calls = modules.get(place, stage_module), []
+    original = getattr(module, place)
+
+    def sometimes(*arguments, **named):
+        calls.append(place)
+        if len(calls) == 2:
+            raise DataError("broken")
+        return original(*arguments, **named)
+
+    monkeypatch.setattr(module, place, sometimes)
+    with pytest.raises(PartialError, match=r"1 of 3 .*\n  b: broken$"):
+        predict(model, images, tmp_path / "out", device="cpu")
+    for path in wanted:
+        found = tmp_path / "out" / path.name
+        assert found.is_file() == (path.name != "b.nii.gz")
+        if found.is_file():
+            np.testing.assert_array_equal(read_label(found).array, read_label(path).array)
+    assert set(read_finished(tmp_path / "out").cases) == {"a", "c"}
+    assert len(calls) == 3  # once a case, so the second was b
+
+
+def test_an_error_that_ends_the_run_ends_all_threads(tmp_path: Path, images: Path, monkeypatch) -> None:
+    """The disk is full at the second of many cases: no later one is written, and the call returns."""
+    model = write_fold(tmp_path / "fold_0", make_plan())
+    put_many(images, "abcdefgh")
+    before, original, written = set(threading.enumerate()), stage_module.write_label, []
+
+    def fail(path: Path, *rest, **named):
+        if written:
+            raise ResourceError("nothing left")
+        written.append(path)
+        return original(path, *rest, **named)
+
+    monkeypatch.setattr(stage_module, "write_label", fail)
+    with pytest.raises(ResourceError, match="nothing left"):
+        predict(model, images, tmp_path / "out", device="cpu")
+    assert [path.name for path in (tmp_path / "out").glob("*.nii.gz")] == ["a.nii.gz"]
+    assert set(read_finished(tmp_path / "out").cases) == {"a"}
+    assert set(threading.enumerate()) <= before
+
+
+def test_an_interruption_of_the_networks_hangs_nothing(tmp_path: Path, images: Path, monkeypatch) -> None:
+    model = write_fold(tmp_path / "fold_0", make_plan())
+    put_many(images, "abc")
+    before, calls, original = set(threading.enumerate()), iter(range(9)), stage_module.case_windows
+
+    def interrupted(*arguments, **named):
+        if next(calls) == 1:
+            raise KeyboardInterrupt
+        return original(*arguments, **named)
+
+    monkeypatch.setattr(stage_module, "case_windows", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        predict(model, images, tmp_path / "out", device="cpu")
+    assert set(read_finished(tmp_path / "out").cases) == {"a"}  # it was with the exporting thread already
+    assert set(threading.enumerate()) <= before
+
+
+def test_fast_asks_less_of_the_networks_and_is_another_model(tmp_path: Path, images: Path, monkeypatch) -> None:
+    plan = make_plan(patch=(4, 6, 8))
+    assert plan.configurations["3d_fullres"].recipe.mirroring.axes
+    model = write_fold(tmp_path / "fold_0", plan)
+    put(images, "case.nii.gz")
+    asked = []
+
+    def counted(self: ByIntensity, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        asked.append(len(x))
+        return (self.conv(x),)
+
+    monkeypatch.setattr(ByIntensity, "forward", counted)
+    numbers = []
+    for fast in (False, True):
+        (path,) = predict(model, images, tmp_path / "out", device="cpu", keep_finished=True, fast=fast)
+        np.testing.assert_array_equal(read_label(path).array[0], LABELS.to_file(CLASSES))
+        numbers.append(sum(asked))
+        asked.clear()
+    shape = prepare(load_predictor(model, None, CPU), images, Case(id="case", images=("case.nii.gz",)))
+    tiles = [len(tile_starts(shape["3d_fullres"].image.shape[1:], (4, 6, 8), step)) for step in (0.5, 0.75)]
+    assert numbers[0] <= 8 * tiles[0]
+    assert numbers[1] <= tiles[1] < tiles[0]
+    assert numbers[0] > 8 * numbers[1]
+
+
+def test_fast_leaves_out_what_was_learned_from_full_predictions(tmp_path: Path, capsys) -> None:
+    predictor = load_predictor(write_fold(tmp_path / "fold_0", make_plan()), None, CPU)
+    trust = Trust.model_construct(inputs="x")
+    components = ComponentRule.model_construct(targets=(TargetRule.model_construct(feature="mirror_mean"),))
+    assert components.needs_probabilities
+    rule = PostprocessingRule.model_construct(keep_largest=(1,), components=components)
+    quick = hastened(replace(predictor, trust=trust, rule=rule))
+    assert quick.trust is None
+    assert quick.rule.components is None
+    assert quick.rule.keep_largest == (1,)
+    assert "no post-processing of components and no predicted quality" in capsys.readouterr().err
+    assert quick.models[0].digest != predictor.models[0].digest
+    assert not quick.models[0].settings.recipe.mirroring.in_prediction
+    assert predictor.models[0].settings.recipe.mirroring.in_prediction
