@@ -161,7 +161,9 @@ def predict(
     dataset: Annotated[str | None, typer.Argument(metavar="DATASET", help="Whose selected model predicts.")] = None,
     input_: Annotated[Path | None, typer.Option("-i", "--input", help="Folder of images, or one image.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for the segmentations.")] = None,
-    model: Annotated[Path | None, typer.Option("--model", help="A model folder instead of DATASET.")] = None,
+    model: Annotated[
+        Path | None, typer.Option("--model", help="A model folder or a packed model (zip) instead of DATASET.")
+    ] = None,
     plan: o.PlanName = None,
     continue_: Annotated[bool, typer.Option("--continue", help="Keep segmentations that are already there.")] = False,
     save_probabilities: Annotated[
