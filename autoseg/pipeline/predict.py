@@ -32,6 +32,7 @@ from autoseg.postprocessing.apply import changes_path
 from autoseg.postprocessing.case_grid import read_case_grid
 from autoseg.records.base import Record, read_record, write_record
 from autoseg.records.dataset import Case
+from autoseg.records.labels import LabelScheme
 from autoseg.records.postprocessing import CaseChanges
 from autoseg.records.results import PreprocessedCase
 from autoseg.records.trust import Judgement
@@ -55,6 +56,10 @@ _WAITING_BYTES = 1 << 28
 class Finished(Record):
     """Which model each segmentation of a folder comes from, so that a continued run trusts only its own."""
 
+    labels: LabelScheme | None = None
+    """What the segmentations' values mean; None: an older autoseg wrote them."""
+    channel_names: tuple[str, ...] = ()
+    """Of the images."""
     cases: dict[str, str] = {}
     """Case id -> digest of weights, plan and post-processing."""
     judged: dict[str, Judgement] = {}
@@ -126,8 +131,14 @@ def predict_cases(
             judged[case.id] = outcome
             write_text(output / QUALITY_TABLE, quality_table(judged))
             tell(case.id, outcome)
-        write_record(output / FINISHED, Finished(cases=finished, judged=judged))
+        write_finished()
 
+    def write_finished() -> None:
+        plan = predictor.models[0].plan
+        known = Finished(labels=plan.labels, channel_names=plan.channel_names, cases=finished, judged=judged)
+        write_record(output / FINISHED, known)
+
+    write_finished()
     for _ in console.track(_done_cases(predictor, root, waiting, targets, record), len(waiting), "predicting"):
         pass
     _raise_failed(failed, len(cases))
