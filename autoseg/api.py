@@ -110,6 +110,14 @@ class LoadedModel:
             ResourceError: the disk of the temporary folder is full.
         """
         volume, is_flat = _as_volume(np.asarray(image), spacing_mm, affine, orientation)
+        found = self.segment_volume(volume, probabilities)
+        if not is_flat:
+            return found
+        said = found.probabilities
+        return replace(found, labels=found.labels[0], probabilities=None if said is None else said[:, 0])
+
+    def segment_volume(self, volume: Volume, probabilities: bool = False) -> Segmentation:
+        """Segment an image as readers give it; otherwise as `segment`."""
         predictor = replace(self.predictor, saves_probabilities=probabilities)
         grids = prepare_volume(predictor, "image", volume)
         first, spoken = predictor.models[0], list[npt.NDArray[np.float16]]()
@@ -120,10 +128,8 @@ class LoadedModel:
 
         grid = partial(grid_of_image, volume.array, meta, first.plan, first.configuration)
         found = answer(predictor, meta, ask(predictor, grids), grid, Path(tempfile.gettempdir()), keep)
-        labels, said = self.scheme.to_file(found.classes), spoken[0] if spoken else None
-        if is_flat:
-            labels, said = labels[0], None if said is None else said[:, 0]
-        return Segmentation(labels, said, found.judgement, found.changes or ())
+        labels = self.scheme.to_file(found.classes)
+        return Segmentation(labels, spoken[0] if spoken else None, found.judgement, found.changes or ())
 
 
 def load_model(model: str | Path, *, device: str = "auto", fast: bool = False) -> LoadedModel:
