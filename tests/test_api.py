@@ -12,8 +12,10 @@ from autoseg.errors import DataError, ModelError, UsageError
 from autoseg.images.reading import read_image, read_label
 from autoseg.images.writing import write_image
 from autoseg.inference.store import read_probabilities
+from autoseg.pipeline.pack import pack
 from autoseg.pipeline.predict import predict, read_finished
 from autoseg.records.base import write_record
+from autoseg.records.postprocessing import ComponentRule, ComponentSettings, LearningSettings, TargetRule
 from autoseg.records.results import PostprocessingRule, Selection
 from autoseg.spatial.cropping import box_slices
 from autoseg.spatial.orientation import Turn, turn
@@ -119,6 +121,45 @@ def test_a_datasets_folder_brings_its_rules(tmp_path: Path) -> None:
         autoseg.load_model(paths.folder, device="cpu")
 
 
+def test_rules_that_judge_by_image_and_probabilities_travel_and_hold_for_arrays(tmp_path: Path) -> None:
+    """Components of dark or unsure voxels are removed: from files, from the packed model and from arrays alike."""
+    paths, plan = make_workspace(tmp_path), make_plan()
+    for fold in range(2):
+        write_fold(paths.fold("plan", "3d_fullres", str(fold)), plan, fold=str(fold), offset=10.0 * fold)
+    names = ("3d_fullres",)
+    write_record(
+        paths.selection, Selection(plan="plan", configurations=names, folds={names[0]: ("0", "1")}, candidates=())
+    )
+    image = image_of(CLASSES)
+    image[0, -1, -2:, -2:] = 70.0  # a speck of class a, darker than the rest of it
+    darkest = (85.0 - image.mean(dtype=np.float64)) / image.std(dtype=np.float64)  # features are normalised
+    targets = (
+        TargetRule(target="a", method="intensity0_mean", feature="intensity0_mean", minimum=darkest),
+        TargetRule(target="b", method="nothing"),
+    )
+    components = ComponentRule(
+        components=ComponentSettings(),
+        learning=LearningSettings(),
+        num_cases=6,
+        num_groups=6,
+        targets=targets,
+        counts={},
+        scores=(),
+    )
+    write_record(paths.postprocessing, PostprocessingRule(components=components))
+    write_image(tmp_path / "images" / "case.nii.gz", image, GRID)
+    pack(paths, tmp_path / "model.zip")
+    found = {}
+    for name, where in (("folder", paths), ("zip", tmp_path / "model.zip")):
+        (path,) = predict(where, tmp_path / "images", tmp_path / name, device="cpu")
+        found[name] = read_label(path).array[0]
+    answer = autoseg.load_model(tmp_path / "model.zip", device="cpu").segment(image, affine=GRID.matrix)
+    np.testing.assert_array_equal(found["folder"], LABELS.to_file(CLASSES))
+    np.testing.assert_array_equal(found["zip"], found["folder"])
+    np.testing.assert_array_equal(answer.labels, found["folder"])
+    assert len(answer.changes) == 1
+
+
 def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
     write_fold(tmp_path / "fold_0", make_plan())
     model = autoseg.load_model(tmp_path / "fold_0", device="cpu")
@@ -151,8 +192,6 @@ def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths, plan = make_workspace(tmp_path), make_plan()
     write_fold(paths.fold("plan", "3d_fullres", "0"), plan)
     write_image(tmp_path / "scan.nii.gz", IMAGE[0][None], GRID)
-    from autoseg.pipeline.pack import pack
-
     pack(paths, tmp_path / "model.zip")
     predict(tmp_path / "model.zip", tmp_path / "scan.nii.gz", tmp_path / "out", device="cpu")
     assert set(read_finished(tmp_path / "out").cases) == {"scan"}
