@@ -116,9 +116,10 @@ def test_a_datasets_folder_brings_its_rules(tmp_path: Path) -> None:
     model = autoseg.load_model(str(paths.folder), device="cpu")
     found = model.predict(image_of(speck), affine=GRID.matrix)
     np.testing.assert_array_equal(found, LABELS.to_file(CLASSES))
-    write_record(paths.selection, chosen.model_copy(update={"plan": "../plan"}))
-    with pytest.raises(ModelError, match="names folds outside"):
-        autoseg.load_model(paths.folder, device="cpu")
+    for wrong in ({"plan": "../plan"}, {"folds": {"3d_fullres": ("0/../../../x",)}}, {"folds": {}}):
+        write_record(paths.selection, chosen.model_copy(update=wrong))
+        with pytest.raises(ModelError, match="or folds outside"):
+            autoseg.load_model(paths.folder, device="cpu")
 
 
 def test_rules_that_judge_by_image_and_probabilities_travel_and_hold_for_arrays(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ Indices = npt.NDArray[np.integer[Any]]
 Points = npt.NDArray[np.float64]
 
 _SAME = 1 - 1e-9
+_FEW = 128
 
 
 def axial_axis(geometry: Geometry) -> int:
@@ -100,7 +101,12 @@ def _box_corners(voxels: Indices) -> Points:
 
 
 def _hull(points: Points) -> Points:
-    """The corners of the convex hull of points that span all their dimensions, as corners of boxes do."""
+    """The corners of the convex hull of points that span all their dimensions, as corners of boxes do.
+
+    A few points are compared sooner than their hull is found: they all stay.
+    """
+    if len(points) <= _FEW:
+        return points
     distinct = np.unique(points, axis=0)
     corners: Points = distinct[ConvexHull(distinct).vertices]
     return corners

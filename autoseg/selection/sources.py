@@ -101,9 +101,9 @@ def _only_folder(folder: Path) -> Path:
 
 def _selected_folds(paths: Paths, selection: Selection, name: str) -> list[Path]:
     """Fold folders of a selected configuration; names that lead out of the models' folder are refused."""
-    folds = selection.folds[name]
-    if any(Path(part).name != part or "\\" in part for part in (selection.plan, name, *folds)):
-        raise ModelError(f"{paths.selection} names folds outside {paths.folder / MODELS}.")
+    folds = selection.folds.get(name, ())
+    if not folds or any(Path(part).name != part or "\\" in part for part in (selection.plan, name, *folds)):
+        raise ModelError(f"{paths.selection} names no folds of {name}, or folds outside {paths.folder / MODELS}.")
     return [paths.fold(selection.plan, name, fold) for fold in folds]
 
 

@@ -201,4 +201,6 @@ def _segmented(model: LoadedModel, image: Path, limits: Limits) -> Response:
 
 def _refusal(refusal: Refused) -> Response:
     headers = {} if refusal.retry_seconds is None else {"Retry-After": str(refusal.retry_seconds)}
+    if refusal.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse({"detail": refusal.detail}, status_code=refusal.status, headers=headers)

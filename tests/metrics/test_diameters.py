@@ -74,7 +74,7 @@ def test_a_picture_has_no_length_in_space() -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.integers(1, 6), st.integers(1, 7), st.integers(0, 2))
+@given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.integers(1, 8), st.integers(1, 9), st.integers(0, 2))
 def test_no_pair_of_corners_is_further_apart(seed: int, z: int, y: int, x: int, axial: int) -> None:
     rng = np.random.default_rng(seed)
     mask = rng.random((z, y, x)) < 0.6

@@ -82,6 +82,17 @@ def test_the_answer_is_the_file_that_predict_writes(folder: Path, model: LoadedM
     assert paths["/segment"]["post"]["requestBody"]["required"]
 
 
+def test_the_page_runs(folder: Path, model: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The documented client, word for word but for the port."""
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "serve_a_model.md").read_text("utf-8")
+    source = page.split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(tmp_path)
+    content = put(tmp_path, "scan.nii.gz", 4)
+    with served(model) as client:
+        exec(compile(source.replace("http://127.0.0.1:8000", str(client.base_url).rstrip("/")), "page", "exec"), {})
+        assert client.post("/segment", content=content).content == (tmp_path / "segmentation.nii.gz").read_bytes()
+
+
 def ask_many(folder: Path, model: LoadedModel, num_requests: int, at_a_time: int) -> None:
     """Every request's image differs; each must get its own answer, and none may be lost."""
     name = f"many_{num_requests}"
