@@ -108,6 +108,7 @@ def _card(sources: Sources, selection: Selection, folds: Folds) -> Package:
         scores={} if evaluation is None else _scores(evaluation),
         has_postprocessing=_changes_something(sources.rule),
         has_trust=sources.trust is not None,
+        known={} if sources.trust is None else sources.trust.known,
         licence=next((licence for licence in licences if licence), None),
         versions={"autoseg": __version__, "torch": importlib.metadata.version("torch")},
     )

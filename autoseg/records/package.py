@@ -3,6 +3,7 @@
 from autoseg.records.base import Record
 from autoseg.records.model_card import ModelCard
 from autoseg.records.results import Aggregate
+from autoseg.records.trust import KnownRange
 
 PACKAGE = "package.json"
 """File in the packed model."""
@@ -31,6 +32,8 @@ class Package(Record):
     """Whether learned or chosen post-processing is inside."""
     has_trust: bool
     """Whether it says how good its segmentations may be."""
+    known: dict[str, KnownRange] = {}
+    """Property of a scan -> its range over the training cases; empty: nothing was learned about it."""
     limits: tuple[str, ...] = DEFAULT_LIMITS
     """What it must not be used for, and where it is known to fail."""
     licence: str | None = None

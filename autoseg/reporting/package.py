@@ -52,6 +52,8 @@ def readme(package: Package) -> str:
             dice = "none held out" if fold.mean_dice is None else f"{fold.mean_dice:.4f} ({fold.num_validation_cases})"
             rows.append(f"| {name} | {card.architecture} | {spacing} | {number} | {fold.num_train_cases} | {dice} |")
     rows += ["", "## Scores", "", *_scores(package), "", "## Limits", "", *(f"- {limit}" for limit in package.limits)]
+    for name, known in package.known.items():
+        rows.append(f"- Trained on scans with a {name} of {known.smallest:.4g} to {known.largest:.4g}.")
     rows += ["", "## Licence", "", package.licence or "Not stated: ask whoever gave you this file before you use it."]
     rows += ["", "## How to cite", "", package.citation or "Not stated.", ""]
     return "\n".join(rows)

@@ -76,6 +76,7 @@ def test_it_names_no_case_and_packs_again(tmp_path: Path, workspace, chosen, cap
     assert not [name for name in names if "validation" in name or "evaluation" in name]
     assert "We 2026" in page
     assert "Not for children." in page
+    assert "- Trained on scans with a spacing along z in mm of 2 to 2." in page
     assert "## Licence\n\nNot stated" in page
     assert main(["info", str(tmp_path / "one.zip")]) == 0
     assert page in capsys.readouterr().out
