@@ -9,7 +9,7 @@ from autoseg.cli import options as o
 from autoseg.errors import UsageError
 
 IMPORTS = ("nnunet",)
-EXPORTS = ("nnunet", "onnx", "torch", "monai-bundle")
+EXPORTS = ("nnunet", "onnx", "torch")
 
 
 def import_(
@@ -37,9 +37,36 @@ def import_(
     o.show([str(folder) for folder in folders], as_json, "\n".join(rows))
 
 
+def export(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="For what tool: nnunet, onnx, torch.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder, or the folder of one of its folds.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to be written; missing or empty.")],
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Write a model for another tool; what would answer otherwise there is refused with the reason."""
+    _check(kind, EXPORTS)
+    o.start(None, quiet)
+    written, following = _export(kind, model, output)
+    o.show(str(written), as_json, f"written {written}\nNext: {following}")
+
+
+def _export(kind: str, model: Path, output: Path) -> tuple[Path, str]:
+    """What was written, and what to do with it."""
+    if kind == "nnunet":
+        from autoseg.interop.nnunet_export import export_nnunet
+
+        written = export_nnunet(model, output)
+        return written, f"nnUNetv2_predict_from_modelfolder -m {written} -i IMAGES -o OUT -f FOLDS"
+    from autoseg.interop.traced import export_traced
+
+    written = export_traced(model, output, kind)
+    return written, f"see how to use {written.name} in docs/how-to/exchange_models.md"
+
+
 def _check(kind: str, known: tuple[str, ...]) -> None:
     if kind not in known:
         raise UsageError(f"{kind!r} is none of the kinds that are known: {', '.join(known)}.")
 
 
-COMMANDS = (import_,)
+COMMANDS = (import_, export)

@@ -132,7 +132,12 @@ def dataset(labels: dict[str, Any], channels: Sequence[str] = ("MRI",), order: S
 
 
 def write_images(
-    folder: Path, spacing_zyx: Sequence[float], shape_zyx: Sequence[int], channels: int = 1, sigma: float = 1.5
+    folder: Path,
+    spacing_zyx: Sequence[float],
+    shape_zyx: Sequence[int],
+    channels: int = 1,
+    sigma: float = 1.5,
+    frame: bool = True,
 ) -> Path:
     """Two cases of smooth noise beside zeros, one of them with exchanged axes that run against the world's."""
     folder.mkdir()
@@ -142,7 +147,8 @@ def write_images(
         for channel in range(channels):
             smooth = ndimage.gaussian_filter(rng.standard_normal(shape_zyx), sigma)
             values = smooth / smooth.std() + 0.5
-            values[:2], values[:, :, -3:] = 0, 0
+            if frame:
+                values[:2], values[:, :, -3:] = 0, 0
             image = sitk.GetImageFromArray(values.astype(np.float32))
             image.SetSpacing([float(s) for s in reversed(spacing_zyx)])
             image.SetDirection([float(d) for d in direction.ravel()])
