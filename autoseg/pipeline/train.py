@@ -30,6 +30,7 @@ from autoseg.storage import tensors
 from autoseg.storage.locks import is_locked, locked
 from autoseg.training.budget import decide_schedule
 from autoseg.training.checkpoint import remove_checkpoints
+from autoseg.training.compiling import undo_compilation
 from autoseg.training.distractors import CENSUS, LEARNER
 from autoseg.training.inputs import learned_from, training_inputs
 from autoseg.training.loop import COOLDOWN_REQUEST, final_weights, memory_errors, train_network
@@ -140,6 +141,7 @@ def _train_and_validate(
     learner = new_learner(task, schedule.precision)
     look = partial(watched_dice, validator=task.validator, cases=task.watched) if task.watched else None
     history = train_network(learner, task.sampler, schedule, task.folder, stop, task.title, look)
+    undo_compilation(learner.network)
     weights = final_weights(learner)
     learner.network.load_state_dict(weights)
     about = {"plan": task.plan.name, "configuration": configuration, "fold": fold, "steps": history[-1].steps}

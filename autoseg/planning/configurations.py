@@ -30,6 +30,9 @@ _SMALLEST_BATCH = 2
 _MAX_SEARCHES = 4
 """Times the memory search is repeated with less, at most; two have always been enough."""
 
+_WEIGHTED_LOSS = 1.005
+"""What the answer to imbalance, which is given later, may add to the bytes of a step: weights of the loss's voxels."""
+
 _LOWRES_BELOW = 0.25
 """nnU-Net: a low resolution is planned when the patch covers less than this share of the median case."""
 
@@ -176,12 +179,15 @@ def _fit_to_memory(
     for _ in range(_MAX_SEARCHES):
         found = _fit_along_line(preset, budget, demand, spacing_mm, median_shape, voxels_a_case, gib, share)
         recipe = preset.recipe.model_copy(update={"recompute_activations": found.recomputes}).model_dump_json()
-        need = trace_need(
-            found.network, found.patch_size, found.batch_size, demand.num_channels, demand.labels, recipe
-        ).num_bytes
+        need = (
+            trace_need(
+                found.network, found.patch_size, found.batch_size, demand.num_channels, demand.labels, recipe
+            ).num_bytes
+            * _WEIGHTED_LOSS
+        )
         if need <= usable_bytes(gib):
             break
-        share *= usable_bytes(gib) / need
+        share *= min(usable_bytes(gib) / need, 0.98)  # at least a little less, or the same is found again
     return found
 
 

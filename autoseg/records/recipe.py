@@ -243,6 +243,9 @@ class Recipe(Record):
     recompute_activations: bool = False
     """Whether the backward pass computes what a stage's layers gave again instead of keeping it: a third to a half less
     memory, a third more arithmetic, the same gradients."""
+    compilation: Literal["off", "on", "graphs"] = "off"
+    """Whether torch compiles the network for training on a GPU: `on`; `graphs`: and records CUDA graphs. What fails is
+    said, and the training goes on without. It takes a minute or two, so short budgets do better without."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Arithmetic of the network; `auto`: in training bfloat16 where the device computes it faster than float32, in
     prediction float32."""

@@ -20,6 +20,7 @@ from autoseg.records.plan import Configuration, Plan
 from autoseg.records.recipe import Sampling
 from autoseg.training.batches import Sampler
 from autoseg.training.batchgenerators_tier import batchgenerators_step, find_transforms
+from autoseg.training.compiling import compile_network
 from autoseg.training.distractors import mark_distractors
 from autoseg.training.loop import Learner, build_learner
 from autoseg.training.out_of_fold import Earlier
@@ -156,4 +157,8 @@ def new_learner(task: Task, precision: Precision) -> Learner:
     if configuration.recipe.recompute_activations:
         recompute_activations(network)
     loss = build_loss(configuration.recipe, learned, configuration.batch_dice)
-    return build_learner(network, loss, configuration.recipe, precision, task.device)
+    learner = build_learner(network, loss, configuration.recipe, precision, task.device)
+    channels = len(task.plan.channel_names) + configuration.num_previous_channels(task.plan.labels)
+    sample = torch.zeros((configuration.batch_size, channels, *configuration.patch_zyx), device=task.device)
+    compile_network(learner.network, configuration.recipe.compilation, sample, precision, task.title)
+    return learner

@@ -8,6 +8,7 @@ therefore seen nothing of the held-out cases, whose predictions stay what out-of
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from torch import nn
 
 from autoseg import console
@@ -49,8 +50,9 @@ def watched_dice(network: nn.Module, validator: Validator, cases: Sequence[str])
     """
     found = []
     for case in cases:
-        logits = predict_image(network, validator, network_input(validator, case)).logits
-        classes = decide(logits, validator.labels, threshold=0.0).cpu().numpy()
+        rows = predict_image(network, validator, network_input(validator, case))
+        decided = [decide(part[: validator.labels.num_heads], validator.labels, threshold=0.0).cpu() for part in rows]
+        classes = torch.cat(decided).numpy()
         reference = store.read_labels(validator.store_folder, case)
         matrix = confusion_matrix(classes, reference, validator.labels)
         mean = case_mean(scores_from_matrix(matrix, validator.labels, 1.0))

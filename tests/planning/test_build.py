@@ -166,8 +166,8 @@ def test_small_stays_in_its_budget_and_covers_its_share(
 
 def test_a_small_card_gets_a_cascade() -> None:
     head = fingerprint((2.5, 4.0, 4.0), (128, 128, 128), 40)
-    for preset in ("nnunet", "default"):
-        plan = make_plan(head, dataset(), preset, gpu_memory_gib=1)
+    for preset, gib in (("nnunet", 1.0), ("default", 0.5)):
+        plan = make_plan(head, dataset(), preset, gpu_memory_gib=gib)
         assert list(plan.configurations) == ["2d", "3d_lowres", "3d_fullres", "3d_cascade_fullres"]
         assert plan.configurations["3d_cascade_fullres"].previous_stage == "3d_lowres"
     assert "3d_lowres" not in make_plan(head, dataset(), "nnunet").configurations
