@@ -84,7 +84,7 @@ def import_plan(
             **_labels_and_channels(dataset, where),
             "orientation": ORIENTATIONS[reader],
             "transpose": plans["transpose_forward"],
-            "intensities": {str(key): value for key, value in intensities.items()},
+            "intensities": {str(key): value for key, value in intensities.items() if value},
             "original_median_spacing_mm": plans["original_median_spacing_after_transp"],
             "configurations": {ours: _configuration(settings, facts)},
             "reasons": {"source": f"nnU-Net: {facts.trainer}, {plans['plans_name']}, {facts.configuration}"},

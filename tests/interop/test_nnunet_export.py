@@ -8,8 +8,11 @@ import pytest
 import torch
 
 from autoseg.errors import ModelError, UsageError
+from autoseg.inference.model import read_fold
 from autoseg.interop.nnunet_export import export_nnunet
+from autoseg.interop.nnunet_import import import_nnunet
 from autoseg.records.labels import LabelScheme, Target
+from autoseg.storage import tensors
 from tests.interop.models import PLAIN, model_folder
 
 SPARSE = LabelScheme(class_names=("background", "a", "b"), class_values=(0, 1, 5), num_entries=3)
@@ -48,6 +51,15 @@ def test_what_is_written(tmp_path: Path) -> None:
         {"configuration": "3d_fullres", "fold": "1"},
         (1,),
     )
+    (back,) = import_nnunet(tmp_path / "out", tmp_path / "work")
+    (plan, _), (ours, _) = read_fold(back / "fold_1"), read_fold(model / "fold_1")
+    known = {"preset", "reasons", "configurations"}
+    assert plan.model_dump(exclude=known) == ours.model_dump(exclude=known)
+    fields = ("network", "spacing_mm", "normalization", "tile_weights", "patch_size", "use_mask_for_norm")
+    for field in fields:
+        assert getattr(plan.configurations["3d_fullres"], field) == getattr(ours.configurations["3d_fullres"], field)
+    theirs, given = (tensors.load(folder / "fold_1" / "weights")[0]["weights"] for folder in (back, model))
+    assert all(torch.equal(theirs[name], value) for name, value in given.items())
     with pytest.raises(UsageError, match="not empty"):
         export_nnunet(model, tmp_path / "out")
     with pytest.raises(ModelError):
