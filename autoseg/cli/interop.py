@@ -9,7 +9,7 @@ from autoseg.cli import options as o
 from autoseg.errors import UsageError
 
 IMPORTS = ("nnunet",)
-EXPORTS = ("nnunet", "onnx", "torch")
+EXPORTS = ("nnunet", "onnx", "torch", "monai-bundle")
 
 
 def import_(
@@ -38,7 +38,7 @@ def import_(
 
 
 def export(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="For what tool: nnunet, onnx, torch.")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="For what tool: nnunet, onnx, torch, monai-bundle.")],
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder, or the folder of one of its folds.")],
     output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to be written; missing or empty.")],
     as_json: o.Json = False,
@@ -58,6 +58,11 @@ def _export(kind: str, model: Path, output: Path) -> tuple[Path, str]:
 
         written = export_nnunet(model, output)
         return written, f"nnUNetv2_predict_from_modelfolder -m {written} -i IMAGES -o OUT -f FOLDS"
+    if kind == "monai-bundle":
+        from autoseg.interop.monai_bundle import export_monai_bundle
+
+        written = export_monai_bundle(model, output)
+        return written, f"segment images with MONAI as {written / 'docs' / 'README.md'} says"
     from autoseg.interop.traced import export_traced
 
     written = export_traced(model, output, kind)

@@ -2,10 +2,10 @@
 
     python -m autoseg.interop.checkpoint_reader CHECKPOINT OUT_FOLDER
 
-A checkpoint is a pickle, written by somebody else. It is read by torch's own restricted reader, which builds tensors,
-containers and numbers and calls nothing else; besides that, only numpy's numbers are let in, as plain Python numbers.
-The program limits its memory, time and output before it touches the file, so that a hostile one ends here, and what it
-hands back holds no pickle. `checkpoints.read_checkpoint` starts it.
+A checkpoint can name any code to be run, and somebody else wrote it. It is read by torch's own restricted reader,
+which builds tensors, containers and numbers and calls nothing else; besides that, only numpy's numbers are let in, as
+plain Python numbers. The program limits its memory, time and output before it touches the file, so that a hostile one
+ends here, and what it hands back can name no code. `checkpoints.read_checkpoint` starts it.
 """
 
 import contextlib

@@ -11,6 +11,7 @@ MONAI has no transform for (cropping to nonzero with masks, regions, cascades) i
 
 import importlib.metadata
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -98,13 +99,15 @@ def _obstacles(plan: Plan, settings: Configuration) -> list[str]:
 
 
 def _write_network(model: Model, path: Path) -> None:
-    network = _MonaiAxes(plain_module(model.networks), model.plan.transpose).eval()
+    network = _MonaiAxes(plain_module(model.networks), model.plan.transpose).eval().requires_grad_(False)
     channels = len(model.plan.channel_names)
     example = torch.randn((1, channels, *_patch_xyz(model)), generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        torch.jit.trace(network, example).save(path)
+    with torch.inference_mode(), warnings.catch_warnings():
+        # The trace holds for one patch at a time, which is what the inference asks for.
+        warnings.simplefilter("ignore")
+        torch.jit.trace(network, example).save(path)  # type: ignore[no-untyped-call]
         other = example.flip(2) * 2 + 1
-        found, expected = torch.jit.load(path)(other), network(other)
+        found, expected = torch.jit.load(path)(other), network(other)  # type: ignore[no-untyped-call]
     if not float((found - expected).abs().max()) <= _TOLERANCE * float(expected.abs().max()):
         raise ModelError("The traced network gives other logits than the model; it was not written.")
 
@@ -132,7 +135,7 @@ def _metadata(model: Model) -> dict[str, Any]:
         "required_packages_version": {},
         "name": f"{plan.dataset} {model.configuration}",
         "task": f"Segmentation of {', '.join(target.name for target in labels.targets)}",
-        "description": f"{model.settings.network.architecture} of plan {plan.name}, {len(model.networks)} folds averaged.",
+        "description": f"{model.settings.network.architecture}, mean logits of {len(model.networks)} folds",
         "authors": "not stated",
         "copyright": "not stated",
         "network_data_format": {
@@ -207,9 +210,8 @@ def _inference(model: Model) -> dict[str, Any]:
             ],
         },
         "predict": "$lambda batch: {**batch, 'pred': @inferer(batch['image'].to(@device), @network_def)}",
-        "run": [
-            "$[[@postprocessing(case) for case in monai.data.decollate_batch(@predict(batch))] for batch in @dataloader]"
-        ],
+        "finish": "$lambda batch: [@postprocessing(case) for case in monai.data.decollate_batch(batch)]",
+        "run": ["$[@finish(@predict(batch)) for batch in @dataloader]"],
     }
 
 
@@ -236,9 +238,10 @@ def _transforms(model: Model) -> list[dict[str, Any]]:
 def _readme(model: Model) -> str:
     run = "python -m monai.bundle run --config_file configs/inference.json --bundle_root . --dataset_dir IMAGES"
     return (
-        f"# {model.plan.dataset}, {model.configuration}\n\nExported by autoseg {autoseg.__version__}. Segment a folder of "
-        f"NIfTI images with\n\n    {run}\n\nMONAI prepares and blends a little differently from autoseg and does not mirror: "
-        "segmentations are close to those of `autoseg predict`, not the same to the voxel.\n"
+        f"# {model.plan.dataset}, {model.configuration}\n\nExported by autoseg {autoseg.__version__}. "
+        f"Segment a folder of NIfTI images with\n\n    {run}\n\n"
+        "MONAI prepares and blends a little differently from autoseg and does not mirror: segmentations are close to "
+        "those of `autoseg predict`, not the same to the voxel.\n"
     )
 
 

@@ -4,8 +4,8 @@
 
 nnU-Net keeps a trained configuration in `<Trainer>__<Plans>__<Configuration>/` with `plans.json`, `dataset.json` and
 `fold_<k>/checkpoint_final.pth`; archives of `nnUNetv2_export_model_to_zip` hold several. The plan keeps nnU-Net's
-orientation, transpose, normalisation and mirroring, so predictions are its own. What its post-processing is stands in
-a pickle, which is not read.
+orientation, transpose, normalisation and mirroring, so predictions are its own. Its post-processing is kept as
+Python objects, which are not read.
 """
 
 import json

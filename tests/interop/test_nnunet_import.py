@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -160,6 +162,17 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path: Path) -> None:
     torch.save(checkpoint(), path, _use_new_zipfile_serialization=False)
     with pytest.raises(ModelError, match="format"):
         read_checkpoint(path, tmp_path / "scratch")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="only Linux tells how much memory is taken")
+def test_the_reader_limits_itself() -> None:
+    code = (
+        "from autoseg.interop.checkpoint_reader import limit_this_process\n"
+        "limit_this_process(1000)\n"
+        "try:\n    bytearray(8 << 30)\nexcept MemoryError:\n    print('limited')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "limited\n", done.stderr
 
 
 def test_damaged_checkpoints(tmp_path: Path) -> None:
