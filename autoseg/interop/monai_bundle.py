@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 import autoseg
 from autoseg.errors import ModelError, UsageError
-from autoseg.inference.model import Model, fold_folders, load_model
+from autoseg.inference.model import Model, load_model
 from autoseg.interop.plain import plain_module
+from autoseg.interop.sources import folds_to_export
 from autoseg.records.plan import Configuration, Plan
 from autoseg.storage.atomic import filled_folder
 
@@ -61,11 +62,7 @@ def export_monai_bundle(model: Path, output: Path) -> Path:
         ModelError: no fold is there, or a file is damaged.
         ResourceError: the disk is full.
     """
-    folders = [model] if (model / "fold.json").is_file() else fold_folders(model)
-    if not folders:
-        raise ModelError(f"{model} holds no trained fold: fold.json is in neither it nor its fold_* folders.")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UsageError(f"{output} is there already and not empty; give another folder.")
+    folders = folds_to_export(model, output)
     loaded = load_model(folders, torch.device("cpu"))
     if reasons := _obstacles(loaded.plan, loaded.settings):
         raise UsageError(f"{model} cannot become a MONAI bundle: {'; '.join(reasons)}.")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from autoseg import console
 from autoseg.errors import UsageError
-from autoseg.inference.model import WEIGHTS, fold_folders, load_model, read_fold
+from autoseg.inference.model import WEIGHTS, load_model, read_fold
 from autoseg.interop.nnunet_names import nnunet_names, with_copies
 from autoseg.interop.nnunet_plans import (
     ARCHITECTURES,
@@ -26,6 +26,7 @@ from autoseg.interop.nnunet_plans import (
     RESAMPLING,
     architecture_of,
 )
+from autoseg.interop.sources import folds_to_export
 from autoseg.records.labels import LabelScheme
 from autoseg.records.plan import Configuration, Plan
 from autoseg.storage import tensors
@@ -50,13 +51,11 @@ def export_nnunet(model: Path, output: Path) -> Path:
         ModelError: no fold is there, or a file is damaged.
         ResourceError: the disk is full.
     """
-    folders = [model] if (model / "fold.json").is_file() else fold_folders(model)
-    plan, trained = read_fold(folders[0] if folders else model)
+    folders = folds_to_export(model, output)
+    plan, trained = read_fold(folders[0])
     settings = plan.configurations[trained.configuration]  # type: ignore[index]
     if reasons := _obstacles(plan, settings):
         raise UsageError(f"{model} cannot be exported to nnU-Net: {'; '.join(reasons)}.")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UsageError(f"{output} is there already and not empty; give another folder.")
     if settings.tile_weights != "nnunet":
         console.warn(
             "nnU-Net weights overlapping tiles around a point half a voxel off the middle: where an image has several "

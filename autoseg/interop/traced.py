@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from autoseg.errors import ModelError, UsageError
-from autoseg.inference.model import Model, fold_folders, load_model
+from autoseg.inference.model import Model, load_model
 from autoseg.interop.plain import plain_module
+from autoseg.interop.sources import folds_to_export
 from autoseg.records.base import write_record
 from autoseg.records.traced import TracedModel
 from autoseg.storage.atomic import filled_folder
@@ -54,11 +55,7 @@ def export_traced(model: Path, output: Path, kind: str) -> Path:
         ModelError: no fold is there, a file is damaged, or the written file gives other logits.
     """
     known = KINDS[kind]
-    folders = [model] if (model / "fold.json").is_file() else fold_folders(model)
-    if not folders:
-        raise ModelError(f"{model} holds no trained fold: fold.json is in neither it nor its fold_* folders.")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UsageError(f"{output} is there already and not empty; give another folder.")
+    folders = folds_to_export(model, output)
     loaded = load_model(folders, torch.device("cpu"))
     module, example = plain_module(loaded.networks), _example(loaded)
     with torch.inference_mode():
