@@ -56,20 +56,18 @@ def test_a_zip_and_a_name(tmp_path: Path) -> None:
     assert left == set()
 
 
-def test_older_plans(tmp_path: Path) -> None:
+def test_plans_before_there_were_architectures(tmp_path: Path) -> None:
     strides, kernels = nn.ISOTROPIC
-    model = results_folder(
-        tmp_path, UNet_class_name="PlainConvUNet", UNet_base_num_features=8, unet_max_num_features=12,
-        n_conv_per_stage_encoder=[1, 2, 2], n_conv_per_stage_decoder=[2, 1], num_pool_per_axis=[2, 2, 2],
-        pool_op_kernel_sizes=strides, conv_kernel_sizes=kernels,
-    )  # fmt: skip
-    plans = json.loads((model / "plans.json").read_text())
-    del plans["configurations"]["3d_fullres"]["architecture"]
-    (model / "plans.json").write_text(json.dumps(plans))
-    with pytest.raises(
-        ModelError, match=r"other shapes.*encoder"
-    ):  # 8, 12, 12 features now, the weights have 8, 12, 16
-        import_nnunet(model, tmp_path / "work")
+    settings = nn.configuration((1, 1, 1), (8, 8, 8), {})
+    del settings["architecture"]
+    settings |= {
+        "UNet_class_name": "PlainConvUNet", "UNet_base_num_features": 8, "unet_max_num_features": 16,
+        "n_conv_per_stage_encoder": [1, 2, 2], "n_conv_per_stage_decoder": [2, 1], "num_pool_per_axis": [2, 2, 2],
+        "pool_op_kernel_sizes": strides, "conv_kernel_sizes": kernels,
+    }  # fmt: skip
+    facts = CheckpointFacts(configuration="3d_fullres", trainer="nnUNetTrainer", mirror_axes=(0, 1), epochs=1)
+    plan, name = import_plan(nn.plans({"3d_fullres": settings}), nn.dataset(nn.LABELS), facts, tmp_path)
+    assert plan.configurations[name].network == spec().model_copy(update={"features_per_stage": (8, 16, 16)})
 
 
 REFUSED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {

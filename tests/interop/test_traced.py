@@ -26,7 +26,11 @@ MEDNEXT = NetworkSpec(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("spec", [PLAIN, RESIDUAL, FLAT, MEDNEXT], ids=lambda spec: spec.architecture)
+@pytest.mark.parametrize(
+    "spec",
+    [PLAIN, *(pytest.param(spec, marks=pytest.mark.slow) for spec in (RESIDUAL, FLAT, MEDNEXT))],
+    ids=["plain", "residual", "2d", "mednext"],
+)
 @pytest.mark.parametrize("kind", ["torch", pytest.param("onnx", marks=pytest.mark.skipif(not HAS_ONNX, reason="onnx"))])
 def test_the_file_answers_as_the_model(kind: str, spec: NetworkSpec, tmp_path: Path) -> None:
     model = model_folder(tmp_path / "m", spec)
