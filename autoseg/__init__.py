@@ -1,3 +1,22 @@
-"""autoseg: a dataset in, the best segmentation model that the data and the time allow out."""
+"""autoseg: a dataset in, the best segmentation model that the data and the time allow out.
 
-__version__ = "0.1.0"
+`load_model` is the way from Python; it and its records are looked up when they are first used, so that
+`import autoseg` needs neither torch nor numpy.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from autoseg.version import __version__
+
+if TYPE_CHECKING:
+    from autoseg.api import LoadedModel, Segmentation, load_model
+
+__all__ = ["LoadedModel", "Segmentation", "__version__", "load_model"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'autoseg' has no attribute {name!r}")
+    from autoseg import api
+
+    return getattr(api, name)

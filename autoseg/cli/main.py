@@ -8,7 +8,7 @@ import traceback
 
 import typer
 
-from autoseg.cli import compare, data, info, interop, labels, models, whole
+from autoseg.cli import compare, data, info, interop, labels, models, serving, sharing, whole
 from autoseg.errors import AutosegError
 
 _INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
@@ -30,6 +30,8 @@ _COMMANDS = (
     *compare.COMMANDS,
     *labels.COMMANDS,
     *interop.COMMANDS,
+    *sharing.COMMANDS,
+    *serving.COMMANDS,
     *info.COMMANDS,
 )
 for command in _COMMANDS:

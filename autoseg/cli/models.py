@@ -12,6 +12,7 @@ from autoseg.cli import options as o
 from autoseg.errors import UsageError
 
 if TYPE_CHECKING:
+    from autoseg.pipeline.delivery import Delivery
     from autoseg.records.results import Evaluation
 
 
@@ -161,7 +162,9 @@ def predict(
     dataset: Annotated[str | None, typer.Argument(metavar="DATASET", help="Whose selected model predicts.")] = None,
     input_: Annotated[Path | None, typer.Option("-i", "--input", help="Folder of images, or one image.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for the segmentations.")] = None,
-    model: Annotated[Path | None, typer.Option("--model", help="A model folder instead of DATASET.")] = None,
+    model: Annotated[
+        Path | None, typer.Option("--model", help="A model folder or a packed model (zip) instead of DATASET.")
+    ] = None,
     plan: o.PlanName = None,
     continue_: Annotated[bool, typer.Option("--continue", help="Keep segmentations that are already there.")] = False,
     save_probabilities: Annotated[
@@ -173,13 +176,19 @@ def predict(
     shift: Annotated[
         bool, typer.Option("--shift", help="Also measure how components of single folds and the ensemble differ.")
     ] = False,
+    measurements: Annotated[
+        bool, typer.Option("--measurements", help="Write volumes, diameters and intensities to measurements.csv.")
+    ] = False,
+    references: Annotated[
+        Path | None, typer.Option(help="Score against these label files; default: labelsTs beside imagesTs.")
+    ] = None,
     device: o.Device = "auto",
     work: o.Work = None,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
     """Segment images with what `select` chose; faulty cases are named, the others done, exit code 5."""
-    from autoseg.pipeline.flow import judgements_of, predict_folder
+    from autoseg.pipeline.delivery import Request, deliver
 
     if input_ is None or output is None:
         raise UsageError("predict needs -i IMAGES and -o OUT.")
@@ -191,27 +200,40 @@ def predict(
     if fast and shift:
         raise UsageError("--shift measures full predictions; leave out --fast.")
     workspace = o.start(work, quiet)
-    written = predict_folder(
-        which,
-        input_,
-        output,
-        workspace=workspace,
+    request = Request(
         plan_name=plan,
         device=device,
         keep_finished=continue_,
         save_probabilities=save_probabilities,
         fast=fast,
         with_shift=shift,
+        measurements=measurements,
+        references=references,
     )
-    judged = judgements_of(output)
-    unsure = sum(bool(judgement.reasons) for judgement in judged.values())
-    about = f", {unsure} to be looked at ({output / 'quality.csv'})" if judged else ""
-    text = f"{len(written)} segmentations in {output}{about}. Next: autoseg evaluate {output} REFERENCES"
+    _show_delivery(deliver(which, input_, output, workspace, request), output, as_json)
+
+
+def _show_delivery(delivery: Delivery, output: Path, as_json: bool) -> None:
+    from autoseg.cli.scoring import score_table
+
+    unsure = sum(bool(judgement.reasons) for judgement in delivery.judged.values())
+    about = f", {unsure} to be looked at ({output / 'quality.csv'})" if delivery.judged else ""
+    rows = [f"{len(delivery.segmentations)} segmentations in {output}{about}."]
+    if delivery.measurements is not None:
+        rows.append(f"Volumes, diameters and intensities: {delivery.measurements}")
+    if delivery.evaluation is not None:
+        rows += [f"Scored against {delivery.references}:", score_table(delivery.evaluation)]
+    following = f"autoseg evaluate {output} REFERENCES"
+    if delivery.evaluation is not None:
+        following = f"look at the worst cases in {output / 'evaluation.csv'}"
     content = {
-        "segmentations": [str(path) for path in written],
-        "judged": {case: judgement.model_dump(mode="json") for case, judgement in judged.items()},
+        "segmentations": [str(path) for path in delivery.segmentations],
+        "judged": {case: judgement.model_dump(mode="json") for case, judgement in delivery.judged.items()},
+        "measurements": delivery.measurements and str(delivery.measurements),
+        "references": delivery.references and str(delivery.references),
+        "evaluation": delivery.evaluation and delivery.evaluation.model_dump(mode="json"),
     }
-    o.show(content, as_json, text)
+    o.show(content, as_json, "\n".join([*rows, f"Next: {following}"]))
 
 
 def evaluate(

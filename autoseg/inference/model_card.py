@@ -4,15 +4,16 @@ All but the licence is read from the folds, so a copy with fewer folds, or with 
 """
 
 import importlib.metadata
+from collections.abc import Sequence
 from pathlib import Path
 
-import autoseg
 from autoseg import console
 from autoseg.errors import ModelError
 from autoseg.inference.model import read_fold, weights_digest
 from autoseg.records.base import read_record, write_record
 from autoseg.records.model_card import FoldCard, ModelCard
 from autoseg.records.results import TrainedFold
+from autoseg.version import __version__
 
 CARD = "model.json"
 
@@ -40,12 +41,19 @@ def describe_model(folder: Path) -> ModelCard:
     folders = [folder] if is_fold else sorted(path.parent for path in folder.glob("fold_*/fold.json"))
     if not folders:
         raise ModelError(f"{folder} holds no trained fold: fold.json is in neither it nor its fold_* folders.")
+    card = (folder.parent if is_fold else folder) / CARD
+    licence = read_record(card, ModelCard, ModelError).licence if card.is_file() else None
+    return describe_folds(folders, licence)
+
+
+def describe_folds(folders: Sequence[Path], licence: str | None = None) -> ModelCard:
+    """The card of some folds of one configuration; raises ModelError as `describe_model` does."""
     known = [(path, *read_fold(path)) for path in folders]
     _, plan, first = known[0]
     if others := sorted({trained.configuration for *_, trained in known} - {first.configuration}):
-        raise ModelError(f"{folder} holds folds of {first.configuration} and of {', '.join(others)}: separate them.")
+        where = folders[0].parent
+        raise ModelError(f"{where} holds folds of {first.configuration} and of {', '.join(others)}: separate them.")
     settings = plan.configurations[first.configuration]  # type: ignore[index]
-    card = (folder.parent if is_fold else folder) / CARD
     return ModelCard(
         dataset=plan.dataset,
         plan=plan.name,
@@ -59,8 +67,8 @@ def describe_model(folder: Path) -> ModelCard:
         num_parameters=first.num_parameters,
         previous_stage=settings.previous_stage,
         folds={trained.fold: _describe_fold(path, trained) for path, _, trained in known},
-        versions={"autoseg": autoseg.__version__, "torch": importlib.metadata.version("torch")},
-        licence=read_record(card, ModelCard, ModelError).licence if card.is_file() else None,
+        versions={"autoseg": __version__, "torch": importlib.metadata.version("torch")},
+        licence=licence,
     )
 
 

@@ -18,13 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import autoseg
 from autoseg.errors import ModelError, UsageError
 from autoseg.inference.model import Model, load_model
 from autoseg.interop.plain import plain_module
 from autoseg.interop.sources import folds_to_export
 from autoseg.records.plan import Configuration, Plan
 from autoseg.storage.atomic import filled_folder
+from autoseg.version import __version__
 
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20220324.json"
 _MONAI = "1.4.0"  # the oldest that has all that the configuration uses
@@ -124,7 +124,7 @@ def _metadata(model: Model) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "version": "0.1.0",
-        "changelog": {"0.1.0": f"exported by autoseg {autoseg.__version__}"},
+        "changelog": {"0.1.0": f"exported by autoseg {__version__}"},
         "monai_version": _MONAI,
         "pytorch_version": importlib.metadata.version("torch").split("+")[0],
         "numpy_version": importlib.metadata.version("numpy"),
@@ -235,7 +235,7 @@ def _transforms(model: Model) -> list[dict[str, Any]]:
 def _readme(model: Model) -> str:
     run = "python -m monai.bundle run --config_file configs/inference.json --bundle_root . --dataset_dir IMAGES"
     return (
-        f"# {model.plan.dataset}, {model.configuration}\n\nExported by autoseg {autoseg.__version__}. "
+        f"# {model.plan.dataset}, {model.configuration}\n\nExported by autoseg {__version__}. "
         f"Segment a folder of NIfTI images with\n\n    {run}\n\n"
         "MONAI prepares and blends a little differently from autoseg and does not mirror: segmentations are close to "
         "those of `autoseg predict`, not the same to the voxel.\n"

@@ -10,6 +10,7 @@ Python objects, which are not read.
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,6 @@ from autoseg import console
 from autoseg.errors import ModelError, UsageError
 from autoseg.inference.model import WEIGHTS, new_network
 from autoseg.inference.model_card import write_card
-from autoseg.interop.archives import opened
 from autoseg.interop.checkpoints import CheckpointFacts, read_checkpoint
 from autoseg.interop.nnunet_names import nnunet_names
 from autoseg.interop.nnunet_plans import import_plan
@@ -29,6 +29,7 @@ from autoseg.records.plan import ConfigurationName, Plan
 from autoseg.records.results import TrainedFold
 from autoseg.records.workspace import Paths
 from autoseg.storage import tensors
+from autoseg.storage.archives import unpacked
 from autoseg.storage.atomic import filled_folder
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
@@ -69,7 +70,9 @@ def import_nnunet(
     """
     names = CHECKPOINTS if checkpoint is None else (checkpoint,)
     scratch = workspace if output is None else output
-    with opened(source, scratch, lambda file: file in ("plans.json", "dataset.json", *names)) as folder:
+    if not source.exists():
+        raise UsageError(f"{source} does not exist; give a results folder of nnU-Net or a zip of one.")
+    with nullcontext(source) if source.is_dir() else unpacked(source, scratch) as folder:
         models = [_found(path.parent, names) for path in sorted(folder.rglob("plans.json"))]
         models = [model for model in models if model.folds]
         if not models:

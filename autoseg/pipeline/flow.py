@@ -27,7 +27,7 @@ from autoseg.records.plan import Plan
 from autoseg.records.postprocessing import LearningSettings
 from autoseg.records.results import PostprocessingRule, Selection, TrainedFold
 from autoseg.records.run import RunResult
-from autoseg.records.trust import Judgement, Trust
+from autoseg.records.trust import Trust
 from autoseg.records.workspace import Paths
 
 # A cascade is trained on its previous stage's held-out predictions, and distractors are those of their base: what is
@@ -305,13 +305,6 @@ def predict_folder(
     if with_shift:
         measure_shift(where, images, output, plan_name=plan_name, device=device)
     return written
-
-
-def judgements_of(output: Path) -> dict[str, Judgement]:
-    """What was said about the segmentations in a folder: case id -> judgement."""
-    from autoseg.pipeline.predict import read_finished
-
-    return dict(read_finished(output).judged)
 
 
 def run_dataset(source: str, workspace: Path, options: RunOptions) -> RunResult:

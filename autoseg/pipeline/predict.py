@@ -27,23 +27,20 @@ from autoseg.errors import DataError, ModelError, PartialError, ResourceError, U
 from autoseg.images.formats import output_ending
 from autoseg.images.writing import write_label
 from autoseg.inference.belt import Belt
-from autoseg.inference.export import Labels
-from autoseg.inference.predictor import Watch, Windows, case_windows, segmentation
-from autoseg.inference.voices import speak, voice_windows
-from autoseg.postprocessing.apply import Heard, changes_path, clean_components
+from autoseg.inference.predictor import Windows
+from autoseg.postprocessing.apply import changes_path
 from autoseg.postprocessing.case_grid import read_case_grid
-from autoseg.postprocessing.rules import apply_rule
 from autoseg.records.base import Record, read_record, write_record
 from autoseg.records.dataset import Case
 from autoseg.records.labels import LabelScheme
 from autoseg.records.postprocessing import CaseChanges
-from autoseg.records.results import PostprocessingRule, PreprocessedCase
+from autoseg.records.results import PreprocessedCase
 from autoseg.records.trust import Judgement
 from autoseg.records.workspace import Paths
-from autoseg.selection.features import FeatureSums
-from autoseg.selection.judging import QUALITY_TABLE, judge, quality_table, tell
+from autoseg.selection.answering import answer, ask
+from autoseg.selection.judging import QUALITY_TABLE, quality_table, tell
 from autoseg.selection.predictor import Grids, Predictor, hastened, load_predictor, prepare
-from autoseg.storage.atomic import scratch_folder, write_text
+from autoseg.storage.atomic import write_text
 
 Outcome = Judgement | str | None
 """What is said about a segmentation, or as text why there is none; None: it was not judged."""
@@ -59,6 +56,10 @@ _WAITING_BYTES = 1 << 28
 class Finished(Record):
     """Which model each segmentation of a folder comes from, so that a continued run trusts only its own."""
 
+    labels: LabelScheme | None = None
+    """What the segmentations' values mean; None: an older autoseg wrote them."""
+    channel_names: tuple[str, ...] = ()
+    """Of the images."""
     cases: dict[str, str] = {}
     """Case id -> digest of weights, plan and post-processing."""
     judged: dict[str, Judgement] = {}
@@ -130,8 +131,14 @@ def predict_cases(
             judged[case.id] = outcome
             write_text(output / QUALITY_TABLE, quality_table(judged))
             tell(case.id, outcome)
-        write_record(output / FINISHED, Finished(cases=finished, judged=judged))
+        write_finished()
 
+    def write_finished() -> None:
+        plan = predictor.models[0].plan
+        known = Finished(labels=plan.labels, channel_names=plan.channel_names, cases=finished, judged=judged)
+        write_record(output / FINISHED, known)
+
+    write_finished()
     for _ in console.track(_done_cases(predictor, root, waiting, targets, record), len(waiting), "predicting"):
         pass
     _raise_failed(failed, len(cases))
@@ -173,28 +180,13 @@ def _done_cases(
             meta = grids if isinstance(grids, str) else grids[predictor.models[0].configuration].meta
             running.append((case, pool.submit(export, case, meta, belt)))
             if not isinstance(grids, str):
-                belt.fill(partial(_windows, predictor, grids))
+                belt.fill(partial(ask, predictor, grids))
             while len(running) > 1 or (running and running[0][1].done()):
                 running[0][1].result()
                 yield running.popleft()[0]
         for case, future in running:
             future.result()
             yield case
-
-
-def _windows(predictor: Predictor, grids: Grids) -> Iterator[Windows]:
-    """The networks' answers about a prepared case: of each fold where these are kept, else of all together."""
-    if _keeps_folds(predictor):
-        return voice_windows(predictor.models, grids, predictor.device)
-    return case_windows(predictor.models, grids, predictor.device, whole=predictor.trust is not None)
-
-
-def _keeps_folds(predictor: Predictor) -> bool:
-    return predictor.saves_probabilities or _listens(predictor.rule)
-
-
-def _listens(rule: PostprocessingRule) -> bool:
-    return rule.components is not None and rule.components.needs_probabilities
 
 
 def _bytes_of(windows: Windows) -> int:
@@ -223,59 +215,18 @@ def _write_segmentation(
     targets: dict[str, Path],
 ) -> Outcome:
     """Write the segmentation of a case as its windows come."""
-    labels = predictor.models[0].plan.labels
+    model, target = predictor.models[0], targets[case.id]
 
     def work() -> Judgement | None:
-        sums = FeatureSums(labels, meta.geometry.voxel_volume_mm3)
-        watch = None if predictor.trust is None else sums.add
-        classes = _segmented(predictor, meta, windows, root, case, targets[case.id].parent, watch)
-        write_label(targets[case.id], labels.to_file(classes), meta.geometry, like=root / case.images[0])
-        return None if predictor.trust is None else judge(predictor.trust, meta, classes, labels, sums.result())
+        # The image is read again for rules of components: held as it came, it would lie beside the network's work.
+        grid = partial(read_case_grid, root, case, meta, model.plan, model.configuration)
+        found = answer(predictor, meta, windows, grid, target.parent, lambda spoken: spoken.keep(target.parent))
+        if found.changes is not None:
+            write_record(changes_path(target.parent, case.id), CaseChanges(case=case.id, changes=found.changes))
+        write_label(target, model.plan.labels.to_file(found.classes), meta.geometry, like=root / case.images[0])
+        return found.judgement
 
     return _attempt(work)
-
-
-def _segmented(
-    predictor: Predictor,
-    meta: PreprocessedCase,
-    windows: Iterable[Windows],
-    root: Path,
-    case: Case,
-    output: Path,
-    watch: Watch | None,
-) -> Labels:
-    """Segmentation of a case after post-processing, with all else that is asked for written to `output`."""
-    rule, models = predictor.rule, predictor.models
-    model, labels = models[0], models[0].plan.labels
-    if not _keeps_folds(predictor):
-        return _cleaned(rule, segmentation(windows, meta, labels, watch), meta, labels, output)
-    with scratch_folder(output) as folder:
-        spoken = speak(windows, [len(one.networks) for one in models], meta, labels, folder, watch)
-        heard = None
-        if _listens(rule):
-            # The image is read again here: held as it came from the file, it would lie beside the network's work.
-            grid = read_case_grid(root, case, meta, model.plan, model.configuration)
-            heard = Heard(spoken.probabilities, spoken.voices(), grid)
-        classes = _cleaned(rule, spoken.labels, meta, labels, output, heard)
-        if predictor.saves_probabilities:
-            spoken.keep(output)
-        return classes
-
-
-def _cleaned(
-    rule: PostprocessingRule,
-    found: Labels,
-    meta: PreprocessedCase,
-    labels: LabelScheme,
-    output: Path,
-    heard: Heard | None = None,
-) -> Labels:
-    """A segmentation `Z Y X` after post-processing; what a rule of components changed is listed in `output`."""
-    if rule.components is None:
-        return apply_rule(found, rule)
-    classes, changes = clean_components(found, meta, labels, rule.components, heard)
-    write_record(changes_path(output, meta.id), CaseChanges(case=meta.id, changes=changes))
-    return classes
 
 
 def _attempt(work: Callable[[], Made]) -> Made | str:

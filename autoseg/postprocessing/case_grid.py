@@ -1,6 +1,9 @@
 """A case's image files and how it was turned and cropped in, what features need of it out."""
 
 from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
 
 from autoseg.datasets.pairs import read_case_image
 from autoseg.postprocessing.features import CaseGrid
@@ -25,8 +28,12 @@ def read_case_grid(root: Path, case: Case, meta: PreprocessedCase, plan: Plan, c
     Raises:
         DataError: a file is missing or faulty.
     """
-    volume = read_case_image(root, case, len(plan.channel_names))
-    image = crop(turn(volume.array, Turn(meta.axes, meta.flips)), meta.crop)
+    return grid_of_image(read_case_image(root, case, len(plan.channel_names)).array, meta, plan, configuration)
+
+
+def grid_of_image(values: npt.NDArray[Any], meta: PreprocessedCase, plan: Plan, configuration: str) -> CaseGrid:
+    """The same of an image `C Z Y X` that was read already, in the file's voxel order."""
+    image = crop(turn(values, Turn(meta.axes, meta.flips)), meta.crop)
     schemes = plan.configurations[configuration].normalization  # type: ignore[index]
     known = [plan.intensities.get(str(channel)) for channel in range(len(schemes))]
     return CaseGrid(

@@ -11,23 +11,18 @@ import torch
 
 from autoseg import console
 from autoseg.datasets.pairs import read_case_image
-from autoseg.errors import ModelError
-from autoseg.inference.model import Model, fast, fold_folders, load_model, read_fold
+from autoseg.images.volume import Volume
+from autoseg.inference.model import Model, fast, load_model
 from autoseg.inference.predictor import OnGrid, needed_configurations
 from autoseg.preprocessing.prepare import crop_case, onto_grid
-from autoseg.records.base import read_record
 from autoseg.records.dataset import Case
-from autoseg.records.results import PostprocessingRule, Selection
+from autoseg.records.results import PostprocessingRule
 from autoseg.records.trust import Trust
 from autoseg.records.workspace import Paths
-from autoseg.selection.judging import read_trust
-from autoseg.selection.temperatures import stored_temperatures
+from autoseg.selection.sources import find_sources, opened
 from autoseg.storage.hashing import sha256_json
 
 Grids = dict[str, OnGrid]
-
-UNCOMPARED = "3d_fullres"
-"""Predicts where nothing was held out, so that nothing could be compared: nnU-Net's usual first choice."""
 
 
 @dataclass(frozen=True)
@@ -54,24 +49,24 @@ class Predictor:
 
 
 def load_predictor(where: Paths | Path, plan_name: str | None, device: torch.device) -> Predictor:
-    """The model to predict with; raises ModelError when none is trained or a file is damaged."""
-    if isinstance(where, Path):
-        folders = [where] if (where / "fold.json").is_file() else fold_folders(where)
-        if not folders:
-            raise ModelError(f"{where} holds no trained fold: fold.json is in neither it nor its fold_* folders.")
-        return Predictor((load_model(folders, device),), PostprocessingRule(), device)
-    selection = read_record(where.selection, Selection) if where.selection.is_file() else None
-    if selection is not None and plan_name in (None, selection.plan):
-        chosen = [
-            [where.fold(selection.plan, name, fold) for fold in selection.folds[name]]
-            for name in selection.configurations
-        ]
+    """The model to predict with.
+
+    Args:
+        where: a dataset in the workspace; or a path: its folder, what `autoseg pack` made of it (a zip, or the
+            folder it was unpacked to), or the folder of a fold, of a configuration, or of several configurations.
+        plan_name: of a dataset, another plan's models than the selected ones.
+        device: where it shall run.
+
+    Raises:
+        ModelError: none is trained, or a file is damaged.
+    """
+    with opened(where) as folder:
+        sources = find_sources(folder, plan_name)
         models = tuple(
-            load_model(folders, device, stored_temperatures(where.calibration, selection.plan, name, folders))
-            for name, folders in zip(selection.configurations, chosen, strict=True)
+            load_model(folds, device, temperatures)
+            for folds, temperatures in zip(sources.folds, sources.temperatures, strict=True)
         )
-        return Predictor(models, _rule_of(where, selection), device, trust=read_trust(where.trust, selection))
-    return Predictor((load_model(_best_configuration(where, plan_name), device),), PostprocessingRule(), device)
+    return Predictor(models, sources.rule, device, trust=sources.trust)
 
 
 def hastened(predictor: Predictor) -> Predictor:
@@ -98,37 +93,16 @@ def prepare(predictor: Predictor, root: Path, case: Case) -> Grids:
         DataError: a file is damaged, a channel is missing, or a value is not finite.
         ModelError: the models are of plans that do not go together.
     """
+    channels = len(predictor.models[0].plan.channel_names)
+    return prepare_volume(predictor, case.id, read_case_image(root, case, channels))
+
+
+def prepare_volume(predictor: Predictor, case_id: str, volume: Volume) -> Grids:
+    """Bring an image that was read already onto the grid of every configuration that is needed; raises likewise."""
     needed = needed_configurations(predictor.models)
-    shared = predictor.models[0].plan  # turning and cropping are the same for all
-    cropped = crop_case(case.id, read_case_image(root, case, len(shared.channel_names)), None, shared)
+    cropped = crop_case(case_id, volume, None, predictor.models[0].plan)  # turning and cropping are the same for all
     grids = {}
     for name, plan in needed:
         ready = onto_grid(cropped, plan, name)
         grids[name] = OnGrid(torch.from_numpy(ready.image), ready.meta)
     return grids
-
-
-def _rule_of(paths: Paths, selection: Selection) -> PostprocessingRule:
-    """The selection's own post-processing; one that was chosen for another selection must not touch its answers."""
-    if paths.postprocessing.is_file():
-        rule = read_record(paths.postprocessing, PostprocessingRule)
-        if rule.decided_by == selection.decided_by:
-            return rule
-    console.warn("No post-processing was chosen for this selection; predicting without. `autoseg select` chooses one.")
-    return PostprocessingRule()
-
-
-def _best_configuration(paths: Paths, plan_name: str | None) -> list[Path]:
-    """All trained folds of the configuration with the highest mean Dice over its folds; without any, the usual one."""
-    models = paths.folder / "models"
-    candidates = []
-    for folder in sorted(models.glob(f"{plan_name or '*'}/*")):
-        folds = fold_folders(folder)
-        if folds:
-            scores = [score for fold in folds if (score := read_fold(fold)[1].mean_dice) is not None]
-            mean = sum(scores) / len(scores) if scores else -1.0
-            candidates.append(((mean, folder.name == UNCOMPARED), folds))
-    if not candidates:
-        wanted = f"plan {plan_name}" if plan_name else "any plan"
-        raise ModelError(f"No fold of {wanted} is trained in {models}. Run `autoseg train` first.")
-    return max(candidates, key=lambda candidate: candidate[0])[1]

@@ -52,6 +52,13 @@ def test_a_zip_and_a_name(tmp_path: Path) -> None:
     assert read_fold(folder / "fold_0")[0].name == "theirs"
     with pytest.raises(UsageError, match="there already"):
         import_nnunet(Path(archive), tmp_path / "work", name="theirs")
+    with pytest.raises(UsageError, match="does not exist"):
+        import_nnunet(tmp_path / "nowhere", tmp_path / "work")
+    with zipfile.ZipFile(archive, "a") as hostile:
+        hostile.writestr("../outside/plans.json", "{}")
+    with pytest.raises(ModelError, match="refused"):
+        import_nnunet(Path(archive), tmp_path / "work", name="other")
+    assert not (tmp_path / "outside").exists()
     left = {path.name for path in (tmp_path / "work").rglob("*") if path.name.startswith(".partial")}
     assert left == set()
 

@@ -18,6 +18,7 @@ from autoseg.records.base import write_record
 from autoseg.records.dataset import Case
 from autoseg.records.geometry import Geometry
 from autoseg.records.results import Aggregate, Candidate, PostprocessingRule, Selection
+from autoseg.selection import answering
 from autoseg.selection import predictor as predictor_module
 from autoseg.selection.predictor import Predictor, prepare
 from autoseg.spatial.orientation import Turn, turn
@@ -168,7 +169,7 @@ def test_the_folder_of_the_images_is_no_output(tmp_path: Path, images: Path, mon
 
 @pytest.mark.parametrize(
     ("module", "name"),
-    [(predictor_module, "read_case_image"), (stage_module, "case_windows"), (stage_module, "segmentation")],
+    [(predictor_module, "read_case_image"), (answering, "case_windows"), (answering, "segmentation")],
 )
 @pytest.mark.parametrize(
     "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")]
@@ -215,9 +216,15 @@ def test_an_error_of_the_program_is_not_hidden(tmp_path: Path, images: Path, mon
 
     model = write_fold(tmp_path / "fold_0", make_plan())
     put(images, "a.nii.gz")
-    for name in ("case_windows", "segmentation", "prepare", "write_label"):
+    places = {
+        "case_windows": answering,
+        "segmentation": answering,
+        "prepare": stage_module,
+        "write_label": stage_module,
+    }
+    for name, module in places.items():
         with monkeypatch.context() as patch:
-            patch.setattr(stage_module, name, fail)
+            patch.setattr(module, name, fail)
             with pytest.raises(RuntimeError, match="shapes do not match"):
                 predict(model, images, tmp_path / "out", device="cpu")
 

@@ -17,6 +17,7 @@ from autoseg.records.dataset import Case
 from autoseg.records.postprocessing import ComponentRule, TargetRule
 from autoseg.records.results import PostprocessingRule
 from autoseg.records.trust import Trust
+from autoseg.selection import answering
 from autoseg.selection import predictor as predictor_module
 from autoseg.selection.predictor import hastened, load_predictor, prepare
 from autoseg.spatial.tiles import tile_starts
@@ -43,6 +44,7 @@ def test_a_faulty_case_is_named_whichever_thread_it_fails_in(
     put_many(images, "abc")
     wanted = predict(model, images, tmp_path / "wanted", device="cpu")
     modules = {"read_case_image": predictor_module, "native_windows": inference, "decide_window": inference}
+    modules["case_windows"] = answering
     module, calls = modules.get(place, stage_module), []
     original = getattr(module, place)
 
@@ -87,14 +89,14 @@ def test_an_error_that_ends_the_run_ends_all_threads(tmp_path: Path, images: Pat
 def test_an_interruption_of_the_networks_hangs_nothing(tmp_path: Path, images: Path, monkeypatch) -> None:
     model = write_fold(tmp_path / "fold_0", make_plan())
     put_many(images, "abc")
-    before, calls, original = set(threading.enumerate()), iter(range(9)), stage_module.case_windows
+    before, calls, original = set(threading.enumerate()), iter(range(9)), answering.case_windows
 
     def interrupted(*arguments, **named):
         if next(calls) == 1:
             raise KeyboardInterrupt
         return original(*arguments, **named)
 
-    monkeypatch.setattr(stage_module, "case_windows", interrupted)
+    monkeypatch.setattr(answering, "case_windows", interrupted)
     with pytest.raises(KeyboardInterrupt):
         predict(model, images, tmp_path / "out", device="cpu")
     assert set(read_finished(tmp_path / "out").cases) == {"a"}  # it was with the exporting thread already

@@ -1,0 +1,108 @@
+"""What the command `predict` does, in order: images segmented, then measured, then scored where references are known.
+
+Like `flow` it calls stages and knows their order; none of them knows another.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoseg import console
+from autoseg.datasets.folders import list_images
+from autoseg.errors import PartialError, UsageError
+from autoseg.pipeline.flow import predict_folder
+from autoseg.records.results import Evaluation
+from autoseg.records.trust import Judgement
+
+_REFERENCES_OF = {"imagesTs": "labelsTs"}
+"""Folder of test images -> folder of their references, in Decathlon's and nnU-Net's layouts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is asked for beside the segmentations' folder; fields as the command's options."""
+
+    plan_name: str | None = None
+    device: str = "auto"
+    keep_finished: bool = False
+    save_probabilities: bool = False
+    fast: bool = False
+    with_shift: bool = False
+    measurements: bool = False
+    references: Path | None = None
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What was written."""
+
+    segmentations: tuple[Path, ...]
+    judged: dict[str, Judgement]
+    """Case id -> what is said about it."""
+    measurements: Path | None
+    references: Path | None
+    """By what it was scored: as asked for, or found beside the images."""
+    evaluation: Evaluation | None
+
+
+def deliver(model: str | Path, images: Path, output: Path, workspace: Path, request: Request) -> Delivery:
+    """Segment `images` and do with the segmentations what is asked for; faults of `flow.predict_folder`.
+
+    Args:
+        model: a dataset's name or folder, or the path of a model.
+        images: folder of images or one image file.
+        output: folder for everything.
+        workspace: of the datasets.
+        request: what else.
+
+    Raises:
+        PartialError: some cases could not be predicted; the others are measured and scored all the same.
+        UsageError: the references are not there.
+    """
+    if request.references is not None and not list_images(request.references):
+        raise UsageError(f"--references {request.references} is no folder of label files.")
+    failure: PartialError | None = None
+    written: list[Path] = []
+    try:
+        written = predict_folder(
+            model,
+            images,
+            output,
+            workspace=workspace,
+            plan_name=request.plan_name,
+            device=request.device,
+            keep_finished=request.keep_finished,
+            save_probabilities=request.save_probabilities,
+            fast=request.fast,
+            with_shift=request.with_shift,
+        )
+    except PartialError as error:
+        failure = error
+    delivery = _follow(images, output, written, request)
+    if failure is not None:
+        raise failure
+    return delivery
+
+
+def _follow(images: Path, output: Path, written: list[Path], request: Request) -> Delivery:
+    from autoseg.pipeline.evaluate import evaluate
+    from autoseg.pipeline.measure import measure
+    from autoseg.pipeline.predict import read_finished
+
+    finished = read_finished(output)
+    measured = None
+    if request.measurements and finished.labels is not None:
+        measured = measure(images, output, finished.labels, finished.channel_names)
+    references, evaluation = request.references or find_references(images), None
+    if references is not None and list_images(output):
+        evaluation = evaluate(output, references, labels=finished.labels)
+        for case, reason in evaluation.failed.items():
+            console.warn(f"{case} is not scored: {reason}")
+    return Delivery(tuple(written), dict(finished.judged), measured, references, evaluation)
+
+
+def find_references(images: Path) -> Path | None:
+    """The folder of the images' references beside them, where the folder's name tells it; None: there is none."""
+    if not images.is_dir() or (name := _REFERENCES_OF.get(images.resolve().name)) is None:
+        return None
+    folder = images.resolve().parent / name
+    return folder if list_images(folder) else None

@@ -1,0 +1,99 @@
+"""What networks say about one prepared case in, its segmentation after post-processing and what is said about it out.
+
+The one way from a predictor to an answer: `predict` takes it from files to files, the Python API from array to array.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoseg.inference.export import Labels
+from autoseg.inference.predictor import Windows, case_windows, segmentation
+from autoseg.inference.voices import Spoken, speak, voice_windows
+from autoseg.postprocessing.apply import Heard, clean_components
+from autoseg.postprocessing.features import CaseGrid
+from autoseg.postprocessing.rules import apply_rule
+from autoseg.records.labels import LabelScheme
+from autoseg.records.postprocessing import ComponentChange
+from autoseg.records.results import PostprocessingRule, PreprocessedCase
+from autoseg.records.trust import Judgement
+from autoseg.selection.features import FeatureSums
+from autoseg.selection.judging import judge
+from autoseg.selection.predictor import Grids, Predictor
+from autoseg.storage.atomic import scratch_folder
+
+Changes = tuple[ComponentChange, ...]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One segmented case."""
+
+    classes: Labels
+    """`Z Y X` int16 internal class numbers on the grid of the image file, after post-processing."""
+    changes: Changes | None
+    """What rules of components changed; None: the model has none."""
+    judgement: Judgement | None
+    """What is said about it; None: nothing was learned about the model."""
+
+
+def ask(predictor: Predictor, grids: Grids) -> Iterator[Windows]:
+    """The networks' answers about a prepared case: of each fold where these are kept, else of all together."""
+    if _keeps_folds(predictor):
+        return voice_windows(predictor.models, grids, predictor.device)
+    return case_windows(predictor.models, grids, predictor.device, whole=predictor.trust is not None)
+
+
+def answer(
+    predictor: Predictor,
+    meta: PreprocessedCase,
+    windows: Iterable[Windows],
+    grid: Callable[[], CaseGrid],
+    folder: Path,
+    keep: Callable[[Spoken], None],
+) -> Answer:
+    """Segment one case as its windows come.
+
+    Args:
+        predictor: that was asked.
+        meta: of its first model.
+        windows: as `ask` yields them.
+        grid: makes what features of components need of the image; called only where a rule judges by them.
+        folder: what each fold says is kept inside it for a while, where a rule or the caller wants it.
+        keep: called with what the folds say, where the predictor saves probabilities.
+
+    Raises:
+        ModelError: the networks' values are not finite.
+        ResourceError: `folder`'s disk is full.
+    """
+    labels, rule = predictor.models[0].plan.labels, predictor.rule
+    sums = FeatureSums(labels, meta.geometry.voxel_volume_mm3)
+    watch = None if predictor.trust is None else sums.add
+    if not _keeps_folds(predictor):
+        classes, changes = _cleaned(rule, segmentation(windows, meta, labels, watch), meta, labels)
+    else:
+        with scratch_folder(folder) as scratch:
+            spoken = speak(windows, [len(one.networks) for one in predictor.models], meta, labels, scratch, watch)
+            heard = Heard(spoken.probabilities, spoken.voices(), grid()) if _listens(rule) else None
+            classes, changes = _cleaned(rule, spoken.labels, meta, labels, heard)
+            if predictor.saves_probabilities:
+                keep(spoken)
+    trust = predictor.trust
+    return Answer(classes, changes, None if trust is None else judge(trust, meta, classes, labels, sums.result()))
+
+
+def _keeps_folds(predictor: Predictor) -> bool:
+    return predictor.saves_probabilities or _listens(predictor.rule)
+
+
+def _listens(rule: PostprocessingRule) -> bool:
+    return rule.components is not None and rule.components.needs_probabilities
+
+
+def _cleaned(
+    rule: PostprocessingRule, found: Labels, meta: PreprocessedCase, labels: LabelScheme, heard: Heard | None = None
+) -> tuple[Labels, Changes | None]:
+    """A segmentation `Z Y X` after post-processing, and what a rule of components changed."""
+    if rule.components is None:
+        return apply_rule(found, rule), None
+    return clean_components(found, meta, labels, rule.components, heard)
