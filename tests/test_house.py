@@ -26,6 +26,15 @@ def test_file_says_what_it_is(path: Path) -> None:
     assert ast.get_docstring(ast.parse(text)), f"{path} does not say what goes in and out"
 
 
+FOREIGN = {
+    # Reads what nnU-Net wrote, with torch's restricted reader and in a process of its own.
+    "autoseg/interop/checkpoint_reader.py": 'torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)',
+    # nnU-Net reads nothing else.
+    "autoseg/interop/nnunet_export.py": "torch.save(content, path)",
+}
+"""File -> the one line in it that may touch another tool's pickles."""
+
+
 def test_nothing_executes_data() -> None:
     forbidden = re.compile(
         r"\bpickle\b|torch\.load\(|torch\.save\(|allow_pickle=True|\beval\(|\bexec\(|pydoc\.locate|yaml\.load\("
@@ -36,6 +45,7 @@ def test_nothing_executes_data() -> None:
         for number, line in enumerate(path.read_text("utf-8").splitlines(), 1)
         if forbidden.search(line.replace("network.eval(", "").replace("net.eval(", "").replace(".eval()", ""))
         and "No pickle" not in line
+        and FOREIGN.get(str(path.relative_to(ROOT)), "-") not in line
     ]
     assert not found, "\n".join(found)
 

@@ -8,7 +8,7 @@ import traceback
 
 import typer
 
-from autoseg.cli import compare, data, info, labels, models, serving, sharing, whole
+from autoseg.cli import compare, data, info, interop, labels, models, serving, sharing, whole
 from autoseg.errors import AutosegError
 
 _INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
@@ -29,6 +29,7 @@ _COMMANDS = (
     *models.COMMANDS,
     *compare.COMMANDS,
     *labels.COMMANDS,
+    *interop.COMMANDS,
     *sharing.COMMANDS,
     *serving.COMMANDS,
     *info.COMMANDS,

@@ -27,6 +27,7 @@ from autoseg.inference.export import (
     to_probabilities,
 )
 from autoseg.inference.model import Model
+from autoseg.inference.native_stage import native_labels_on_grid
 from autoseg.inference.sliding_window import predict_rows, prediction_precision
 from autoseg.records.labels import LabelScheme
 from autoseg.records.plan import Plan
@@ -108,6 +109,7 @@ def network_rows(model: Model, networks: Sequence[nn.Module], image: Tensor, dev
         model.step,
         precision=prediction_precision(settings.recipe, device),
         has_previous=model.previous is not None,
+        tile_weights=settings.tile_weights,
     )
 
 
@@ -120,6 +122,9 @@ def network_input(model: Model, grids: Mapping[str, OnGrid], device: torch.devic
     here, labels = grids[model.configuration], model.plan.labels
     if model.previous is None:
         return here.image
+    if model.settings.previous_stage_as == "labels":
+        found = native_labels_on_grid(segment([model.previous], grids, device), here.meta)
+        return torch.cat([here.image, torch.from_numpy(found)[None].float()])
     earlier = grids[model.previous.configuration].meta
     depth = probability_depth(labels.num_heads, crop_shape(earlier))
     rows = network_rows(model.previous, model.previous.networks, network_input(model.previous, grids, device), device)

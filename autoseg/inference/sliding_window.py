@@ -24,8 +24,9 @@ from autoseg.inference.memory import choose_layout
 from autoseg.inference.model import previous_channels
 from autoseg.records.geometry import IntTriple
 from autoseg.records.labels import LabelScheme
+from autoseg.records.plan import TileWeights
 from autoseg.records.recipe import Mirroring, Recipe
-from autoseg.spatial.tiles import gaussian_weights, tile_starts
+from autoseg.spatial.tiles import TILE_WEIGHTS, tile_starts
 
 Flip = tuple[int, ...]
 Constant = tuple[float, ...]
@@ -82,10 +83,22 @@ def predict_logits(
     tile_batch: int | None = None,
     precision: str = "float32",
     has_previous: bool = False,
+    tile_weights: TileWeights = "symmetric",
 ) -> Answer:
     """Logits of a whole image at once: `predict_rows`, whose arguments and errors these are, put together."""
     rows = predict_rows(
-        networks, image, patch_zyx, num_heads, mirroring, labels, device, step, tile_batch, precision, has_previous
+        networks,
+        image,
+        patch_zyx,
+        num_heads,
+        mirroring,
+        labels,
+        device,
+        step,
+        tile_batch,
+        precision,
+        has_previous,
+        tile_weights,
     )
     whole, filled = torch.empty(0), 0
     for part in rows:
@@ -107,6 +120,7 @@ def predict_rows(
     tile_batch: int | None = None,
     precision: str = "float32",
     has_previous: bool = False,
+    tile_weights: TileWeights = "symmetric",
 ) -> Iterator[Tensor]:
     """Logits of an image, averaged over tiles, mirrorings and networks, row by row along z; how far mirrorings differ.
 
@@ -124,6 +138,7 @@ def predict_rows(
             `bfloat16` or `float16`.
         has_previous: whether the image's last channel holds the previous stage's class numbers; networks get one
             channel a foreground class instead, made tile by tile.
+        tile_weights: key of `TILE_WEIGHTS`, by which tiles are averaged.
 
     Yields:
         Consecutive rows `H n Y X` in float32 on `device`, or on the CPU where they would not fit; where something is
@@ -150,7 +165,7 @@ def predict_rows(
         has_previous,
         device,
     )
-    blend = Blend(counts, starts, (z, y, x), gaussian_weights(patch_zyx).to(layout.blend_on))
+    blend = Blend(counts, starts, (z, y, x), TILE_WEIGHTS[tile_weights](patch_zyx).to(layout.blend_on))
     known = unflipped = None
     for batch in _batches(scene, starts, flips, tile_batch or layout.tile_batch):
         # Entered anew for each batch: between two of them the caller's code runs.

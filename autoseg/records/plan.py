@@ -11,6 +11,7 @@ from autoseg.records.geometry import IntTriple, Triple
 from autoseg.records.labels import LabelScheme
 from autoseg.records.recipe import Recipe
 
+TileWeights = Literal["symmetric", "nnunet"]
 Normalization = Literal["ct", "zscore", "none", "rescale", "rgb"]
 ConfigurationName = Literal[
     "2d",
@@ -86,6 +87,12 @@ class Configuration(Record):
     network: NetworkSpec
     previous_stage: ConfigurationName | None = None
     """Configuration whose segmentation enters as one-hot channels (cascade)."""
+    previous_stage_as: Literal["probabilities", "labels"] = "probabilities"
+    """What of the previous stage is brought onto this one's grid: its probabilities, decided there, or the labels that
+    it gave on the file's grid (nnU-Net's rule in prediction, so that of imported cascades)."""
+    tile_weights: TileWeights = "symmetric"
+    """How overlapping tiles are averaged in prediction: by a Gaussian around the tile's middle, or by nnU-Net's around
+    the voxel behind it (imported models)."""
     recipe: Recipe = Recipe()
 
     @model_validator(mode="after")

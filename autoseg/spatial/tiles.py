@@ -1,12 +1,15 @@
 """A volume's shape and a patch in, the starts of overlapping tiles and their weights out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 from math import ceil
 
+import numpy as np
 import torch
+from scipy import ndimage
 
 from autoseg.records.geometry import IntTriple
+from autoseg.records.plan import TileWeights
 
 
 def tile_starts(shape: Sequence[int], patch: Sequence[int], step: float = 0.5) -> list[IntTriple]:
@@ -46,3 +49,23 @@ def gaussian_weights(patch: Sequence[int], sigma_in_patches: float = 0.125) -> t
         profile = torch.exp(-0.5 * (offset / (size * sigma_in_patches)) ** 2)
         weights = weights * profile.view([-1 if i == axis else 1 for i in range(3)])
     return (weights / weights.max()).float()
+
+
+def nnunet_weights(patch: Sequence[int]) -> torch.Tensor:
+    """Weights Z Y X of a tile's voxels as nnU-Net (2.8) makes them, to the bit, for models that come from there.
+
+    The same Gaussian, but around voxel `size // 2`, half a voxel behind the middle of an even patch; cut off at four
+    deviations; 10 at its peak, rounded to float16, and what that rounds to zero gets the smallest weight that is left.
+    """
+    peak = np.zeros(tuple(patch))
+    peak[tuple(size // 2 for size in patch)] = 1
+    blurred = ndimage.gaussian_filter(peak, [size * 0.125 for size in patch], mode="constant")
+    weights = torch.from_numpy(blurred / (blurred.max() / 10)).half()
+    weights[weights == 0] = weights[weights > 0].min()
+    return weights.float()
+
+
+TILE_WEIGHTS: dict[TileWeights, Callable[[Sequence[int]], torch.Tensor]] = {
+    "symmetric": gaussian_weights,
+    "nnunet": nnunet_weights,
+}

@@ -13,7 +13,7 @@ from autoseg.errors import UsageError
 COMMANDS = {
     "demo", "run", "benchmark", "verify", "fingerprint", "plan", "preprocess", "plan_and_preprocess", "phantoms",
     "train", "select", "postprocess", "predict", "evaluate", "report", "compare-fp", "status", "info", "doctor",
-    "audit", "raters", "pack", "serve",
+    "audit", "raters", "pack", "serve", "import", "export",
 }  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from autoseg.inference.sliding_window import (
 )
 from autoseg.records.labels import LabelScheme, Target
 from autoseg.records.recipe import Mirroring, Recipe
+from autoseg.spatial.tiles import gaussian_weights
 
 CPU = torch.device("cpu")
 LABELS = LabelScheme(class_names=("background", "left", "right"), class_values=(0, 1, 2), num_entries=3)
@@ -217,7 +218,7 @@ class Counting(Smoothing):
 def plainly(network: nn.Module, image: Tensor, patch: tuple[int, int, int], mirroring: Mirroring) -> Tensor:
     """Every tile in every mirroring, one by one into whole volumes; all that the module does is left out."""
     total, seen = torch.zeros((3, *image.shape[1:])), torch.zeros(image.shape[1:])
-    weights = sliding_window.gaussian_weights(patch)
+    weights = gaussian_weights(patch)
     for start in sliding_window.tile_starts(image.shape[1:], patch):
         where = tuple(slice(a, a + p) for a, p in zip(start, patch, strict=True))
         tile, flips = image[(slice(None), *where)], mirror_flips(mirroring, patch)

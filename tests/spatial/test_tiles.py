@@ -1,10 +1,12 @@
+import math
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoseg.spatial.tiles import gaussian_weights, tile_starts
+from autoseg.spatial.tiles import gaussian_weights, nnunet_weights, tile_starts
 
 sides = st.integers(1, 30)
 
@@ -42,3 +44,13 @@ def test_weights_are_positive_symmetric_and_peak_in_the_middle():
     assert weights[2, 3, 0] == weights[2, 4, 0] == 1
     # one standard deviation from the middle: exp(-1/2)
     assert gaussian_weights((16, 1, 1))[9, 0, 0] == pytest.approx(np.exp(-0.5 * (1.5**2 - 0.5**2) / 4))
+
+
+def test_nnunets_weights_by_its_own_words():
+    """Peak 10 at voxel size // 2, its Gaussian cut off at four deviations, never zero; a row is symmetric around it."""
+    weights = nnunet_weights((1, 8, 16))
+    assert weights.shape == (1, 8, 16)
+    assert weights[0, 4, 8] == weights.max() == 10
+    assert torch.equal(weights[0, 4, 1:8], weights[0, 4, 9:].flip(0))
+    assert weights[0, 4, 9] == torch.tensor(10 * math.exp(-0.5 / 2**2)).half()
+    assert (weights > 0).all()

@@ -1,0 +1,246 @@
+"""A model folder in, a MONAI bundle out: its networks as TorchScript, its preparation as MONAI's own transforms.
+
+    <out>/models/model.ts            images N C X Y Z in MONAI's order of axes in, logits N H X Y Z out
+    <out>/configs/metadata.json      what goes in and out, in the bundle specification's words
+    <out>/configs/inference.json     `python -m monai.bundle run --config_file configs/inference.json --bundle_root .`
+    <out>/docs/README.md
+
+The inference reads, normalises, resamples and blends as MONAI does: close to autoseg's, not the same to the voxel. What
+MONAI has no transform for (cropping to nonzero with masks, regions, cascades) is refused.
+"""
+
+import importlib.metadata
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoseg.errors import ModelError, UsageError
+from autoseg.inference.model import Model, load_model
+from autoseg.interop.plain import plain_module
+from autoseg.interop.sources import folds_to_export
+from autoseg.records.plan import Configuration, Plan
+from autoseg.storage.atomic import filled_folder
+from autoseg.version import __version__
+
+SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20220324.json"
+_MONAI = "1.4.0"  # the oldest that has all that the configuration uses
+_TOLERANCE = 1e-3
+
+
+class _MonaiAxes(nn.Module):
+    """A network that takes `N C X Y Z` and turns it to the plan's `N C Z Y X` (transposed) inside."""
+
+    def __init__(self, network: nn.Module, transpose: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.network = network
+        inward = [4 - axis for axis in transpose]  # array axis z y x of the plan -> axis of N C X Y Z
+        self.inward = [0, 1, *inward]
+        self.outward = [0, 1, *(2 + inward.index(axis) for axis in (2, 3, 4))]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `N C X Y Z` to `N H X Y Z`."""
+        y: Tensor = self.network(x.permute(self.inward))
+        return y.permute(self.outward)
+
+
+def export_monai_bundle(model: Path, output: Path) -> Path:
+    """Write all folds of a 3-D configuration as one bundle.
+
+    Args:
+        model: folder of a configuration with its `fold_*`, or of one fold.
+        output: folder of the bundle; missing or empty.
+
+    Returns:
+        `output`.
+
+    Raises:
+        UsageError: MONAI's transforms cannot prepare images as the plan says; every reason is named.
+        ModelError: no fold is there, or a file is damaged.
+        ResourceError: the disk is full.
+    """
+    folders = folds_to_export(model, output)
+    loaded = load_model(folders, torch.device("cpu"))
+    if reasons := _obstacles(loaded.plan, loaded.settings):
+        raise UsageError(f"{model} cannot become a MONAI bundle: {'; '.join(reasons)}.")
+    with filled_folder(output) as folder:
+        for room in ("models", "configs", "docs"):
+            (folder / room).mkdir()
+        _write_network(loaded, folder / "models" / "model.ts")
+        _write_json(folder / "configs" / "metadata.json", _metadata(loaded))
+        _write_json(folder / "configs" / "inference.json", _inference(loaded))
+        (folder / "docs" / "README.md").write_text(_readme(loaded), "utf-8")
+    return output
+
+
+def _obstacles(plan: Plan, settings: Configuration) -> list[str]:
+    found = {
+        "it is a 2-D network, whose slices MONAI's windows would not follow": settings.is_2d,
+        "it is a cascade": settings.previous_stage is not None,
+        "it predicts regions": plan.labels.has_regions,
+        "it normalises inside a mask": any(settings.use_mask_for_norm),
+        "its channels are normalised in different ways": len(set(settings.normalization)) > 1,
+        f"its normalisation is {settings.normalization[0]}": settings.normalization[0] not in ("ct", "zscore", "none"),
+        "it has several channels with intensities of their own": (
+            settings.normalization[0] == "ct" and len(settings.normalization) > 1
+        ),
+        "its images are not turned to R-A-S (orientation stored), as MONAI's readers are": plan.orientation == "stored",
+        f"label values {list(plan.labels.class_values)} are not 0, 1, 2, ...": (
+            plan.labels.class_values != tuple(range(plan.labels.num_classes))
+        ),
+    }
+    return [reason for reason, holds in found.items() if holds]
+
+
+def _write_network(model: Model, path: Path) -> None:
+    network = _MonaiAxes(plain_module(model.networks), model.plan.transpose).eval().requires_grad_(False)
+    channels = len(model.plan.channel_names)
+    example = torch.randn((1, channels, *_patch_xyz(model)), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode(), warnings.catch_warnings():
+        # The trace holds for one patch at a time, which is what the inference asks for.
+        warnings.simplefilter("ignore")
+        torch.jit.trace(network, example).save(path)  # type: ignore[no-untyped-call]
+        other = example.flip(2) * 2 + 1
+        found, expected = torch.jit.load(path)(other), network(other)  # type: ignore[no-untyped-call]
+    if not float((found - expected).abs().max()) <= _TOLERANCE * float(expected.abs().max()):
+        raise ModelError("The traced network gives other logits than the model; it was not written.")
+
+
+def _patch_xyz(model: Model) -> list[int]:
+    return [model.settings.patch_zyx[model.plan.transpose.index(axis)] for axis in (2, 1, 0)]
+
+
+def _spacing_xyz(model: Model) -> list[float]:
+    return [model.settings.spacing_mm[model.plan.transpose.index(axis)] for axis in (2, 1, 0)]
+
+
+def _metadata(model: Model) -> dict[str, Any]:
+    plan, labels = model.plan, model.plan.labels
+    names = {str(number): name for number, name in enumerate(labels.class_names)}
+    patch = _patch_xyz(model)
+    return {
+        "schema": SCHEMA,
+        "version": "0.1.0",
+        "changelog": {"0.1.0": f"exported by autoseg {__version__}"},
+        "monai_version": _MONAI,
+        "pytorch_version": importlib.metadata.version("torch").split("+")[0],
+        "numpy_version": importlib.metadata.version("numpy"),
+        "optional_packages_version": {"nibabel": importlib.metadata.version("nibabel")},
+        "required_packages_version": {},
+        "name": f"{plan.dataset} {model.configuration}",
+        "task": f"Segmentation of {', '.join(target.name for target in labels.targets)}",
+        "description": f"{model.settings.network.architecture}, mean logits of {len(model.networks)} folds",
+        "authors": "not stated",
+        "copyright": "not stated",
+        "network_data_format": {
+            "inputs": {
+                "image": {
+                    "type": "image",
+                    "format": "magnitude",
+                    "modality": ", ".join(plan.channel_names),
+                    "num_channels": len(plan.channel_names),
+                    "spatial_shape": patch,
+                    "dtype": "float32",
+                    "value_range": [],
+                    "is_patch_data": True,
+                    "channel_def": {str(number): name for number, name in enumerate(plan.channel_names)},
+                }
+            },
+            "outputs": {
+                "pred": {
+                    "type": "image",
+                    "format": "segmentation",
+                    "num_channels": labels.num_classes,
+                    "spatial_shape": patch,
+                    "dtype": "float32",
+                    "value_range": [],
+                    "is_patch_data": True,
+                    "channel_def": names,
+                }
+            },
+        },
+    }
+
+
+def _inference(model: Model) -> dict[str, Any]:
+    """Images of `datalist` in, segmentations in `output_dir` out; needs MONAI and nibabel alone."""
+    return {
+        "imports": ["$import glob", "$import torch", "$import monai"],
+        "bundle_root": ".",
+        "dataset_dir": "$@bundle_root + '/images'",
+        "output_dir": "$@bundle_root + '/segmentations'",
+        "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
+        "datalist": "$[{'image': name} for name in sorted(glob.glob(@dataset_dir + '/*.nii.gz'))]",
+        "network_def": "$torch.jit.load(@bundle_root + '/models/model.ts', map_location=@device).eval()",
+        "preprocessing": {"_target_": "Compose", "transforms": _transforms(model)},
+        "dataset": {"_target_": "Dataset", "data": "@datalist", "transform": "@preprocessing"},
+        "dataloader": {"_target_": "DataLoader", "dataset": "@dataset", "batch_size": 1, "num_workers": 0},
+        "inferer": {
+            "_target_": "SlidingWindowInferer",
+            "roi_size": _patch_xyz(model),
+            "overlap": 0.5,
+            "mode": "gaussian",
+        },
+        "postprocessing": {
+            "_target_": "Compose",
+            "transforms": [
+                {
+                    "_target_": "Invertd",
+                    "keys": "pred",
+                    "transform": "@preprocessing",
+                    "orig_keys": "image",
+                    "nearest_interp": False,
+                    "to_tensor": True,
+                },
+                {"_target_": "AsDiscreted", "keys": "pred", "argmax": True},
+                {
+                    "_target_": "SaveImaged",
+                    "keys": "pred",
+                    "output_dir": "@output_dir",
+                    "output_postfix": "",
+                    "separate_folder": False,
+                    "resample": False,
+                },
+            ],
+        },
+        "predict": "$lambda batch: {**batch, 'pred': @inferer(batch['image'].to(@device), @network_def)}",
+        "finish": "$lambda batch: [@postprocessing(case) for case in monai.data.decollate_batch(batch)]",
+        "run": ["$[@finish(@predict(batch)) for batch in @dataloader]"],
+    }
+
+
+def _transforms(model: Model) -> list[dict[str, Any]]:
+    settings, plan = model.settings, model.plan
+    steps: list[dict[str, Any]] = [
+        {"_target_": "LoadImaged", "keys": "image", "ensure_channel_first": True},
+        {"_target_": "Orientationd", "keys": "image", "axcodes": "RAS"},
+    ]
+    if settings.normalization[0] == "ct":
+        known = plan.intensities["0"]
+        low, high = known.percentile_00_5, known.percentile_99_5
+        clip = {"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": low, "a_max": high, "clip": True}
+        steps.append({**clip, "b_min": low, "b_max": high})
+        steps.append(
+            {"_target_": "NormalizeIntensityd", "keys": "image", "subtrahend": known.mean, "divisor": known.std}
+        )
+    if settings.normalization[0] == "zscore":
+        steps.append({"_target_": "NormalizeIntensityd", "keys": "image", "channel_wise": True})
+    spacing = {"_target_": "Spacingd", "keys": "image", "pixdim": _spacing_xyz(model), "mode": 3}
+    return [*steps, {**spacing, "padding_mode": "nearest"}, {"_target_": "EnsureTyped", "keys": "image"}]
+
+
+def _readme(model: Model) -> str:
+    run = "python -m monai.bundle run --config_file configs/inference.json --bundle_root . --dataset_dir IMAGES"
+    return (
+        f"# {model.plan.dataset}, {model.configuration}\n\nExported by autoseg {__version__}. "
+        f"Segment a folder of NIfTI images with\n\n    {run}\n\n"
+        "MONAI prepares and blends a little differently from autoseg and does not mirror: segmentations are close to "
+        "those of `autoseg predict`, not the same to the voxel.\n"
+    )
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1), "utf-8")

@@ -1,0 +1,125 @@
+"""A model folder in, its networks as one file that runs without autoseg out (ONNX or torch.export), and its plan.
+
+    <out>/model.onnx or model.pt2     patches N C Z Y X float32 in, mean logits of all folds N H Z Y X out
+    <out>/autoseg.json                record `TracedModel`: how images are prepared, the patch, the labels
+
+What is written is run once beside the original before it gets its name: a file that answers otherwise is never kept.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from autoseg.errors import ModelError, UsageError
+from autoseg.inference.model import Model, load_model
+from autoseg.interop.plain import plain_module
+from autoseg.interop.sources import folds_to_export
+from autoseg.records.base import write_record
+from autoseg.records.traced import TracedModel
+from autoseg.storage.atomic import filled_folder
+
+DESCRIPTION = "autoseg.json"
+TOLERANCE = 1e-3
+"""Largest difference of logits between the file and the original, as a share of the largest logit."""
+
+Write = Callable[[nn.Module, Tensor, Path], None]
+Run = Callable[[Path, Tensor], Tensor]
+
+
+class Kind(NamedTuple):
+    """A format that networks are written in."""
+
+    file: str
+    write: Write
+    """Module, example patch and path -> file."""
+    run: Run
+    """Path and patch -> logits, as whoever gets the file will compute them."""
+
+
+def export_traced(model: Path, output: Path, kind: str) -> Path:
+    """Write all folds of a model folder into one file.
+
+    Args:
+        model: folder of a configuration with its `fold_*`, or of one fold. Of a cascade the second stage is written.
+        output: folder; missing or empty.
+        kind: key of `KINDS`.
+
+    Returns:
+        The file.
+
+    Raises:
+        UsageError: `output` is not empty, or a package is missing; the message says which.
+        ModelError: no fold is there, a file is damaged, or the written file gives other logits.
+    """
+    known = KINDS[kind]
+    folders = folds_to_export(model, output)
+    loaded = load_model(folders, torch.device("cpu"))
+    module, example = plain_module(loaded.networks), _example(loaded)
+    with torch.inference_mode():
+        expected = torch.stack([network(example)[0] for network in loaded.networks]).mean(0)
+    with filled_folder(output) as folder:
+        known.write(module, example, folder / known.file)
+        found = known.run(folder / known.file, example)
+        difference = float((found - expected).abs().max() / expected.abs().max())
+        if not difference <= TOLERANCE:
+            raise ModelError(f"{known.file} would give other logits than {model} (by {difference:.2g} of the largest).")
+        content = {"file": known.file, "configuration": loaded.configuration, "num_folds": len(folders)}
+        write_record(folder / DESCRIPTION, TracedModel(**content, plan=loaded.plan))
+    return output / known.file
+
+
+def _example(model: Model) -> Tensor:
+    """One patch of noise that is always the same, `1 C Z Y X`."""
+    channels = len(model.plan.channel_names) + model.settings.num_previous_channels(model.plan.labels)
+    return torch.randn((1, channels, *model.settings.patch_zyx), generator=torch.Generator().manual_seed(0))
+
+
+def _write_torch(module: nn.Module, example: Tensor, path: Path) -> None:
+    torch.export.save(torch.export.export(module, (example,)), path)
+
+
+def _run_torch(path: Path, patch: Tensor) -> Tensor:
+    with torch.inference_mode():
+        answer: Tensor = torch.export.load(path).module()(patch)
+    return answer
+
+
+def _write_onnx(module: nn.Module, example: Tensor, path: Path) -> None:
+    _require_onnx()
+    program = torch.onnx.export(
+        module,
+        (example,),
+        input_names=["patches"],
+        output_names=["logits"],
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+    )
+    assert program is not None, "the dynamo exporter returns a program"
+    program.save(path)
+
+
+def _run_onnx(path: Path, patch: Tensor) -> Tensor:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (answer,) = session.run(None, {"patches": patch.numpy()})
+    return torch.from_numpy(answer)
+
+
+def _require_onnx() -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UsageError(f"{error}: install what ONNX needs with `pip install autoseg-medical[onnx]`.") from error
+
+
+KINDS = {
+    "onnx": Kind("model.onnx", _write_onnx, _run_onnx),
+    "torch": Kind("model.pt2", _write_torch, _run_torch),
+}

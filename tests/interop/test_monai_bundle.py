@@ -1,0 +1,55 @@
+"""What a MONAI bundle holds, and what cannot become one."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from autoseg.errors import UsageError
+from autoseg.inference.model import fold_folders, load_model
+from autoseg.interop.monai_bundle import export_monai_bundle
+from tests.interop.models import FLAT, model_folder
+
+# The fields that the bundle specification asks for.
+REQUIRED = {
+    "version", "monai_version", "pytorch_version", "numpy_version", "task", "description", "authors", "copyright",
+    "network_data_format", "schema", "optional_packages_version", "changelog",
+}  # fmt: skip
+
+
+def test_the_network_takes_monais_axes(tmp_path: Path) -> None:
+    model = model_folder(tmp_path / "m", orientation="canonical", transpose=(1, 2, 0), patch_size=(8, 12, 16))
+    export_monai_bundle(model, tmp_path / "b")
+    loaded = load_model(fold_folders(model), torch.device("cpu"))
+    network = torch.jit.load(tmp_path / "b" / "models" / "model.ts")
+    patch = torch.randn((1, 1, 8, 12, 16))
+    with torch.inference_mode():
+        expected = torch.stack([fold(patch)[0] for fold in loaded.networks]).mean(0)
+        # The plan's axes are y, x, z of a canonical array z y x; MONAI's are x, y, z.
+        monai = patch.permute(0, 1, 3, 2, 4)
+        found = network(monai).permute(0, 1, 3, 2, 4)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    metadata = json.loads((tmp_path / "b" / "configs" / "metadata.json").read_text())
+    assert set(metadata) >= REQUIRED
+    assert metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] == [12, 8, 16]
+    assert metadata["network_data_format"]["outputs"]["pred"]["channel_def"]["2"] == "tumour"
+    inference = json.loads((tmp_path / "b" / "configs" / "inference.json").read_text())
+    assert inference["inferer"]["roi_size"] == [12, 8, 16]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"spec": FLAT}, "2-D"),
+        ({"orientation": "stored"}, "orientation stored"),
+        ({"use_mask_for_norm": (True,)}, "inside a mask"),
+        ({"normalization": ("rescale",)}, "rescale"),
+    ],
+)
+def test_what_cannot_become_one(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    model = model_folder(tmp_path / "m", folds=1, **{"orientation": "canonical", **changes})
+    with pytest.raises(UsageError, match=message):
+        export_monai_bundle(model, tmp_path / "b")
+    assert not (tmp_path / "b").exists()
