@@ -166,6 +166,12 @@ def _as_volume(
     return Volume(whole, _geometry(whole.shape[1:], spacing_mm, affine, orientation)), is_flat
 
 
+def _is_flat(matrix: npt.NDArray[np.float64]) -> bool:
+    """Whether the axes do not span space, whatever their lengths."""
+    lengths = np.linalg.norm(matrix, axis=0)
+    return bool(lengths.min() == 0 or abs(np.linalg.det(matrix / lengths)) < 1e-3)
+
+
 def _geometry(
     shape: tuple[int, ...], spacing_mm: Sequence[float] | None, affine: npt.ArrayLike | None, orientation: str
 ) -> Geometry:
@@ -176,7 +182,7 @@ def _geometry(
         matrix = _directions(orientation) * _lengths(spacing_mm, planar)
     else:
         given = np.asarray(affine, dtype=np.float64)
-        if given.shape != (4, 4) or not np.isfinite(given).all() or abs(np.linalg.det(given[:3, :3])) < 1e-9:
+        if given.shape != (4, 4) or not np.isfinite(given).all() or _is_flat(given[:3, :3]):
             raise UsageError("affine must be an invertible 4 x 4 matrix of finite numbers.")
         matrix = given[:3]
         edges = np.linalg.norm(given[:3, :3], axis=0)

@@ -54,6 +54,11 @@ def available_memory_bytes() -> int:
     return max(free, 0)
 
 
+def is_full_memory(error: Exception) -> bool:
+    """Whether numpy, the GPU's or the CPU's allocator (which raises a plain RuntimeError) ran out of memory."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+
+
 def describe_device(device: torch.device) -> str:
     """Short text for records and reports, for example `cpu (2 threads)` or `cuda NVIDIA H100 80GB HBM3`."""
     if device.type == "cuda":

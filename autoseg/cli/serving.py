@@ -47,7 +47,19 @@ def serve(
     app = make_app(loaded, limits, token, LOOPBACK if host in LOOPBACK else ("*",))
     typer.echo(f"Serving {model} on http://{host}:{port} until interrupted.")
     typer.echo(f"Next: curl --data-binary @SCAN.nii.gz -o SEGMENTATION.nii.gz http://{host}:{port}/segment")
-    uvicorn.run(app, host=host, port=port, access_log=False, log_level="warning", server_header=False)
+    uvicorn.run(
+        app,
+        host=host,
+        port=port,
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        timeout_graceful_shutdown=_SECONDS_TO_END,
+    )
+
+
+_SECONDS_TO_END = 30
+"""For images that are being segmented when the service is told to stop."""
 
 
 def read_token(file: Path | None) -> str | None:

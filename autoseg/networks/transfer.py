@@ -14,10 +14,10 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoseg.errors import ModelError
+from autoseg.networks.blocks import enlarge
 from autoseg.networks.build import build_network
 from autoseg.records.fine_tuning import matching_names
 from autoseg.records.plan import NetworkSpec
@@ -84,7 +84,7 @@ def transfer(
         if value is not None and name in heads and value.shape[heads[name]] == len(known.heads):
             value = _rows(value, fresh, head_sources, heads[name])
         if value is not None and value.ndim > 3 and _is_smaller_kernel(value, fresh):
-            value = enlarge_kernel(value, fresh.shape[2:])
+            value = enlarge(value, fresh.shape[2:])
         if value is None or value.shape != fresh.shape:
             misfits.append(f"{name} {'is missing' if value is None else tuple(value.shape)} for {tuple(fresh.shape)}")
             continue
@@ -105,12 +105,6 @@ def interface_axes(spec: NetworkSpec) -> tuple[Axes, Axes]:
         ]
     few, more_heads, more_channels = sizes
     return _grown(few, more_heads), _grown(few, more_channels)
-
-
-def enlarge_kernel(weight: Tensor, size: Sequence[int]) -> Tensor:
-    """Interpolate kernels `O I [Z] Y X` linearly to `size`."""
-    mode = "trilinear" if weight.ndim == 5 else "bilinear"
-    return F.interpolate(weight, list(size), mode=mode, align_corners=False)
 
 
 def _grown(few: Mapping[str, torch.Size], more: Mapping[str, torch.Size]) -> Axes:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from autoseg import console
 from autoseg.datasets.folders import list_images
-from autoseg.errors import PartialError, UsageError
+from autoseg.errors import AutosegError, PartialError, UsageError
 from autoseg.pipeline.flow import predict_folder
 from autoseg.records.results import Evaluation
 from autoseg.records.trust import Judgement
@@ -77,7 +77,12 @@ def deliver(model: str | Path, images: Path, output: Path, workspace: Path, requ
         )
     except PartialError as error:
         failure = error
-    delivery = _follow(images, output, written, request)
+    try:
+        delivery = _follow(images, output, written, request)
+    except AutosegError as error:
+        if failure is not None:
+            raise failure from error
+        raise
     if failure is not None:
         raise failure
     return delivery
@@ -91,7 +96,7 @@ def _follow(images: Path, output: Path, written: list[Path], request: Request) -
     finished = read_finished(output)
     measured = None
     if request.measurements and finished.labels is not None:
-        measured = measure(images, output, finished.labels, finished.channel_names)
+        measured = measure(images, output, finished.labels, finished.channel_names, finished.cases)
     references, evaluation = request.references or find_references(images), None
     if references is not None and list_images(output):
         evaluation = evaluate(output, references, labels=finished.labels)

@@ -1,11 +1,12 @@
 """Stage: images and their segmentations in, `measurements.csv` out: volumes, diameters, places and intensities."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from autoseg import console
 from autoseg.datasets.folders import find_cases
 from autoseg.datasets.pairs import read_case_image
+from autoseg.errors import DataError
 from autoseg.images.formats import output_ending
 from autoseg.images.reading import read_label
 from autoseg.metrics.measurements import measure_case
@@ -21,17 +22,19 @@ _DIAMETERS = ("longest_mm", "longest_axial_mm", "perpendicular_mm", "axial_slice
 _FIRST = ("case", "target", "component", "components", "voxels", "volume_mm3", *_DIAMETERS, "x_mm", "y_mm", "z_mm")
 
 
-def measure(images: Path, segmentations: Path, labels: LabelScheme, channel_names: Sequence[str]) -> Path:
-    """Measure the segmentations that are there of some images.
+def measure(
+    images: Path, segmentations: Path, labels: LabelScheme, channel_names: Sequence[str], cases: Collection[str]
+) -> Path:
+    """Measure segmentations of images; a case that cannot be read is warned of and left out.
 
     Args:
         images: folder of images or one image file, as for `predict`.
         segmentations: folder of what `predict` made of them; `measurements.csv` is written into it.
         labels: scheme of the segmentations.
         channel_names: of the images.
+        cases: ids of those that are segmented; others are not looked at.
 
     Raises:
-        DataError: a file is damaged, or a value is not among the labels.
         ResourceError: the disk is full.
     """
     root = images if images.is_dir() else images.parent
@@ -39,11 +42,17 @@ def measure(images: Path, segmentations: Path, labels: LabelScheme, channel_name
         case: segmentations / (case.id + output_ending(case.images[0]))
         for case in find_cases(images, len(channel_names))
     }
-    waiting = [case for case, file in files.items() if file.is_file()]
+    waiting = [case for case, file in files.items() if case.id in cases and file.is_file()]
     measured: dict[str, tuple[Measurement, ...]] = {}
     for case in console.track(waiting, len(waiting), "measuring"):
-        image = read_case_image(root, case, len(channel_names))
-        classes = labels.to_internal(read_label(files[case]).array[0], str(files[case]))
+        try:
+            image = read_case_image(root, case, len(channel_names))
+            classes = labels.to_internal(read_label(files[case]).array[0], str(files[case]))
+            if classes.shape != image.geometry.shape:
+                raise DataError(f"{files[case]} has {classes.shape} voxels, its image {image.geometry.shape}")
+        except DataError as error:
+            console.warn(f"{case.id} is not measured: {error}")
+            continue
         measured[case.id] = measure_case(classes, image.array, labels, image.geometry)
     path = segmentations / MEASUREMENTS
     write_text(path, measurements_csv(measured, channel_names))

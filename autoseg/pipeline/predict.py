@@ -18,11 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-import torch
-
 from autoseg import console
 from autoseg.datasets.folders import find_cases
-from autoseg.devices import choose_device
+from autoseg.devices import choose_device, is_full_memory
 from autoseg.errors import DataError, ModelError, PartialError, ResourceError, UsageError
 from autoseg.images.formats import output_ending
 from autoseg.images.writing import write_label
@@ -127,10 +125,12 @@ def predict_cases(
             console.warn(f"{case.id}: {outcome}")
             return
         finished[case.id] = predictor.digest
+        judged.pop(case.id, None)  # of an earlier segmentation
         if outcome is not None:
             judged[case.id] = outcome
-            write_text(output / QUALITY_TABLE, quality_table(judged))
             tell(case.id, outcome)
+        if judged:
+            write_text(output / QUALITY_TABLE, quality_table(judged))
         write_finished()
 
     def write_finished() -> None:
@@ -138,6 +138,8 @@ def predict_cases(
         known = Finished(labels=plan.labels, channel_names=plan.channel_names, cases=finished, judged=judged)
         write_record(output / FINISHED, known)
 
+    if not judged:
+        (output / QUALITY_TABLE).unlink(missing_ok=True)  # of earlier segmentations
     write_finished()
     for _ in console.track(_done_cases(predictor, root, waiting, targets, record), len(waiting), "predicting"):
         pass
@@ -236,15 +238,10 @@ def _attempt(work: Callable[[], Made]) -> Made | str:
     except (DataError, ModelError) as error:
         return str(error)
     except (MemoryError, RuntimeError) as error:
-        if not _is_full_memory(error):
+        if not is_full_memory(error):
             raise
         needed = str(error) if isinstance(error, MemoryError) else ""
         return needed or "it does not fit into memory; use another --device or a machine with more."
-
-
-def _is_full_memory(error: Exception) -> bool:
-    """Whether numpy, the GPU's or the CPU's allocator (which raises a plain RuntimeError) ran out of memory."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
 def _raise_failed(failed: dict[str, str], num_cases: int) -> None:

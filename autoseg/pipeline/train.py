@@ -32,6 +32,7 @@ from autoseg.training.budget import decide_schedule
 from autoseg.training.checkpoint import remove_checkpoints
 from autoseg.training.compiling import undo_compilation
 from autoseg.training.distractors import CENSUS, LEARNER
+from autoseg.training.growth import warn_of_idle_growth
 from autoseg.training.inputs import learned_from, training_inputs
 from autoseg.training.loop import COOLDOWN_REQUEST, final_weights, memory_errors, train_network
 from autoseg.training.out_of_fold import find_out_of_fold
@@ -111,7 +112,8 @@ def train(
         if is_trained(paths, plan, configuration, fold):
             return _trained_already(folder, title, cases, inputs, options)
         schedule = _read_schedule(folder, cases, inputs, options)
-        task = _open(paths, plan, configuration, fold, cases, fingerprint, options, start)
+        seed = _seed(plan, configuration, options, schedule)
+        task = _open(paths, plan, configuration, fold, cases, fingerprint, options, start, seed)
         stop.raise_if_asked(title)
         if start is not None:
             tell_start(start, plan, task.configuration, title)
@@ -120,6 +122,7 @@ def train(
             _tell_distractors(task.census, title)
         if schedule is None:
             check_can_plateau(plan, configuration, options)
+            warn_of_idle_growth(task.sampler, task.configuration.recipe)
             schedule = decide_schedule(task, options, started).model_copy(update={"cases": cases, "inputs": inputs})
             if schedule.until_plateau:
                 warn_of_few_looks(schedule.epochs, task.configuration.recipe.watch)
@@ -178,6 +181,7 @@ def _open(
     fingerprint: Fingerprint,
     options: TrainOptions,
     start: Start | None,
+    seed: int,
 ) -> Task:
     settings = plan.configurations[configuration]  # type: ignore[index]
     dataset = read_record(paths.dataset, Dataset, remedy=_REMEDY)
@@ -194,9 +198,17 @@ def _open(
         paths.preprocessed(store.digest(plan, configuration, fingerprint)),
         learned_from(paths, plan, configuration),
         start,
-        settings.recipe.seed if options.seed is None else options.seed,
+        seed,
         choose_device(options.device),
     )
+
+
+def _seed(plan: Plan, configuration: str, options: TrainOptions, schedule: TrainingSchedule | None) -> int:
+    """The seed that the training was begun with, else the one asked for, else the plan's."""
+    if schedule is not None:
+        return schedule.seed
+    planned = plan.configurations[configuration].recipe.seed  # type: ignore[index]
+    return planned if options.seed is None else options.seed
 
 
 def _find_start(plan: Plan, configuration: str, fold: str, cases: Fold, options: TrainOptions) -> Start | None:

@@ -112,6 +112,7 @@ def _configuration(
         "normalization": _of_channels(known.normalization, schemes, sources),
         "use_mask_for_norm": _of_channels(known.use_mask_for_norm, masked, sources),
         "recipe": recipe,
+        "previous_stage_as": "probabilities",  # what a training here learns from, whatever the model's own stages pass
     }
     return Configuration.model_validate({**dict(known), **changes})
 

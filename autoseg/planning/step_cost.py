@@ -9,6 +9,7 @@ from functools import lru_cache
 from math import ceil, prod
 from typing import Literal, NamedTuple
 
+from autoseg.errors import AutosegError
 from autoseg.records.labels import LabelScheme
 from autoseg.records.plan import Configuration, NetworkSpec, Plan
 from autoseg.records.recipe import Recipe
@@ -73,7 +74,9 @@ def need_of_configuration(
     learned, recipe = settings.learned_labels(labels), settings.recipe.model_dump_json()
     try:
         return trace_need(settings.network, settings.patch_size, settings.batch_size, channels, learned, recipe, kind)
-    except (RuntimeError, TypeError):  # torch's, of values that are asked of a meta tensor
+    except AutosegError:
+        raise
+    except Exception:
         return None
 
 

@@ -5,6 +5,7 @@ cropping are the same for all configurations of a plan, so `crop_case` is done o
 is computed in float32.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from autoseg.devices import available_memory_bytes
 from autoseg.errors import DataError
 from autoseg.images.volume import Volume
 from autoseg.preprocessing.locations import FlatIndices, draw_locations
@@ -26,6 +28,10 @@ from autoseg.spatial.orientation import Turn, turn, turn_for, turned
 from autoseg.spatial.resampling import resample_image, resampled_shape, separate_axis
 
 _MEASURED_VOXELS = 1 << 18
+_BYTES_A_VALUE = 8
+"""Of the resampled image and what resampling holds beside it."""
+_LONGEST_EDGE = 1 << 15
+"""Voxels; a header whose spacing asks for more is wrong (33 m at 1 mm)."""
 """Of each channel, for the percentiles of its intensities."""
 
 
@@ -97,12 +103,25 @@ def crop_case(case_id: str, image: Volume, label: Volume | None, plan: Plan) -> 
     return Cropped(case_id, crop(values, box), labels, image.geometry, how, box)
 
 
+def _check_size(case: Cropped, shape: Sequence[int], spacing_mm: Triple) -> None:
+    """Raise DataError where a case, by a wrong spacing most likely, would not fit into memory."""
+    num_bytes = _BYTES_A_VALUE * len(case.image) * math.prod(shape)
+    if num_bytes > available_memory_bytes() or max(shape) > _LONGEST_EDGE:
+        wanted, found = (" x ".join(f"{edge:.3g}" for edge in of) for of in (spacing_mm, case.spacing_mm))
+        raise DataError(
+            f"case {case.id}: {' x '.join(map(str, shape))} voxels (z y x) at the plan's spacing of {wanted} mm would "
+            f"need about {num_bytes / 2**30:.1f} GiB. Its file says {found} mm: if that is wrong, correct the file, "
+            "else take a machine with more memory."
+        )
+
+
 def onto_grid(case: Cropped, plan: Plan, configuration: str) -> Prepared:
     """Normalise and resample a turned and cropped case; errors as in `prepare_case`."""
     settings = plan.configurations[configuration]  # type: ignore[index]  # any text may be asked for
     before, after = case.spacing_mm, target_spacing(settings, case.spacing_mm)
     shape = resampled_shape(case.image.shape[1:], before, after)
     separate = separate_axis(before, after)
+    _check_size(case, shape, after)
 
     normalized = torch.from_numpy(_normalized(case, plan, settings))
     image = resample_image(normalized, shape, separate).numpy()

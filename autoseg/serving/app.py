@@ -21,7 +21,8 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from autoseg import console
 from autoseg.api import LoadedModel
-from autoseg.errors import AutosegError, DataError
+from autoseg.devices import is_full_memory
+from autoseg.errors import AutosegError, DataError, ResourceError
 from autoseg.images.reading import expected_bytes, read_image
 from autoseg.images.writing import write_label
 from autoseg.serving.desk import Desk, Full, TooLate
@@ -33,6 +34,7 @@ _NIFTI = "application/gzip"
 _BODY = {"required": True, "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     401: {"description": "The token is missing or wrong."},
+    403: {"description": "The request came from a page in a browser."},
     408: {"description": "The image did not arrive in time."},
     413: {"description": "The image is larger than this service takes."},
     422: {"description": "The file is no image that the model can segment; `detail` says why."},
@@ -73,7 +75,8 @@ def make_app(
     Args:
         model: stays loaded.
         limits: see there.
-        token: without it in `Authorization: Bearer TOKEN` nothing but `/health` answers; None: everybody is served.
+        token: without it in `Authorization: Bearer TOKEN` nothing but `/health` and the
+            service's description answers; None: everybody is served.
         hosts: names under which it may be called, so that no web page reaches it by a name of its own.
     """
     desk = Desk(limits.num_seats, limits.waiting_seconds)
@@ -87,6 +90,8 @@ def make_app(
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
 
     def check(request: Request) -> None:
+        if "origin" in request.headers:
+            raise Refused(403, "Pages in browsers are not served.")
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
         if token is not None and not hmac.compare_digest(given.encode(), token.encode()):
             raise Refused(401, "The token is missing or wrong; send Authorization: Bearer TOKEN.")
@@ -189,8 +194,10 @@ def _segmented(model: LoadedModel, image: Path, limits: Limits) -> Response:
         write_label(output, found.labels, volume.geometry, like=image)
     except DataError as error:
         raise Refused(422, str(error).replace(f"{image.parent}/", "")) from error
-    except MemoryError as error:
-        raise Refused(503, "The image does not fit into the memory of this machine.") from error
+    except (ResourceError, MemoryError, RuntimeError) as error:
+        if not isinstance(error, ResourceError) and not is_full_memory(error):
+            raise
+        raise Refused(503, "The image does not fit into the memory or the disk of this machine.") from error
     except AutosegError as error:
         raise Refused(500, f"The segmentation failed: {type(error).__name__}.") from error
     headers = {"X-Autoseg-Model": model.predictor.digest}

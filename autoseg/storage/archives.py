@@ -9,8 +9,9 @@ import re
 import shutil
 import stat
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from autoseg.errors import ModelError
@@ -23,6 +24,7 @@ FREE_BYTES = 1 << 24
 
 _NAME = re.compile(r"[^\x00-\x1f\\:*?\"<>|]+")
 _KINDS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_DAMAGE = (zipfile.BadZipFile, zlib.error, UnicodeDecodeError, NotImplementedError, EOFError)
 _OLDEST = (1980, 1, 1, 0, 0, 0)
 _STORED = ".safetensors"
 
@@ -59,26 +61,25 @@ def unpacked(path: Path, parent: Path) -> Iterator[Path]:
         ModelError: it is no zip, damaged, or refused; the entry is named.
         ResourceError: the disk is full.
     """
-    try:
-        with zipfile.ZipFile(path) as archive, ExitStack() as open_until_read:
-            entries = _checked(path, archive)
-            folder = open_until_read.enter_context(scratch_folder(parent))
-            for entry in entries:
-                target = folder / entry.filename
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with archive.open(entry) as source, target.open("xb") as sink:
-                    shutil.copyfileobj(source, sink)
-            yield folder
-    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
-        raise ModelError(f"{path} is no undamaged zip: {error}. Copy it again.") from error
+    with scratch_folder(parent) as folder:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                for entry in _checked(path, archive):
+                    target = folder / entry.filename
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    with archive.open(entry) as source, target.open("xb") as sink:
+                        shutil.copyfileobj(source, sink)
+        except _DAMAGE as error:
+            raise ModelError(f"{path} is no undamaged zip: {error}. Copy it again.") from error
+        yield folder
 
 
 def _checked(path: Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
-    entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-    reason = _fault(entries, path.stat().st_size)
+    listed = archive.infolist()
+    reason = _fault(listed, path.stat().st_size)
     if reason is not None:
         raise ModelError(f"{path} is refused: {reason}.")
-    return entries
+    return [entry for entry in listed if not entry.is_dir()]
 
 
 def _fault(entries: list[zipfile.ZipInfo], num_bytes: int) -> str | None:
@@ -92,9 +93,11 @@ def _fault(entries: list[zipfile.ZipInfo], num_bytes: int) -> str | None:
     for entry in entries:
         name, mode = entry.orig_filename, entry.external_attr >> 16
         parts = PurePosixPath(name).parts
+        if entry.filename != name:  # Python 3.13 takes a second name from an extra field; Windows changes separators
+            return f"the entry {name[:80]!r} has another name beside it"
         if not _NAME.fullmatch(name) or name.startswith("/") or ".." in parts or len(name) > 512:
             return f"the entry {name[:80]!r} does not stay inside the archive's folder"
-        if mode and not stat.S_ISREG(mode) and stat.S_IFMT(mode):
+        if stat.S_IFMT(mode) and not (stat.S_ISDIR(mode) if entry.is_dir() else stat.S_ISREG(mode)):
             return f"the entry {name!r} is a link or a device"
         if entry.flag_bits & 1 or entry.compress_type not in _KINDS:
             return f"the entry {name!r} is encrypted or packed in a way that is not used for models"

@@ -102,7 +102,9 @@ def read_draw(sampler: Sampler, draw: Draw) -> Crop:
     start, stop = source_box(draw.spatial, sampler.patch_zyx, draw.centre)
     crop = read_crop(sampler.source, draw.case, start, stop)
     if sampler.device.type == "cuda" and crop.image.device.type == "cpu":  # else the host would wait for the copy
-        crop = replace(crop, image=crop.image.pin_memory(), labels=crop.labels.pin_memory())
+        # Contiguous, or pinning would take as much memory as the volume around it.
+        image, labels = (values.contiguous().pin_memory() for values in (crop.image, crop.labels))
+        crop = replace(crop, image=image, labels=labels)
     return crop
 
 

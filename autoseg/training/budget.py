@@ -24,6 +24,7 @@ from autoseg.planning.step_cost import Kind, need_of_configuration
 from autoseg.records.recipe import Schedule
 from autoseg.training.batches import Sampler, batches
 from autoseg.training.checkpoint import Progress, save_checkpoint
+from autoseg.training.compiling import undo_compilation
 from autoseg.training.growth import grown, stage_shares
 from autoseg.training.loop import Learner, train_step
 from autoseg.training.schedule import Precision, TrainingSchedule, TrainOptions
@@ -173,7 +174,8 @@ def measure_costs(task: Task, learner: Learner, budget_seconds: float | None) ->
 def _step_seconds(learner: Learner, sampler: Sampler, limit: float) -> tuple[float, float]:
     """Mean over the course of the training (its patch may grow) and relative standard error."""
     growth = learner.recipe.patch_growth
-    shares = stage_shares(growth)
+    schedule = learner.recipe.schedule
+    shares = stage_shares(growth, 1 - schedule.cooldown_fraction if schedule.name == "wsd" else 1.0)
     mean, error = 0.0, 0.0
     for share, fraction in shares:
         part = grown(sampler, fraction, growth.keeps_voxels)
@@ -266,6 +268,7 @@ def _timed_steps(learner: Learner, sampler: Sampler, count: int, limit_seconds: 
 
 def _validation_seconds(learner: Learner, trial: Validator, cases: Sequence[str]) -> float:
     """Time a tile times all tiles, and of writing the smallest case times all voxels."""
+    undo_compilation(learner.network)
     patch, network = trial.configuration.patch_zyx, learner.network.eval()
     metas = [trial.manifest.cases[case] for case in cases]
     smallest = min(metas, key=lambda meta: math.prod(meta.geometry.shape))

@@ -42,6 +42,7 @@ def compile_network(
         return False
     mode = _MODES[wanted] if backend == "inductor" else None
     try:
+        torch._dynamo.reset()  # it compiles only so many networks in a process
         network.compile(dynamic=False, mode=mode, backend=backend)
         with autocast(sample.device, precision):
             outputs = network(sample)

@@ -8,6 +8,7 @@ import math
 from dataclasses import replace
 from itertools import pairwise
 
+from autoseg import console
 from autoseg.records.course import PatchGrowth
 from autoseg.records.geometry import IntTriple
 from autoseg.records.recipe import Recipe
@@ -31,15 +32,32 @@ def part_at(sampler: Sampler, recipe: Recipe, schedule: TrainingSchedule, step: 
     return sampler, schedule.num_steps
 
 
-def stage_shares(growth: PatchGrowth) -> list[tuple[float, float]]:
-    """(share of the planned steps, fraction of the patch's edge) of every part of a training, the whole patch last."""
-    ends = [0.0, *(stage.until for stage in growth.stages), 1.0]
+def stage_shares(growth: PatchGrowth, end: float = 1.0) -> list[tuple[float, float]]:
+    """(share of the planned steps, fraction of the patch's edge) of every part of a training, the whole patch last.
+
+    Args:
+        growth: of the recipe.
+        end: share of the steps after which the patch is whole in any case, since the cooldown begins.
+    """
+    ends = [0.0, *(min(stage.until, end) for stage in growth.stages), 1.0]
     fractions = [*(stage.fraction for stage in growth.stages), 1.0]
-    return [(stop - start, f) for (start, stop), f in zip(pairwise(ends), fractions, strict=True)]
+    return [(stop - start, f) for (start, stop), f in zip(pairwise(ends), fractions, strict=True) if stop > start]
+
+
+def warn_of_idle_growth(sampler: Sampler, recipe: Recipe) -> None:
+    """Tell the person of stages whose patch is the whole one, since the network's strides allow no smaller one."""
+    growth = recipe.patch_growth
+    idle = [s.fraction for s in growth.stages if grown(sampler, s.fraction, False).patch_zyx == sampler.patch_zyx]
+    if idle:
+        fractions = ", ".join(f"{fraction:g}" for fraction in idle)
+        console.warn(
+            f"recipe.patch_growth: {fractions} of the patch {sampler.patch_zyx} is the whole patch, since fewer than "
+            f"{_SMALLEST} voxels would be left after the network's strides of {sampler.divisor_zyx}: nothing is saved."
+        )
 
 
 def grown(sampler: Sampler, fraction: float, keeps_voxels: bool) -> Sampler:
-    """The sampler with a patch of `fraction` of the edge, in batches of about as many voxels if `keeps_voxels`."""
+    """The sampler with a patch of `fraction` of the edge, in batches of at most as many voxels if `keeps_voxels`."""
     if fraction == 1:
         return sampler
     z, y, x = (
@@ -47,7 +65,7 @@ def grown(sampler: Sampler, fraction: float, keeps_voxels: bool) -> Sampler:
     )
     patch: IntTriple = (z, y, x)
     ratio = math.prod(sampler.patch_zyx) / math.prod(patch) if keeps_voxels else 1.0
-    return replace(sampler, patch_zyx=patch, batch_size=max(1, round(sampler.batch_size * ratio)))
+    return replace(sampler, patch_zyx=patch, batch_size=max(sampler.batch_size, math.floor(sampler.batch_size * ratio)))
 
 
 def _edge(whole: int, fraction: float, divisor: int) -> int:

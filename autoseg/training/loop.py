@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from autoseg import console
+from autoseg.devices import is_full_memory
 from autoseg.errors import ModelError, ResourceError
 from autoseg.inference.sliding_window import autocast
 from autoseg.records.base import write_record
@@ -189,9 +190,11 @@ def predicting(learner: Learner) -> Iterator[nn.Module]:
     kept = {name: value.clone() for name, value in network.state_dict().items()}
     network.load_state_dict(final_weights(learner))
     network.eval()
+    compiled, network._compiled_call_impl = network._compiled_call_impl, None  # each of its shapes would be compiled
     try:
         yield network
     finally:
+        network._compiled_call_impl = compiled
         network.load_state_dict(kept)
         network.train()
 
@@ -327,8 +330,8 @@ def memory_errors(what: str) -> Iterator[None]:
     """Turn torch's errors of full memory into a ResourceError that says what to do; `what` names the work."""
     try:
         yield
-    except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU's allocator raises a plain one
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+    except RuntimeError as error:
+        if not is_full_memory(error):
             raise
         raise ResourceError(
             f"{what}: the memory is full. Plan for less (`autoseg plan --gpu-memory GIB --name OTHER`), or set a "

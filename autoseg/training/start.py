@@ -35,7 +35,8 @@ class Start:
     known: Interface | None = None
     """What that network was connected to; None: to the same but for the distractor's head, which is added."""
     origins: tuple[Origin, ...] = ()
-    """Models that the weights come from, the nearest last; empty with distractors, whose base is in the same plan."""
+    """Models that the weights come from, the nearest last; with distractors those of the base, which is in the same
+    plan."""
 
 
 def start_of_base(fold: Path) -> Start:
@@ -45,7 +46,7 @@ def start_of_base(fold: Path) -> Start:
             f"A training with distractors starts from the weights of {fold.parent.name} {fold.name}, which is not "
             f"trained. Train it first: autoseg train DATASET {fold.parent.name} {fold.name.removeprefix('fold_')}"
         )
-    return Start(tensors.load(fold / WEIGHTS)[0][WEIGHTS])
+    return Start(tensors.load(fold / WEIGHTS)[0][WEIGHTS], origins=read_fold(fold)[1].origins)
 
 
 def find_start(model: Path, plan: Plan, configuration: str, fold: str, cases: Fold) -> Start:

@@ -119,6 +119,7 @@ def predict_image(network: nn.Module, validator: Validator, image: Tensor) -> It
         validator.device,
         precision=prediction_precision(configuration.recipe, validator.device),
         has_previous=validator.previous is not None,
+        tile_weights=configuration.tile_weights,
     )
 
 

@@ -5,8 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from autoseg.errors import ModelError
+from autoseg.networks.blocks import enlarge
 from autoseg.networks.build import NETWORKS, build_network
-from autoseg.networks.transfer import Interface, enlarge_kernel, interface_axes, shared, transfer
+from autoseg.networks.transfer import Interface, interface_axes, shared, transfer
 from autoseg.records.plan import NetworkSpec
 from tests.networks.test_build import make_spec
 
@@ -96,7 +97,7 @@ def test_larger_kernels_are_interpolated(dims: int) -> None:
     new = moved(larger, old, LIVER, LIVER).state_dict()
     for name, value in old.state_dict().items():
         if "depthwise.weight" in name:
-            torch.testing.assert_close(new[name], enlarge_kernel(value, (5,) * dims))
+            torch.testing.assert_close(new[name], enlarge(value, (5,) * dims))
         else:
             assert torch.equal(new[name], value)
 
@@ -104,7 +105,7 @@ def test_larger_kernels_are_interpolated(dims: int) -> None:
 def test_interpolation_by_hand() -> None:
     weight = torch.tensor([0.0, 1.0, 2.0])[None, None, None].expand(1, 1, 3, 3)
     # Voxel centres of 5 in 3: -0.2, 0.4, 1, 1.6, 2.2 voxels; the ends are clamped.
-    torch.testing.assert_close(enlarge_kernel(weight, (5, 5))[0, 0, 2], torch.tensor([0.0, 0.4, 1.0, 1.6, 2.0]))
+    torch.testing.assert_close(enlarge(weight, (5, 5))[0, 0, 2], torch.tensor([0.0, 0.4, 1.0, 1.6, 2.0]))
 
 
 @pytest.mark.parametrize("changes", [{"features_per_stage": (4, 8, 12)}, {"blocks_per_stage": (1, 2, 3)}])

@@ -45,6 +45,29 @@ def test_a_validation_that_was_interrupted_goes_on(
     assert done.stat().st_mtime_ns == before
 
 
+def test_a_training_goes_on_with_the_seed_it_was_begun_with(prepared: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message says to call it without --seed; patches and watched cases must not change then."""
+    plan = make_plan(prepared, name="seeded")
+    begun = SHORT.model_copy(update={"seed": 77})
+    whole = train(prepared, plan, "3d_fullres", "0", begun)
+    folder = prepared.fold("seeded", "3d_fullres", "0")
+    expected = weights_of(folder)
+    shutil.rmtree(folder)
+
+    def stopping(items, total, what):  # type: ignore[no-untyped-def]
+        for number, item in enumerate(items):
+            if what.endswith("fold 0") and number == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield item
+
+    with monkeypatch.context() as patch:
+        patch.setattr(console, "track", stopping)
+        with pytest.raises(Preempted):
+            train(prepared, plan, "3d_fullres", "0", begun)
+    assert train(prepared, plan, "3d_fullres", "0", SHORT.model_copy(update={"seed": None})).epochs == whole.epochs
+    assert all(torch.equal(expected[name], value) for name, value in weights_of(folder).items())
+
+
 def _signalled_after_one_case(items, total, what):  # type: ignore[no-untyped-def]
     for number, item in enumerate(items):
         if what == "validation" and number == 1:

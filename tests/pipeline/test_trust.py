@@ -250,6 +250,19 @@ def test_kept_cases_keep_what_was_said_and_another_model_says_nothing(workspace,
     assert not (tmp_path / "other" / "quality.csv").exists()
 
 
+def test_what_was_said_of_an_earlier_segmentation_goes_with_it(workspace, chosen, tmp_path: Path) -> None:
+    paths, plan = workspace
+    write_image(tmp_path / "images" / "0.nii.gz", noisy(blobs(), 20.0, 0), oblique_grid(blobs().shape))
+    predict(paths, tmp_path / "images", tmp_path / "out", device="cpu")
+    assert (tmp_path / "out" / "quality.csv").is_file()
+    alone = paths.configuration(plan.name, NAMES[0])
+    predict(alone, tmp_path / "images", tmp_path / "out", device="cpu", keep_finished=True)  # says nothing
+    assert not read_finished(tmp_path / "out").judged
+    predict(paths, tmp_path / "images", tmp_path / "out", device="cpu")
+    predict(alone, tmp_path / "images", tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out" / "quality.csv").exists()
+
+
 def test_what_belongs_to_another_selection_is_not_used(workspace, chosen) -> None:
     paths, plan = workspace
     before = paths.trust.read_bytes()

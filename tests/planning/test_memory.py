@@ -59,12 +59,8 @@ def _kept_values(network: torch.nn.Module, image: Tensor, monkeypatch: pytest.Mo
     return sum(tensor.untyped_storage().nbytes() // 4 for tensor in kept.values())
 
 
-MEDNEXT = {"architecture": "mednext"}
-LARGE = {**MEDNEXT, "expansion_per_stage": (3, 4, 8), "blocks_per_stage": (3, 4, 2), "decoder_blocks_per_stage": (3, 4)}
-
-
-@pytest.mark.parametrize("changes", [{}, {"architecture": "residual_unet"}, MEDNEXT, LARGE])
-def test_an_activation_means_the_same_for_every_network(
+@pytest.mark.parametrize("changes", [{}, {"architecture": "residual_unet"}])
+def test_an_activation_means_the_same_for_both_networks(
     changes: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two kept values for one that is counted, within a tenth, so that one budget is right for all."""

@@ -6,6 +6,7 @@ from scipy.spatial.transform import Rotation
 
 from autoseg.errors import DataError
 from autoseg.images.volume import Volume
+from autoseg.preprocessing import prepare
 from autoseg.preprocessing.prepare import prepare_case
 from autoseg.spatial.orientation import Turn, turn, turn_back
 from tests.preprocessing.cases import REGIONS, canonical_matrix, plan, stored_as, volume
@@ -125,6 +126,18 @@ def test_a_coronal_planar_image_is_one_whole_slice():
     flat = volume(np.arange(30, dtype=np.uint8).reshape(1, 1, 5, 6), matrix)
     flat = Volume(flat.array, flat.geometry.model_copy(update={"planar": True}))
     assert prepare_case("x", flat, None, plan(), "2d").image.shape == (1, 1, 5, 6)
+
+
+def test_a_spacing_that_asks_for_more_than_the_memory_is_refused(monkeypatch):
+    image, _ = example()
+    monkeypatch.setattr(prepare, "available_memory_bytes", lambda: 1000)
+    with pytest.raises(DataError, match=r"case x: .* voxels \(z y x\) at the plan's spacing .* would need about"):
+        prepare_case("x", volume(image, canonical_matrix()), None, plan(), "3d_fullres")
+    monkeypatch.setattr(prepare, "available_memory_bytes", lambda: 1 << 60)
+    prepare_case("x", volume(image, canonical_matrix()), None, plan(), "3d_fullres")
+    long = canonical_matrix() @ np.diag([1, 1, 1e5, 1])
+    with pytest.raises(DataError, match="if that is wrong, correct the file"):
+        prepare_case("x", volume(image, long), None, plan(), "3d_fullres")
 
 
 def test_errors_name_the_case():

@@ -206,6 +206,14 @@ def test_other_names_of_the_host_are_refused(model: LoadedModel) -> None:
         assert client.get("/health", headers={"Host": "evil.example"}).status_code == 400
 
 
+def test_pages_in_browsers_are_refused(folder: Path, model: LoadedModel) -> None:
+    """A page may send a simple request to this machine without asking; it cannot leave out its origin."""
+    content = put(folder, "page.nii.gz", 2)
+    with served(model) as client:
+        assert client.post("/segment", content=content, headers={"Origin": "https://evil.example"}).status_code == 403
+        assert client.get("/model", headers={"Origin": "null"}).status_code == 403
+
+
 def test_the_command_refuses_what_is_not_safe(folder: Path, monkeypatch, capsys) -> None:
     monkeypatch.delenv("AUTOSEG_TOKEN", raising=False)
     assert main(["serve", str(folder / "model"), "--host", "0.0.0.0"]) == 2

@@ -99,3 +99,35 @@ def refused(folder: Path, reason: str) -> None:
     with pytest.raises(ModelError, match=reason), unpacked(folder / "bad.zip", folder / "scratch"):
         pass
     assert {path.name for path in folder.rglob("*")} <= {"bad.zip", "scratch"}
+
+
+def test_an_entry_with_two_names_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.13 reads a second name from an extra field, and would write there."""
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
+        archive.writestr("innocent.txt", b"x")
+    listed = zipfile.ZipFile.infolist
+
+    def as_newer_python_does(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+        entries = listed(archive)
+        for entry in entries:
+            entry.filename = "../outside"
+        return entries
+
+    monkeypatch.setattr(zipfile.ZipFile, "infolist", as_newer_python_does)
+    refused(tmp_path, "another name beside it")
+    assert not (tmp_path / "outside").exists()
+
+
+def test_damage_inside_an_entry_is_told(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("plan.json", bytes(range(256)) * 64)
+    content = bytearray((tmp_path / "bad.zip").read_bytes())
+    content[45:60] = b"\xff" * 15
+    (tmp_path / "bad.zip").write_bytes(content)
+    refused(tmp_path, "no undamaged zip")
+
+
+def test_errors_of_the_user_of_an_archive_pass(tmp_path: Path) -> None:
+    write_archive(tmp_path / "good.zip", {"a": b"1"})
+    with pytest.raises(EOFError), unpacked(tmp_path / "good.zip", tmp_path / "scratch"):
+        raise EOFError

@@ -1,5 +1,6 @@
 """The patch of every step by hand: stages in order, multiples of the strides, the whole patch in every cooldown."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ from pydantic import ValidationError
 from autoseg.records.course import PatchGrowth, PatchStage
 from autoseg.records.recipe import Schedule
 from autoseg.training.batches import Sampler, batches
-from autoseg.training.growth import grown, part_at, stage_shares
+from autoseg.training.growth import grown, part_at, stage_shares, warn_of_idle_growth
 from autoseg.training.schedule import TrainingSchedule, with_cooldown
 from tests.training.tools import RECIPE, make_sampler, make_source
 
@@ -43,7 +44,7 @@ def test_smaller_patches_in_larger_batches_if_wanted() -> None:
     assert (small.patch_zyx, small.batch_size) == ((8, 8, 4), 16)
     (batch,) = batches(small, [(0, 0)])
     assert batch.images.shape == (16, 1, 8, 8, 4)
-    assert grown(_sampler(), 0.75, True).batch_size == 5  # 2 * 2048 / 864 = 4.7
+    assert grown(_sampler(), 0.75, True).batch_size == 4  # 2 * 2048 / 864 = 4.7, and 5 would be more than planned
 
 
 def test_slices_stay_slices_and_the_coarsest_map_keeps_four_voxels() -> None:
@@ -70,6 +71,23 @@ def test_a_cooldown_sees_the_whole_patch() -> None:
 def test_shares_add_up() -> None:
     assert stage_shares(GROWTH) == [(0.25, 0.5), (0.25, 0.75), (0.5, 1.0)]
     assert stage_shares(PatchGrowth()) == [(1.0, 1.0)]
+    assert stage_shares(GROWTH, end=0.4) == [(0.25, 0.5), (pytest.approx(0.15), 0.75), (0.6, 1.0)]
+    assert stage_shares(GROWTH, end=0.2) == [(0.2, 0.5), (0.8, 1.0)]  # the cooldown sees the whole patch
+
+
+def test_stages_that_do_nothing_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    coarse = _sampler((128, 128, 128), (32, 32, 32))
+    warn_of_idle_growth(coarse, RECIPE_GROWING)
+    assert "0.5, 0.75 of the patch (128, 128, 128) is the whole patch" in capsys.readouterr().err
+    warn_of_idle_growth(_sampler((128, 128, 128), (8, 8, 8)), RECIPE_GROWING)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("edge", "divisor", "fraction"), [(112, 16, 0.8), (104, 8, 0.75), (96, 8, 0.5)])
+def test_larger_batches_of_small_patches_hold_no_more_voxels(edge: int, divisor: int, fraction: float) -> None:
+    sampler = _sampler((edge,) * 3, (divisor,) * 3)
+    part = grown(sampler, fraction, True)
+    assert part.batch_size * math.prod(part.patch_zyx) <= sampler.batch_size * edge**3
 
 
 def test_stages_out_of_order_are_refused() -> None:
