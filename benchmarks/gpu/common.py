@@ -16,6 +16,7 @@ from autoseg.records.dataset import Dataset, Folds
 from autoseg.records.fingerprint import Fingerprint
 from autoseg.records.plan import Plan
 from autoseg.records.workspace import Paths
+from autoseg.training.out_of_fold import Earlier
 from autoseg.training.task import Task, open_task
 
 DATASET, PLAN, CONFIGURATION, FOLD = "Task04_Hippocampus", "default", "3d_fullres", "0"
@@ -61,7 +62,7 @@ def fold_task(out: Path, device: torch.device, smoke: bool, seed: int = 1) -> Ta
     plan, dataset = default_plan(paths, smoke), read_record(paths.dataset, Dataset)
     folder = paths.preprocessed(store.digest(plan, CONFIGURATION, read_record(paths.fingerprint, Fingerprint)))
     cases = read_record(paths.folds, Folds).folds[int(FOLD)]
-    return open_task("speed", out / "speed", plan, CONFIGURATION, cases, dataset, folder, [], seed, device)
+    return open_task("speed", out / "speed", plan, CONFIGURATION, cases, dataset, folder, Earlier(), None, seed, device)
 
 
 def seconds_of(work: Callable[[], object], device: torch.device) -> float:

@@ -5,15 +5,17 @@ patch, batch, network, loss and augmentation; the names of the lines agree.
 """
 
 import itertools
+from dataclasses import replace
 
 import torch
 from common import EPOCH_STEPS, emit, fold_task, median_ms, options, peak_gib, seconds_of
 
 from autoseg.inference.sliding_window import predict_logits
-from autoseg.training.batches import batches
+from autoseg.training.batches import Batch, batches
 from autoseg.training.budget import warm_learner
 from autoseg.training.loop import train_step
-from autoseg.training.task import Task
+from autoseg.training.schedule import Precision
+from autoseg.training.task import Task, new_learner
 
 VOLUME = (160, 192, 160)
 """Voxels of the volume whose prediction is timed; several tiles along every axis, eight mirrorings."""
@@ -36,6 +38,7 @@ def main() -> None:
         step_ms = median_ms(lambda: train_step(learner, batch, RATE, 0), device, share)
         memory = {"precision": learner.precision, "ours_peak_gib": peak_gib(device)}
         emit("training step, batch on the device", round(step_ms, 3), "ms", **memory)
+        time_compiled(task, batch, share, learner.precision)
         steps = 2 if asked.smoke else EPOCH_STEPS
 
         def epoch() -> None:
@@ -46,6 +49,21 @@ def main() -> None:
     emit(f"epoch of {EPOCH_STEPS} steps, data included", round(seconds, 3), "s", steps_timed=steps)
     predict(task, learner.network.eval(), "float32", share, asked.smoke)
     predict(task, learner.network, "bfloat16" if device.type == "cpu" else "float16", share, asked.smoke)
+
+
+def time_compiled(task: Task, batch: Batch, share: float, precision: Precision) -> None:
+    """The step with each kind of compilation; one that fails or is not for this device is said to be skipped."""
+    for kind in ("on", "graphs"):
+        recipe = task.configuration.recipe.model_copy(update={"compilation": kind})
+        settings = task.configuration.model_copy(update={"recipe": recipe})
+        learner = new_learner(replace(task, configuration=settings), precision)
+        name = f"training step, compilation {kind}"
+        if learner.network._compiled_call_impl is None:
+            emit(name, None, "ms", skipped="not compiled on this device")
+            continue
+        first_s = seconds_of(lambda: train_step(learner, batch, RATE, 0), task.device)  # noqa: B023 - called at once
+        step_ms = median_ms(lambda: train_step(learner, batch, RATE, 0), task.device, share)  # noqa: B023
+        emit(name, round(step_ms, 3), "ms", first_step_s=round(first_s, 2))
 
 
 def predict(task: Task, network: torch.nn.Module, precision: str, share: float, smoke: bool) -> None:
