@@ -58,8 +58,8 @@ def export_nnunet(model: Path, output: Path) -> Path:
             raise UsageError(f"{model} cannot be exported to nnU-Net: {'; '.join(reasons)}.")
         if settings.tile_weights != "nnunet":
             console.warn(
-                "nnU-Net weights overlapping tiles around a point half a voxel off the middle: where an image has several "
-                "tiles, a few voxels will differ; docs/how-to/exchange_models.md says how many and how to avoid it"
+                "nnU-Net weights overlapping tiles around a point half a voxel off the middle: where an image has "
+                "several tiles, a few voxels differ (docs/how-to/exchange_models.md: how many, and how to avoid it)."
             )
         load_model(folders, torch.device("cpu"))  # all folds are of one configuration, and their weights fit
         with filled_folder(output) as folder:
