@@ -84,7 +84,7 @@ def info(
     o.start(None, quiet)
     package = read_package(model)
     if package is not None:
-        o.show(package.model_dump(mode="json"), as_json, "\n".join([readme(package), *_uses(model)[:1]]))
+        o.show(package.model_dump(mode="json"), as_json, "\n".join([readme(package), *_uses(model)]))
         return
     with opened_configuration(model) as folder:
         card = describe_model(folder)

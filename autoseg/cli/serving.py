@@ -64,7 +64,7 @@ def _example(channel_names: Sequence[str], url: str, guarded: bool) -> str:
         else " ".join(f"-F {shlex.quote(name)}=@{number}.nii.gz" for number, name in enumerate(channel_names))
     )
     authorization = f' -H "Authorization: Bearer ${_TOKEN}"' if guarded else ""
-    return f"curl {image}{authorization} -o SEGMENTATION.nii.gz {url}/segment"
+    return f"curl -f {image}{authorization} -o SEGMENTATION.nii.gz {url}/segment"
 
 
 def read_token(file: Path | None) -> str | None:

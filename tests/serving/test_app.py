@@ -377,7 +377,7 @@ def test_the_command_listens_and_says_how_to_call_it(folder: Path, monkeypatch, 
     host, port = socket.getsockname()
     assert (logs, host) == (False, "127.0.0.1")
     example = '--data-binary @SCAN.nii.gz -H "Authorization: Bearer $AUTOSEG_TOKEN" -o SEGMENTATION.nii.gz'
-    assert f"Next: curl {example} http://127.0.0.1:{port}/segment\n" in capsys.readouterr().out
+    assert f"Next: curl -f {example} http://127.0.0.1:{port}/segment\n" in capsys.readouterr().out
     assert main([*call, str(port)]) == 2
     assert f"127.0.0.1 port {port}" in capsys.readouterr().err
     socket.close()
