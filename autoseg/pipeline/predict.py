@@ -33,12 +33,12 @@ from autoseg.records.base import Record, read_record, write_record
 from autoseg.records.dataset import Case
 from autoseg.records.labels import LabelScheme
 from autoseg.records.postprocessing import CaseChanges
-from autoseg.records.prediction_folder import TABLES
+from autoseg.records.prediction_folder import FINISHED, QUALITY_TABLE, TABLES, remove_outdated
 from autoseg.records.results import PreprocessedCase
 from autoseg.records.trust import Judgement
 from autoseg.records.workspace import Paths
 from autoseg.selection.answering import answer, ask
-from autoseg.selection.judging import QUALITY_TABLE, quality_table, tell
+from autoseg.selection.judging import quality_table, tell
 from autoseg.selection.predictor import Grids, Predictor, hastened, load_predictor, prepare
 from autoseg.storage.atomic import write_text
 
@@ -46,8 +46,6 @@ Outcome = Judgement | str | None
 """What is said about a segmentation, or as text why there is none; None: it was not judged."""
 Item = TypeVar("Item")
 Made = TypeVar("Made")
-
-FINISHED = "predicted.json"
 
 _WAITING_BYTES = 1 << 28
 """Finished logits that may wait for their export."""
@@ -147,7 +145,7 @@ def predict_cases(
 
     write_finished()
     if waiting:
-        _remove_tables(output)
+        remove_outdated(output, TABLES)
     for _ in console.track(_done_cases(predictor, root, waiting, targets, record), len(waiting), "predicting"):
         pass
     _raise_failed(failed, len(cases))
@@ -201,14 +199,6 @@ def _done_cases(
 
 def _bytes_of(windows: Windows) -> int:
     return sum(window.rows.numel() * window.rows.element_size() for window in windows)
-
-
-def _remove_tables(output: Path) -> None:
-    """Remove what was measured on segmentations of which some are replaced now."""
-    if found := [name for name in TABLES if (output / name).is_file()]:
-        console.say(f"{output}: {', '.join(found)} of earlier segmentations removed")
-    for name in found:
-        (output / name).unlink()
 
 
 def _remove_earlier(target: Path, case: str) -> None:

@@ -9,6 +9,7 @@ from autoseg import console
 from autoseg.cli.main import main
 from autoseg.errors import PartialError
 from autoseg.images.writing import write_image, write_label
+from autoseg.pipeline.postprocess import postprocess_folder
 from autoseg.pipeline.predict import predict, read_finished
 from autoseg.records.base import write_record
 from autoseg.records.postprocessing import ComponentRule, ComponentSettings, LearningSettings, TargetRule
@@ -88,6 +89,19 @@ def test_an_earlier_segmentation_of_a_case_that_fails_now_is_removed(
             predict(model, images, out, device="cpu", keep_finished=keep)
         assert files(out) == {"predicted.json", "b.nii.gz"}
         assert set(read_finished(out).cases) == {"b"}
+
+
+def test_post_processed_segmentations_are_no_longer_as_predicted(paths: Paths, images: Path, tmp_path: Path) -> None:
+    """Into the folder of the predictions themselves, by a rule that lists no changes of components."""
+    out, plan = tmp_path / "out", make_plan()
+    predict(paths, images, out, device="cpu", save_probabilities=True)
+    for name in ("quality.csv", "measurements.csv", "evaluation.json"):
+        (out / name).write_text("of what was predicted")
+    rule = PostprocessingRule(keep_largest=(1,))
+    postprocess_folder(rule, plan, "3d_fullres", out, images, out)
+    kept = SIDE_FILES - {".components.json"}
+    assert files(out) == {f"{case}{ending}" for case in "ab" for ending in (".nii.gz", *kept)}
+    assert not read_finished(out).cases
 
 
 def test_scores_and_measurements_of_earlier_segmentations_are_removed(
