@@ -18,6 +18,7 @@ import numpy.typing as npt
 from autoseg.devices import choose_device
 from autoseg.errors import UsageError
 from autoseg.images.volume import Volume
+from autoseg.inference.pieces import Pieces
 from autoseg.inference.voices import Spoken
 from autoseg.postprocessing.case_grid import grid_of_image
 from autoseg.records.geometry import Geometry, affine_rows
@@ -216,12 +217,12 @@ def _directions(orientation: str) -> npt.NDArray[np.float64]:
     return steps
 
 
-def _on_own_grid(
-    cropped: npt.NDArray[np.float16], meta: PreprocessedCase, labels: LabelScheme
-) -> npt.NDArray[np.float16]:
+def _on_own_grid(cropped: Pieces, meta: PreprocessedCase, labels: LabelScheme) -> npt.NDArray[np.float16]:
     """Probabilities `H z y x` of the crop box on the image's own grid; around it is background for certain."""
-    whole = np.zeros((len(cropped), *meta.geometry.shape), np.float16)
+    whole = np.zeros((cropped.shape[0], *meta.geometry.shape), np.float16)
     if not labels.has_regions:
         whole[0] = 1
-    turn(whole, Turn(meta.axes, meta.flips))[(slice(None), *box_slices(meta.crop))] = cropped
+    inside = turn(whole, Turn(meta.axes, meta.flips))[(slice(None), *box_slices(meta.crop))]
+    for rows, slab in cropped.slabs():
+        inside[:, rows] = slab
     return whole

@@ -106,30 +106,6 @@ def to_disagreement(window: Window, num_heads: int) -> Disagreement | None:
     return stored
 
 
-def labels_from_probabilities(
-    probabilities: Sequence[Probabilities], meta: PreprocessedCase, labels: LabelScheme
-) -> Labels:
-    """Labels of the image file's own grid from the mean of one or more probability volumes.
-
-    Args:
-        probabilities: each `H z y x` on the crop box of the turned grid, one a configuration.
-        meta: of any of the configurations (they share the crop and the turn).
-        labels: scheme of the heads.
-
-    Returns:
-        `Z Y X` int16 internal class numbers on the grid of `meta.geometry`.
-    """
-    return uncrop(classes_from_probabilities(probabilities, labels), meta)
-
-
-def classes_from_probabilities(probabilities: Sequence[Probabilities], labels: LabelScheme) -> Labels:
-    """Internal class numbers `z y x`, still on the crop box, from the mean of probability volumes `H z y x`."""
-    cropped = np.empty(probabilities[0].shape[1:], dtype=np.int16)
-    for where in slabs(probabilities[0].shape):
-        cropped[where] = decide_mean([torch.from_numpy(p[:, where]) for p in probabilities], labels).numpy()
-    return cropped
-
-
 def mean_probabilities(probabilities: Sequence[Probabilities]) -> Probabilities:
     """Mean of probability volumes `H z y x`, averaged in float32 slab by slab."""
     if len(probabilities) == 1:

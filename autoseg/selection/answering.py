@@ -73,8 +73,10 @@ def answer(
         classes, changes = _cleaned(rule, segmentation(windows, meta, labels, watch), meta, labels)
     else:
         with scratch_folder(folder) as scratch:
-            spoken = speak(windows, [len(one.networks) for one in predictor.models], meta, labels, scratch, watch)
-            heard = Heard(spoken.probabilities, spoken.voices(), grid()) if _listens(rule) else None
+            listens, counts = _listens(rule), [len(one.networks) for one in predictor.models]
+            kept = predictor.saves_probabilities
+            spoken = speak(windows, counts, meta, labels, scratch, watch, heard=listens, kept=kept)
+            heard = Heard(spoken.probabilities, spoken.voices(), grid()) if listens else None
             classes, changes = _cleaned(rule, spoken.labels, meta, labels, heard)
             if predictor.saves_probabilities:
                 keep(spoken)
