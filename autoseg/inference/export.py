@@ -23,6 +23,7 @@ from autoseg.records.results import PreprocessedCase
 from autoseg.spatial.cropping import box_slices
 from autoseg.spatial.orientation import Turn, turn
 from autoseg.spatial.resampling import Window, linear_depth, linear_windows, separate_axis
+from autoseg.storage.spacious import spacious
 
 Labels = npt.NDArray[np.int16]
 Probabilities = npt.NDArray[np.float16]
@@ -57,7 +58,7 @@ def probability_depth(num_heads: int, shape: IntTriple) -> int:
 
 def blank_labels(meta: PreprocessedCase) -> tuple[Labels, Labels]:
     """Background `Z Y X` on exactly the grid of `meta.geometry`, and the view of it that is the crop box `z y x`."""
-    native = np.zeros(meta.geometry.shape, dtype=np.int16)
+    native = spacious(meta.geometry.shape, np.int16)
     return native, turn(native, Turn(meta.axes, meta.flips))[box_slices(meta.crop)]
 
 

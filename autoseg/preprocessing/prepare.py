@@ -19,7 +19,7 @@ from autoseg.errors import DataError
 from autoseg.images.volume import Volume
 from autoseg.preprocessing.locations import FlatIndices, draw_locations
 from autoseg.preprocessing.normalize import MASKED, Scale, scale_of, scaled
-from autoseg.preprocessing.statistics import BoolArray, Channel, Region, measured, pieces, read
+from autoseg.preprocessing.statistics import PIECE, BoolArray, Channel, measured, read
 from autoseg.records.geometry import Geometry, Triple
 from autoseg.records.plan import Configuration, Plan
 from autoseg.records.results import Box, PreprocessedCase
@@ -27,6 +27,7 @@ from autoseg.spatial.cropping import crop, nonzero_box, nonzero_mask
 from autoseg.spatial.labels import resample_labels
 from autoseg.spatial.orientation import Turn, turn, turn_for, turned
 from autoseg.spatial.resampling import Source, resample_into, resampled_shape, separate_axis
+from autoseg.spatial.slabs import Region, slab_boxes
 from autoseg.storage.spacious import spacious
 
 _MEASURED_VOXELS = 1 << 18
@@ -211,7 +212,7 @@ def _source(channel: Channel, scale: Scale) -> Source:
         if channel.mask is None:
             low, high = scaled(np.array([channel.low, channel.high]), scale)
             return float(low), float(high)
-        parts = (read_box(box) for box in pieces(channel.values))
+        parts = (read_box(box) for box in slab_boxes(channel.values, PIECE))
         lows, highs = zip(*((float(part.min()), float(part.max())) for part in parts), strict=True)
         return min(lows), max(highs)
 

@@ -5,17 +5,18 @@ array (pairwise: halves of halves, each a multiple of 8 long), so that they equa
 copy bit for bit, and prepared cases do not depend on how they were read.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from autoseg.spatial.slabs import Region, slab_boxes
+
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
-Region = tuple[slice, slice, slice]
 
-_PIECE = 1 << 22
+PIECE = 1 << 22
 """Values converted at a time, 16 MiB in float32; at least 128, where numpy's halving ends."""
 
 
@@ -34,7 +35,7 @@ class Channel(NamedTuple):
 
 def measured(values: npt.NDArray[Any], mask: BoolArray | None = None) -> Channel:
     """A channel with its limits; see `Channel`."""
-    ends = np.array([(values[box].min(), values[box].max()) for box in pieces(values)])
+    ends = np.array([(values[box].min(), values[box].max()) for box in slab_boxes(values, PIECE)])
     with np.errstate(over="ignore"):  # a double beyond float32 becomes infinite, which the caller refuses
         return Channel(values, mask, np.float32(ends[:, 0].min()), np.float32(ends[:, 1].max()))
 
@@ -42,16 +43,6 @@ def measured(values: npt.NDArray[Any], mask: BoolArray | None = None) -> Channel
 def read(channel: Channel, box: Region) -> FloatArray:
     """A box of the channel, float32 Z Y X: contiguous, and the caller's own."""
     return np.array(channel.values[box], dtype=np.float32, order="C")
-
-
-def pieces(values: npt.NDArray[Any]) -> Iterator[Region]:
-    """Boxes that cover an array `Z Y X`, each a few slices along the axis that lies furthest apart in memory."""
-    axis = int(np.argmax(np.abs(values.strides)))
-    depth = max(1, _PIECE * values.shape[axis] // values.size)
-    whole = slice(None)
-    for start in range(0, values.shape[axis], depth):
-        where = slice(start, start + depth)
-        yield ((where, whole, whole), (whole, where, whole), (whole, whole, where))[axis]
 
 
 def moments(channel: Channel) -> tuple[np.float32, np.float32]:
@@ -68,7 +59,7 @@ def moments(channel: Channel) -> tuple[np.float32, np.float32]:
 def _sum(what: Callable[[FloatArray], FloatArray], channel: Channel, start: int, stop: int) -> np.float32:
     """Sum of `what` of the voxels from `start` to `stop` in C order."""
     count = stop - start
-    if count > _PIECE:
+    if count > PIECE:
         half = count // 2 - count // 2 % 8
         return _sum(what, channel, start, start + half) + _sum(what, channel, start + half, stop)
     plane = channel.values[0].size

@@ -108,7 +108,7 @@ def test_slabs_and_files_give_what_the_whole_does(monkeypatch, spacing, scheme, 
     axis = separate_axis((3.0, 0.7, 0.9), spacing)
     whole = resample_image(torch.from_numpy(values)[None], expected.meta.shape, axis)
     np.testing.assert_array_equal(expected.image, whole)
-    monkeypatch.setattr(statistics, "_PIECE", 128)
+    monkeypatch.setattr(statistics, "PIECE", 128)
     monkeypatch.setattr(spacious, "available_memory_bytes", lambda: 1000)
     found = prepare_case("x", case, None, chosen, "3d_fullres")
     assert isinstance(found.image.base, np.memmap)

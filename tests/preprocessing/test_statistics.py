@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoseg.preprocessing import statistics
-from autoseg.preprocessing.statistics import measured, moments, pieces, read
+from autoseg.preprocessing.statistics import measured, moments, read
 
 TYPES = (np.int16, np.uint8, np.int32, np.float32, np.float64)
 
@@ -26,13 +26,13 @@ def test_moments_are_numpys_own(dtype, shape, piece, axes) -> None:
     """Of turned views too: the sums run in the order of the view."""
     values = noise(shape, dtype).transpose(axes)[::-1]
     whole = np.array(values, dtype=np.float32, order="C")
-    before = statistics._PIECE
+    before = statistics.PIECE
     try:
-        statistics._PIECE = piece
+        statistics.PIECE = piece
         channel = measured(values)
         mean, deviation = moments(channel)
     finally:
-        statistics._PIECE = before
+        statistics.PIECE = before
     assert (mean, deviation) == (whole.mean(), whole.std())
     assert (channel.low, channel.high) == (whole.min(), whole.max())
     assert type(mean) is type(deviation) is np.float32
@@ -40,7 +40,7 @@ def test_moments_are_numpys_own(dtype, shape, piece, axes) -> None:
 
 def test_a_million_values_summed_in_many_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     values = noise((101, 100, 99), np.float32)
-    monkeypatch.setattr(statistics, "_PIECE", 4096)
+    monkeypatch.setattr(statistics, "PIECE", 4096)
     assert moments(measured(values)) == (values.mean(), values.std())
 
 
@@ -59,17 +59,6 @@ def test_values_that_are_not_finite_show_in_the_limits(bad: float) -> None:
     values[1, 2, 3] = bad
     channel = measured(values)
     assert not (np.isfinite(channel.low) and np.isfinite(channel.high))
-
-
-def test_pieces_cover_every_voxel_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statistics, "_PIECE", 50)
-    values = np.zeros((7, 6, 5), np.int8).transpose(2, 0, 1)
-    boxes = list(pieces(values))
-    assert len(boxes) == 7
-    for box in boxes:
-        values[box] += 1
-    assert (values == 1).all()
-    assert boxes[0] == (slice(None), slice(0, 1), slice(None))
 
 
 def test_what_is_read_may_be_written_to() -> None:
