@@ -27,6 +27,7 @@ from autoseg.records.labels import LabelScheme
 from autoseg.records.postprocessing import ComponentSettings
 from autoseg.spatial.components import components
 from autoseg.spatial.cropping import box_slices, mask_box
+from autoseg.spatial.slabs import slab_boxes
 
 Bools = npt.NDArray[np.bool_]
 Classes = npt.NDArray[np.integer[Any]]
@@ -34,6 +35,8 @@ Head = npt.NDArray[np.float16]
 Piece = tuple[float, npt.NDArray[np.int64]]
 Sparse = tuple[npt.NDArray[np.int64], Head]
 """Flat indices of voxels, rising, and their probabilities."""
+
+_COUNTED_VOXELS = 1 << 22
 
 DECIDED = 1.0
 """Level of a component of the segmentation itself."""
@@ -140,10 +143,11 @@ def _reaching(probabilities: Pieces, labels: LabelScheme, threshold: float) -> d
             head = slab[head_of(labels, number)].reshape(-1)
             voxels = np.flatnonzero(_at_least(head, threshold))
             found.append((voxels + first, head[voxels]))
-    return {
-        number: (np.concatenate([voxels for voxels, _ in found]), np.concatenate([values for _, values in found]))
-        for number, found in enumerate(parts)
-    }
+    reached = {}
+    for number, found in enumerate(parts):
+        reached[number] = (np.concatenate([v for v, _ in found]), np.concatenate([values for _, values in found]))
+        found.clear()
+    return reached
 
 
 def _filled(shape: Sequence[int], voxels: npt.NDArray[np.int64], values: Head) -> Head:
@@ -289,7 +293,10 @@ def _in_largest(classes: Classes, voxels: npt.NDArray[np.int64], offsets: Offset
     foreground = classes > 0
     box = mask_box(foreground)
     numbers, count = components(foreground[box_slices(box)])
-    sizes = np.bincount(numbers[numbers > 0], minlength=count + 1)
+    sizes = np.zeros(count + 1, np.int64)
+    for region in slab_boxes(numbers, _COUNTED_VOXELS):  # numpy counts with 8 bytes a voxel
+        sizes += np.bincount(numbers[region].reshape(-1), minlength=count + 1)
+    sizes[0] = 0
     first = np.stack(np.unravel_index(voxels[offsets[:-1][is_decided]], classes.shape))
     at_first = numbers[tuple(first - np.array([[start] for start, _ in box]))]
     inside[is_decided] = sizes[at_first] == sizes.max()

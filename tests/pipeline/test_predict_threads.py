@@ -17,7 +17,7 @@ from autoseg.records.dataset import Case
 from autoseg.records.postprocessing import ComponentRule, TargetRule
 from autoseg.records.results import PostprocessingRule
 from autoseg.records.trust import Trust
-from autoseg.selection import answering
+from autoseg.selection import answering, room
 from autoseg.selection import predictor as predictor_module
 from autoseg.selection.predictor import hastened, load_predictor, prepare
 from autoseg.spatial.tiles import tile_starts
@@ -142,3 +142,31 @@ def test_fast_leaves_out_what_was_learned_from_full_predictions(tmp_path: Path, 
     assert quick.models[0].digest != predictor.models[0].digest
     assert not quick.models[0].settings.recipe.mirroring.in_prediction
     assert predictor.models[0].settings.recipe.mirroring.in_prediction
+
+
+def test_a_case_that_will_not_fit_is_named_before_it_is_begun(tmp_path: Path, images: Path, monkeypatch) -> None:
+    model = write_fold(tmp_path / "fold_0", make_plan())
+    put_many(images, "ab")
+    begun: list[str] = []
+    monkeypatch.setattr(answering, "case_windows", lambda *_, **__: begun.append("a case"))
+    monkeypatch.setattr(room, "available_memory_bytes", lambda: 1000)
+    with pytest.raises(PartialError, match=r"2 of 2 .*\n  a: it does not fit into memory: about .* GiB are needed"):
+        predict(model, images, tmp_path / "out", device="cpu")
+    assert not begun
+
+
+def test_a_case_waits_for_the_memory_of_those_before_it(tmp_path: Path, images: Path, monkeypatch) -> None:
+    """While `a` and `b` are under way there is no room for the next one; when they are written there is."""
+    model = write_fold(tmp_path / "fold_0", make_plan())
+    put_many(images, "abc")
+    asked: list[tuple[str, bool]] = []
+
+    def lack(_predictor, grids) -> str | None:
+        case = next(iter(grids.values())).meta.id
+        before = all((tmp_path / "out" / f"{other}.nii.gz").is_file() for other in "abc" if other < case)
+        asked.append((case, before))
+        return None if before else "no room"
+
+    monkeypatch.setattr(stage_module, "lack_of_room", lack)
+    assert len(predict(model, images, tmp_path / "out", device="cpu")) == 3
+    assert {case for case, before in asked if before} == set("abc")
