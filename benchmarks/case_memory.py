@@ -1,6 +1,7 @@
 """What one large case needs of memory, stage by stage: read and prepared, exported and written, heard by a rule.
 
     python benchmarks/case_memory.py [--slices 250] [--size 512] [--heads 30] [--zoom 1.25] [--ending .nii.gz]
+        [--free-gib 0.1] [--stages prepare export listen]
 
 The case is a CT (int16, air around a body of blocks of different brightness); logits are made up row by row, so that
 no network's time and memory is in it. Each stage runs in a process of its own whose resident memory that is no file's
@@ -203,6 +204,10 @@ def measure(stage: str, folder: Path, options: argparse.Namespace) -> dict[str, 
     """Run a stage in this process and watch it."""
     import torch
 
+    if options.free_gib is not None:
+        from autoseg.storage import spacious
+
+        spacious.available_memory_bytes = lambda: int(options.free_gib * 2**30)
     torch.set_num_threads(options.threads)
     shape = (options.slices, options.size, options.size)
     before, done, highest = anonymous_bytes(), threading.Event(), [0]
@@ -234,6 +239,7 @@ def main() -> None:
     parser.add_argument("--zoom", type=float, default=1.25)
     parser.add_argument("--ending", default=".nii.gz")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--free-gib", type=float, help="as if no more were free when arrays are made")
     parser.add_argument("--stages", nargs="*", choices=STAGES, default=STAGES)
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -248,6 +254,8 @@ def main() -> None:
             command = [sys.executable, __file__, *sys.argv[1:], "--stages", stage, "--measure", name]
             done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
             title = f"{stage}: {'x'.join(map(str, shape))}{options.ending}, zoom {options.zoom:g}"
+            if options.free_gib is not None:
+                title += f", as if {options.free_gib:g} GiB were free"
             line = {"name": title, **json.loads(done.stdout.splitlines()[-1])}
             if stage != "prepare":
                 line |= {"heads": options.heads, "all_heads_gib": round(2 * options.heads * np.prod(shape) / 2**30, 2)}

@@ -9,8 +9,11 @@ import pytest
 import torch
 
 from autoseg.errors import DataError, PartialError, ResourceError
+from autoseg.images import contents
 from autoseg.images.reading import read_label
+from autoseg.inference import export
 from autoseg.inference import predictor as inference
+from autoseg.inference.store import read_probabilities
 from autoseg.pipeline import predict as stage_module
 from autoseg.pipeline.predict import predict, read_finished
 from autoseg.records.dataset import Case
@@ -21,6 +24,7 @@ from autoseg.selection import answering, room
 from autoseg.selection import predictor as predictor_module
 from autoseg.selection.predictor import hastened, load_predictor, prepare
 from autoseg.spatial.tiles import tile_starts
+from autoseg.storage import spacious
 from tests.pipeline.fakes import LABELS, ByIntensity, blobs, make_plan, write_fold
 from tests.pipeline.test_predict import CLASSES, CPU, put
 
@@ -170,3 +174,28 @@ def test_a_case_waits_for_the_memory_of_those_before_it(tmp_path: Path, images: 
     monkeypatch.setattr(stage_module, "lack_of_room", lack)
     assert len(predict(model, images, tmp_path / "out", device="cpu")) == 3
     assert {case for case, before in asked if before} == set("abc")
+
+
+def test_arrays_that_lie_in_files_change_nothing(tmp_path: Path, images: Path, monkeypatch) -> None:
+    """As if hardly any memory were free: image, grid and labels are mapped; segmentations are the same bytes."""
+    model = write_fold(tmp_path / "fold_0", make_plan())
+    put_many(images, "ab")
+    wanted = predict(model, images, tmp_path / "wanted", device="cpu", save_probabilities=True)
+    made: list[np.ndarray] = []
+    original = export.spacious
+
+    def noted(*arguments) -> np.ndarray:
+        made.append(original(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(export, "spacious", noted)
+    monkeypatch.setattr(spacious, "available_memory_bytes", lambda: 100)
+    monkeypatch.setattr(contents, "_READ_BYTES", 0)
+    found = predict(model, images, tmp_path / "out", device="cpu", save_probabilities=True)
+    assert len(made) == 2
+    assert all(isinstance(labels.base, np.memmap) for labels in made)
+    for one, other in zip(wanted, found, strict=True):
+        assert one.read_bytes() == other.read_bytes()
+    for case in "ab":
+        parts = [read_probabilities(tmp_path / name, case) for name in ("wanted", "out")]
+        np.testing.assert_array_equal(*parts)
