@@ -135,9 +135,7 @@ class LabelScheme(Record):
     def to_file(self, classes: IntArray) -> IntArray:
         """Map internal class numbers to file values, in the smallest integer type that holds them all."""
         table = np.array(self.class_values, dtype=smallest_integer_type(self.class_values))
-        mapped = np.empty_like(classes, table.dtype, order="C")
-        for row, numbers in enumerate(classes):  # not all at once: numpy turns indices into 8 bytes a voxel
-            mapped[row] = table[numbers]
+        mapped: IntArray = table[classes]
         return mapped
 
 
