@@ -15,9 +15,9 @@ from autoseg.datasets.folders import find_cases
 from autoseg.errors import DataError, ModelError, PartialError, UsageError
 from autoseg.images.formats import output_ending
 from autoseg.images.writing import write_label
-from autoseg.inference.export import Probabilities, labels_from_probabilities
-from autoseg.inference.store import read_disagreement, read_meta, read_probabilities
-from autoseg.inference.temperature import tempered
+from autoseg.inference.pieces import Pieces, labels_from_probabilities
+from autoseg.inference.store import probabilities_path, read_disagreement, read_meta
+from autoseg.inference.temperature import tempered_pieces
 from autoseg.metrics.build import score_counts, summarize
 from autoseg.metrics.overlap import Counts
 from autoseg.postprocessing.apply import Heard, changes_path, clean_components
@@ -148,7 +148,7 @@ def postprocess_folder(
             if name not in cases:
                 raise DataError(f"{root} holds no image of it.")
             case, temperature = cases[name], (temperatures or {}).get(name, 1.0)
-            probabilities = tempered(read_probabilities(predictions, name), temperature, plan.labels)
+            probabilities = tempered_pieces(probabilities_path(predictions, name), temperature, plan.labels)
             written.append(_postprocess_case(rule, plan, configuration, predictions, root, case, output, probabilities))
         except (DataError, ModelError) as error:
             failed[name] = str(error)
@@ -166,7 +166,7 @@ def _postprocess_case(
     root: Path,
     case: Case,
     output: Path,
-    probabilities: Probabilities,
+    probabilities: Pieces,
 ) -> Path:
     labels, meta = plan.labels, read_meta(predictions, case.id)
     native = labels_from_probabilities([probabilities], meta, labels)

@@ -40,6 +40,7 @@ from autoseg.records.workspace import Paths
 from autoseg.selection.answering import answer, ask
 from autoseg.selection.judging import quality_table, tell
 from autoseg.selection.predictor import Grids, Predictor, hastened, load_predictor, prepare
+from autoseg.selection.room import lack_of_room
 from autoseg.storage.atomic import write_text
 
 Outcome = Judgement | str | None
@@ -161,8 +162,9 @@ def _done_cases(
 ) -> Iterator[Case]:
     """Each case when it is done: prepared in one thread, asked of the networks here, exported in another thread.
 
-    At most one case is prepared ahead, and one waits for its export with no more than `_WAITING_BYTES`. `record` is
-    called in the thread that exports, as soon as a case is done. An error that ends the run ends all three.
+    At most one case is prepared ahead, and one waits for its export with no more than `_WAITING_BYTES`. A case
+    that does not fit into the memory, even with no other under way, is not begun. `record` is called in the thread that
+    exports, as soon as a case is done. An error that ends the run ends all three.
     """
     stopped, running = threading.Event(), deque[tuple[Case, Future[None]]]()
 
@@ -184,6 +186,11 @@ def _done_cases(
     ahead = closing(_ahead(lambda case: _prepare_or_reason(predictor, root, case), waiting))
     with ahead as prepared, ThreadPoolExecutor(1, thread_name_prefix="export") as pool:
         for case, grids in zip(waiting, prepared, strict=True):
+            if not isinstance(grids, str) and lack_of_room(predictor, grids) is not None:
+                while running:  # what the cases before still hold may be what is missing
+                    running[0][1].result()
+                    yield running.popleft()[0]
+                grids = lack_of_room(predictor, grids) or grids
             belt = Belt[Windows](_WAITING_BYTES, _bytes_of)
             meta = grids if isinstance(grids, str) else grids[predictor.models[0].configuration].meta
             running.append((case, pool.submit(export, case, meta, belt)))

@@ -9,7 +9,7 @@ from autoseg import console
 from autoseg.datasets.folders import find_cases
 from autoseg.devices import choose_device
 from autoseg.errors import UsageError
-from autoseg.inference.export import classes_from_probabilities
+from autoseg.inference.pieces import classes_from_probabilities
 from autoseg.inference.voices import speak, voice_windows
 from autoseg.postprocessing.apply import Heard, component_features
 from autoseg.postprocessing.case_grid import read_case_grid
@@ -53,7 +53,7 @@ def shift_of(predictor: Predictor, root: Path, cases: Sequence[Case], output: Pa
         with scratch_folder(output) as folder:
             windows = voice_windows(predictor.models, grids, predictor.device)
             counts = [len(one.networks) for one in predictor.models]
-            spoken = speak(windows, counts, grids[model.configuration].meta, labels, folder)
+            spoken = speak(windows, counts, grids[model.configuration].meta, labels, folder, kept=False)
             grid = read_case_grid(root, case, spoken.meta, model.plan, model.configuration)
             num_folds = max(spoken.num_folds)
             together = classes_from_probabilities([spoken.probabilities], labels)

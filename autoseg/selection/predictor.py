@@ -40,6 +40,16 @@ class Predictor:
     """What judges the segmentations; None: nothing was learned about this model."""
 
     @property
+    def listens(self) -> bool:
+        """Whether post-processing judges components by what each fold says of them."""
+        return self.rule.components is not None and self.rule.components.needs_probabilities
+
+    @property
+    def asks_folds(self) -> bool:
+        """Whether each fold is asked on its own, not only all of a model together."""
+        return self.saves_probabilities or self.listens
+
+    @property
     def digest(self) -> str:
         """Changes with anything that could change a segmentation or what is said about it."""
         rule = self.rule.model_dump(mode="json", exclude={"reasons"})

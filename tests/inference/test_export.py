@@ -8,11 +8,11 @@ import torch
 
 from autoseg.inference.export import (
     decide,
-    labels_from_probabilities,
     native_windows,
     previous_stage_labels,
     to_disagreement,
 )
+from autoseg.inference.pieces import in_memory, labels_from_probabilities
 from autoseg.inference.predictor import segmentation
 from autoseg.inference.store import (
     probability_writer,
@@ -110,7 +110,7 @@ def test_probabilities_give_the_same_labels(labels: LabelScheme) -> None:
     if not labels.has_regions:
         np.testing.assert_allclose(probabilities.astype(float).sum(0), 1, atol=2e-3)
     direct = native_labels(logits, meta, labels)
-    stored = labels_from_probabilities([probabilities], meta, labels)
+    stored = labels_from_probabilities([in_memory(probabilities)], meta, labels)
     ordered = np.sort(probabilities.astype(float), axis=0)
     margin = np.abs(probabilities.astype(float) - 0.5).min(0) if labels.has_regions else ordered[-1] - ordered[-2]
     tied = np.zeros(meta.shape_before_crop, bool)
@@ -124,9 +124,10 @@ def test_mean_of_several() -> None:
     meta = meta_for()
     first, second = (native_probabilities(logits_for(FILE_SHAPE, seed=s), meta, CLASSES) for s in (1, 2))
     mean = (first.astype(np.float32) + second.astype(np.float32)) / 2
-    np.testing.assert_array_equal(labels_from_probabilities([first, second], meta, CLASSES), mean.argmax(0))
+    one, two = in_memory(first), in_memory(second)
+    np.testing.assert_array_equal(labels_from_probabilities([one, two], meta, CLASSES), mean.argmax(0))
     np.testing.assert_array_equal(
-        labels_from_probabilities([first, first], meta, CLASSES), labels_from_probabilities([first], meta, CLASSES)
+        labels_from_probabilities([one, one], meta, CLASSES), labels_from_probabilities([one], meta, CLASSES)
     )
 
 
@@ -150,7 +151,7 @@ def test_previous_stage_on_the_next_grid() -> None:
     probabilities = native_probabilities(logits_for((3, 5, 3)) * 5, coarse, CLASSES)
     same = coarse.model_copy(update={"shape": (6, 10, 6), "spacing_mm": SPACING})
     found = previous_stage_labels([torch.from_numpy(probabilities)], coarse, same, CLASSES)
-    native = labels_from_probabilities([probabilities], coarse, CLASSES)
+    native = labels_from_probabilities([in_memory(probabilities)], coarse, CLASSES)
     np.testing.assert_array_equal(found, native[1:7, 0:10, 1:7])
     fine = coarse.model_copy(update={"shape": (12, 20, 12), "spacing_mm": (1.0, 0.5, 0.75)})
     finer = previous_stage_labels([torch.from_numpy(probabilities)], coarse, fine, CLASSES)
