@@ -61,7 +61,8 @@ def run_ours(name: str, array: np.ndarray) -> np.ndarray:
     import torch
 
     from autoseg.spatial.labels import resample_labels
-    from autoseg.spatial.resampling import linear_windows, resample_image, separate_axis
+    from autoseg.spatial.linear import linear_windows
+    from autoseg.spatial.resampling import resample_image, separate_axis
 
     what, _, before, shape, after, _ = CASES[name]
     separate, given = separate_axis(before, after), torch.from_numpy(array)
@@ -69,14 +70,14 @@ def run_ours(name: str, array: np.ndarray) -> np.ndarray:
         return resample_image(given, shape, separate).numpy()
     if what == "labels":
         return resample_labels(given[0], shape, separate).numpy()
-    from autoseg.inference.export import decide_window
+    from autoseg.inference.deciding import decide_into
     from autoseg.records.labels import LabelScheme
 
     heads = len(array)
     scheme = LabelScheme(class_names=tuple(map(str, range(heads))), class_values=tuple(range(heads)), num_entries=heads)
-    result = np.empty(shape, dtype=np.uint8)
+    result = np.empty(shape, dtype=np.int16)
     for window in linear_windows([given], given.shape[1:], shape, separate):
-        result[window.where] = decide_window(window, scheme, threshold=0.0).numpy()
+        decide_into(result, window, scheme, threshold=0.0)
     return result
 
 

@@ -14,13 +14,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from autoseg.inference.deciding import decide
 from autoseg.inference.export import (
     Disagreement,
     Labels,
     Probabilities,
     blank_labels,
     crop_shape,
-    decide,
     decide_mean,
     mean_disagreement,
     mean_probabilities,

@@ -14,12 +14,10 @@ from itertools import product
 
 import torch
 
-from autoseg.spatial.resampling import SplineOrder, axis_operator
+from autoseg.spatial.linear import Taps, axis_taps
 
-_TIE = 1e-9  # scores closer than this are equal, weights below it are none
+_TIE = 1e-9  # scores closer than this are equal
 _CHUNK = 2**15  # voxels voted on together: eight weights each stay in the cache
-
-Taps = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def resample_labels(labels: torch.Tensor, shape: Sequence[int], separate: int | None = None) -> torch.Tensor:
@@ -31,13 +29,13 @@ def resample_labels(labels: torch.Tensor, shape: Sequence[int], separate: int | 
     if tuple(labels.shape) == tuple(shape):
         return labels
     taps = [
-        _taps(n, m, 0 if axis == separate else 1, labels.device)
+        axis_taps(n, m, 0 if axis == separate else 1).to(labels.device)
         for axis, (n, m) in enumerate(zip(labels.shape, shape, strict=True))
     ]
-    result, differs = labels, _differs_from_next(labels, [not torch.equal(first, second) for first, second, _ in taps])
+    result, differs = labels, _differs_from_next(labels, [along.paired for along in taps])
     for axis in (2, 1, 0):  # the last axis, the slowest to gather along, first: the volume is still small or shrinks
         lower: list[slice | torch.Tensor] = [slice(None)] * 3
-        lower[axis] = taps[axis][0]
+        lower[axis] = taps[axis].lower
         result, differs = result[tuple(lower)], differs[tuple(lower)]
     mixed = differs.flatten().nonzero().squeeze(1)  # one host sync on a GPU
     flat = result.flatten()
@@ -45,18 +43,6 @@ def resample_labels(labels: torch.Tensor, shape: Sequence[int], separate: int | 
         chunk = mixed[start : start + _CHUNK]
         flat[chunk] = _vote(labels, taps, chunk, shape)
     return flat.view(*shape)
-
-
-def _taps(num_in: int, num_out: int, order: SplineOrder, device: torch.device) -> Taps:
-    """For each target index the two source indices it lies between, and the weight of the second."""
-    if num_in == num_out:
-        index = torch.arange(num_in, device=device)
-        return index, index, torch.zeros(num_in, dtype=torch.float64, device=device)
-    operator = torch.tensor(axis_operator(num_in, num_out, order), device=device)
-    used = (operator > _TIE).to(torch.uint8)
-    lower = used.argmax(1)
-    upper = num_in - 1 - used.flip(1).argmax(1)
-    return lower, upper, operator.gather(1, upper[:, None]).squeeze(1)
 
 
 def _differs_from_next(labels: torch.Tensor, axes: Sequence[bool]) -> torch.Tensor:
@@ -78,9 +64,9 @@ def _vote(labels: torch.Tensor, taps: Sequence[Taps], where: torch.Tensor, shape
     corners, weights = [], []
     for corner in product((0, 1), repeat=3):
         index, weight = [], torch.ones(len(where), dtype=torch.float64, device=labels.device)
-        for (lower, upper, fraction), at, side in zip(taps, position, corner, strict=True):
-            index.append((upper if side else lower)[at])
-            weight = weight * (fraction[at] if side else 1 - fraction[at])
+        for along, at, side in zip(taps, position, corner, strict=True):
+            index.append((along.upper if side else along.lower)[at])
+            weight = weight * (along.weight[at] if side else 1 - along.weight[at])
         corners.append(labels[index[0], index[1], index[2]])
         weights.append(weight)
     label, weight = torch.stack(corners), torch.stack(weights)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from autoseg.spatial.resampling import linear_windows
+from autoseg.spatial.linear import linear_windows
 
 
 def resample_linear(logits: torch.Tensor, shape: Sequence[int], separate: int | None = None) -> torch.Tensor:
