@@ -36,27 +36,43 @@ def decide(values: Tensor, labels: LabelScheme, threshold: float) -> Tensor:
     """
     depth, height = values.shape[1:3]
     whole = Window(slice(0, depth), slice(0, height), (values,), (None, None, None))
-    return torch.cat([classes for _, classes in _strips_decided(whole, labels, threshold)], 1)
+    found = torch.empty(whole.shape, dtype=torch.int16, device=values.device)
+    for strip, classes in _strips_decided(whole, labels, threshold, Scratch()):
+        found[:, strip.down] = classes
+    return found
 
 
-def decide_into(target: npt.NDArray[np.int16], window: Window, labels: LabelScheme, threshold: float) -> None:
-    """Write what `decide` says of a window to its place in the whole `Z Y X`; channels after the heads are ignored."""
-    for strip, classes in _strips_decided(window, labels, threshold):
+def decide_into(
+    target: npt.NDArray[np.int16], window: Window, labels: LabelScheme, threshold: float, scratch: Scratch
+) -> None:
+    """Write what `decide` says of a window to its place in the whole `Z Y X`.
+
+    Args:
+        target: the whole volume.
+        window: some of it, from which one head at a time is resampled; channels after the heads are not looked at.
+        labels: as in `decide`.
+        threshold: as in `decide`.
+        scratch: the same for all windows of a volume.
+    """
+    for strip, classes in _strips_decided(window, labels, threshold, scratch):
         target[strip.where, strip.down] = classes.cpu().numpy()
 
 
-def _strips_decided(window: Window, labels: LabelScheme, threshold: float) -> Iterator[tuple[Window, Tensor]]:
-    """The strips of a window and the classes `z y x` int16 of each."""
-    scratch = Scratch(window.device)
+def _strips_decided(
+    window: Window, labels: LabelScheme, threshold: float, scratch: Scratch
+) -> Iterator[tuple[Window, Tensor]]:
+    """The strips of a window and the classes `z y x` int16 of each, which last until the next is asked for."""
     for strip in window.strips():
+        found = scratch.take("found", strip.shape, strip.device, torch.int16)
         if labels.has_regions:
-            yield strip, _paint_strip(strip, labels, threshold, scratch)
+            _paint_strip(found, strip, labels, threshold, scratch)
         else:
-            yield strip, _decide_strip(strip, labels.num_heads, scratch)
+            _decide_strip(found, strip, labels.num_heads, scratch)
+        yield strip, found
 
 
-def _decide_strip(strip: Window, num_heads: int, scratch: Scratch) -> Tensor:
-    """The number of the largest head, the first of equals, `z y x` int16."""
+def _decide_strip(found: Tensor, strip: Window, num_heads: int, scratch: Scratch) -> None:
+    """Fill `found` with the number of the largest head, the first of equals."""
     low, high = strip.bounds(num_heads)
     error = _ROUNDING * torch.maximum(low.abs(), high.abs()).amax(0)
     can_win = ~(high < low.amax(0) - 2 * error)  # so that what is not finite is not left out
@@ -66,45 +82,42 @@ def _decide_strip(strip: Window, num_heads: int, scratch: Scratch) -> Tensor:
     needed = can_win & contested
     needed[0] = False
     spans = _spans(needed)
+    every = _together(spans) if spans else slice(0, 0)
+    if every.stop - every.start < strip.shape[2]:
+        found.copy_(sure)
     if not spans:
-        return sure.expand(strip.shape)
-    every = _together(spans)
+        return
     shape = (*strip.shape[:2], every.stop - every.start)
     bar = torch.where(contested, 0, torch.inf)[every]  # nothing comes above a head that is sure
-    best = scratch.take("best", shape).copy_(bar)
-    winner = scratch.take("winner", shape).copy_(sure.masked_fill(contested, 0)[every])
+    best = scratch.take("best", shape, strip.device).copy_(bar)
+    winner = scratch.take("winner", shape, strip.device).copy_(sure.masked_fill(contested, 0)[every])
     for number, span in spans:
         values = strip.values(slice(number, number + 1), span, minus=0, scratch=scratch)[0]
         here = slice(span.start - every.start, span.stop - every.start)
-        wins = torch.gt(values, best[..., here], out=scratch.take("spare", values.shape))
+        wins = torch.gt(values, best[..., here], out=scratch.take("spare", values.shape, strip.device))
         torch.maximum(best[..., here], values, out=best[..., here])
         # Numbers rise, so the largest found is the last: several times faster than filling where a mask is set.
         torch.maximum(winner[..., here], wins.mul_(number), out=winner[..., here])
-    if shape == strip.shape:
-        return winner.to(torch.int16)
-    found = sure.repeat(*strip.shape[:2], 1)
     found[..., every] = winner
-    return found
 
 
-def _paint_strip(strip: Window, labels: LabelScheme, threshold: float, scratch: Scratch) -> Tensor:
-    """The class that is painted last, background where no head is above `threshold`, `z y x` int16."""
+def _paint_strip(found: Tensor, strip: Window, labels: LabelScheme, threshold: float, scratch: Scratch) -> None:
+    """Fill `found` with the class that is painted last, background where no head is above `threshold`."""
     low, high = strip.bounds(labels.num_heads)
     error = _ROUNDING * torch.maximum(low.abs(), high.abs())
-    found = torch.zeros(strip.shape, dtype=torch.int16, device=strip.device)
+    found.zero_()
     spans = _spans(~(high < threshold - error))
     if not spans:
-        return found
+        return
     every = _together(spans)
-    last = scratch.take("winner", (*strip.shape[:2], every.stop - every.start)).zero_()
+    last = scratch.take("winner", (*strip.shape[:2], every.stop - every.start), strip.device).zero_()
     for number, span in spans:
         values = strip.values(slice(number, number + 1), span, scratch=scratch)[0]
         here = slice(span.start - every.start, span.stop - every.start)
-        above = torch.gt(values, threshold, out=scratch.take("spare", values.shape))
+        above = torch.gt(values, threshold, out=scratch.take("spare", values.shape, strip.device))
         torch.maximum(last[..., here], above.mul_(number + 1), out=last[..., here])
     painted = torch.tensor([0, *labels.region_order], dtype=torch.int16, device=found.device)
     found[..., every] = painted.index_select(0, last.flatten().int()).view(last.shape)
-    return found
 
 
 def _spans(needed: Tensor) -> list[tuple[int, slice]]:

@@ -1,7 +1,7 @@
 """Rows of logits on the network's grid in, labels or probabilities on the image file's own grid out.
 
 Logits are resampled linearly and then decided (nnU-Net's order; deciding first loses thin structures), slab by
-slab and a few heads at a time with a running maximum, straight into the array that will be written: memory does not
+slab and head by head with a running maximum, straight into the array that will be written: memory does not
 grow with classes x voxels of the file, and it is faster than an argmax over the class axis. Rows are taken as the
 networks finish them, so not even on the network's grid all logits exist at a time.
 
@@ -22,7 +22,7 @@ from autoseg.records.geometry import IntTriple
 from autoseg.records.labels import LabelScheme
 from autoseg.records.results import PreprocessedCase
 from autoseg.spatial.cropping import box_slices
-from autoseg.spatial.linear import Window, linear_windows
+from autoseg.spatial.linear import Scratch, Window, linear_windows
 from autoseg.spatial.orientation import Turn, turn
 from autoseg.spatial.resampling import separate_axis
 
@@ -70,8 +70,9 @@ def to_native_labels(windows: Iterable[Window], meta: PreprocessedCase, labels: 
         `Z Y X` int16 internal class numbers on exactly the grid of `meta.geometry`, background outside the crop.
     """
     native, cropped = blank_labels(meta)
+    scratch = Scratch()
     for window in windows:
-        decide_into(cropped, window, labels, threshold=0.0)
+        decide_into(cropped, window, labels, 0.0, scratch)
     return native
 
 
@@ -155,9 +156,9 @@ def previous_stage_labels(
     """
     assert coarse.crop == fine.crop, f"{fine.id}: the stages of a cascade must share one crop"
     found = np.empty(fine.shape, dtype=np.int16)
-    axis = separate_axis(fine.spacing_before_mm, fine.spacing_mm)
+    axis, scratch = separate_axis(fine.spacing_before_mm, fine.spacing_mm), Scratch()
     for window in linear_windows(probabilities, crop_shape(coarse), fine.shape, axis):
-        decide_into(found, window, labels, threshold=0.5)
+        decide_into(found, window, labels, 0.5, scratch)
     return found
 
 

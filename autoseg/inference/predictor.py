@@ -30,7 +30,7 @@ from autoseg.inference.sliding_window import predict_rows, prediction_precision
 from autoseg.records.labels import LabelScheme
 from autoseg.records.plan import Plan
 from autoseg.records.results import PreprocessedCase
-from autoseg.spatial.linear import Window
+from autoseg.spatial.linear import Scratch, Window
 
 Watch = Callable[[Sequence[Tensor], Sequence[Disagreement]], None]
 Windows = tuple[Window, ...]
@@ -177,9 +177,10 @@ def segmentation(
         `Z Y X` int16 internal class numbers on the grid of the image file.
     """
     native, cropped = blank_labels(meta)
+    scratch = Scratch()
     for together in windows:
         if len(together) == 1 and watch is None:
-            decide_into(cropped, together[0], labels, threshold=0.0)
+            decide_into(cropped, together[0], labels, 0.0, scratch)
             continue
         logits = [window.values(slice(0, labels.num_heads)) for window in together]
         probabilities = [to_probabilities(values, labels) for values in logits]

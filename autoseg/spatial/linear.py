@@ -69,15 +69,14 @@ class Scratch:
     `Window.values` uses the names "even", "odd" (where values come to lie) and "spare".
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self) -> None:
         self.buffers: dict[str, Tensor] = {}
 
-    def take(self, name: str, shape: Sequence[int]) -> Tensor:
-        """A float32 tensor whose values are arbitrary; it is the last one's memory that was taken by this name."""
+    def take(self, name: str, shape: Sequence[int], device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+        """A tensor whose values are arbitrary; it is the last one's memory that was taken by this name."""
         size = math.prod(shape)
         if name not in self.buffers or len(self.buffers[name]) < size:
-            self.buffers[name] = torch.empty(size, device=self.device)
+            self.buffers[name] = torch.empty(size, dtype=dtype, device=device)
         return self.buffers[name][:size].view(*shape)
 
 
@@ -152,7 +151,7 @@ class Window(NamedTuple):
             minus: the values of this channel are subtracted, which takes a difference of the source's only.
             scratch: where they lie, until it is used again; default: in memory of their own.
         """
-        scratch = scratch or Scratch(self.device)
+        scratch = scratch or Scratch()
         values = self._together(channels, across if self.taps[2] is None else slice(None), minus, scratch)
         # Axes that shrink first, then x, along which rows have to be picked apart: while the volume is small.
         resampled = [(axis, taps) for axis, taps in enumerate(self.taps) if taps is not None]
@@ -166,7 +165,7 @@ class Window(NamedTuple):
         """The parts put together, contiguous."""
         pieces = [part[channels][..., across] for part in self.parts]
         depth = sum(piece.shape[1] for piece in pieces)
-        source, start = scratch.take("odd", (len(pieces[0]), depth, *pieces[0].shape[2:])), 0
+        source, start = scratch.take("odd", (len(pieces[0]), depth, *pieces[0].shape[2:]), self.device), 0
         for piece, part in zip(pieces, self.parts, strict=True):
             rows = source[:, start : start + piece.shape[1]]
             start += piece.shape[1]
@@ -183,9 +182,9 @@ def _between(values: Tensor, axis: int, taps: Taps, scratch: Scratch, name: str)
     inner = (math.prod(after),) if after else ()  # copying columns is fast in two dimensions only
     flat = values.view(math.prod(before), -1, *inner)
     shape = (len(flat), len(taps.lower), *inner)
-    lower = torch.index_select(flat, 1, taps.lower, out=scratch.take(name, shape))
+    lower = torch.index_select(flat, 1, taps.lower, out=scratch.take(name, shape, values.device))
     if taps.paired:
-        upper = torch.index_select(flat, 1, taps.upper, out=scratch.take("spare", shape))
+        upper = torch.index_select(flat, 1, taps.upper, out=scratch.take("spare", shape, values.device))
         lower.lerp_(upper, taps.weight.float().view(-1, *(1 for _ in inner)))
     return lower.view(*before, -1, *after)
 

@@ -10,7 +10,7 @@ from autoseg.inference import deciding
 from autoseg.inference.deciding import decide, decide_into
 from autoseg.records.labels import LabelScheme, Target
 from autoseg.spatial import linear
-from autoseg.spatial.linear import Window, linear_windows
+from autoseg.spatial.linear import Scratch, Window, linear_windows
 from autoseg.spatial.resampling import axis_operator
 
 
@@ -29,9 +29,9 @@ def scheme(num_heads: int, order: tuple[int, ...] = ()) -> LabelScheme:
 
 
 def labels_of(logits: torch.Tensor, shape, labels: LabelScheme, threshold: float = 0.0, separate=None) -> np.ndarray:
-    found = np.full(shape, -1, np.int16)
+    found, scratch = np.full(shape, -1, np.int16), Scratch()
     for window in linear_windows([logits], logits.shape[1:], shape, separate):
-        decide_into(found, window, labels, threshold)
+        decide_into(found, window, labels, threshold, scratch)
     return found
 
 

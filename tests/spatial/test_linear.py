@@ -61,7 +61,7 @@ def test_windows_strips_and_columns_equal_the_whole(monkeypatch, separate):
 
 
 def check_strips(strips, whole) -> None:
-    scratch = Scratch(torch.device("cpu"))
+    scratch = Scratch()
     for strip in strips:
         expected = whole[:, strip.where, strip.down]
         assert strip.shape == expected.shape[1:]
