@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from autoseg.inference.pieces import in_memory
 from autoseg.postprocessing.apply import Heard, clean_components, world_mm
 from autoseg.postprocessing.features import CaseGrid
 from autoseg.records.geometry import Geometry
@@ -11,6 +10,7 @@ from autoseg.records.labels import LabelScheme
 from autoseg.records.postprocessing import ComponentRule, ComponentSettings, LearningSettings, Logistic, TargetRule
 from autoseg.records.results import PreprocessedCase
 from autoseg.spatial.orientation import Turn, turn
+from tests.inference.whole import in_memory
 from tests.pipeline.fakes import oblique_grid, stored_as
 from tests.postprocessing.test_find import ONE, REGIONS, TWO, line, two_heads
 
