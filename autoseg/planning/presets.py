@@ -151,8 +151,8 @@ def _mednext(kind: str, gib: float, blocks: tuple[int, ...], expansions: tuple[i
 _CANONICAL_AND_SYMMETRIC = {
     "orientation": "canonical: all cases are turned to superior, anterior, right, so that an axis means the same in "
     "each and left can be told from right; nnU-Net takes axes as the file has them",
-    "all.tile_weights": "symmetric: overlapping tiles are averaged by a Gaussian around the middle of the patch, so that "
-    "a mirrored image gets the mirrored answer; nnU-Net's lies half a voxel beside it",
+    "all.tile_weights": "symmetric: overlapping tiles are averaged by a Gaussian around the middle of the patch, so "
+    "that a mirrored image gets the mirrored answer; nnU-Net's lies half a voxel beside it",
 }
 _MEDNEXT = {
     "all.network": "MedNeXt: blocks with depthwise kernels in five stages whatever the patch, which is a multiple of "

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from autoseg.records.base import Record
 
+POSTPROCESSING = "postprocessing.json"
+"""Record `PostprocessingRule`, in a dataset's folder or beside the folds of an imported configuration."""
+
 
 def find_workspace(given: Path | None = None) -> Path:
     """The workspace folder by the rule above; it need not exist yet."""
@@ -92,7 +95,7 @@ class Paths(Record):
     @property
     def postprocessing(self) -> Path:
         """Record `PostprocessingRule`."""
-        return self.folder / "postprocessing.json"
+        return self.folder / POSTPROCESSING
 
     @property
     def component_table(self) -> Path:

@@ -15,7 +15,7 @@ from autoseg.inference.model import fold_folders, read_fold
 from autoseg.records.base import read_record
 from autoseg.records.results import PostprocessingRule, Selection
 from autoseg.records.trust import Trust
-from autoseg.records.workspace import Paths
+from autoseg.records.workspace import POSTPROCESSING, Paths
 from autoseg.selection.judging import read_trust
 from autoseg.selection.temperatures import stored_temperatures
 from autoseg.storage.archives import is_archive, unpacked
@@ -85,7 +85,16 @@ def find_sources(where: Paths | Path, plan_name: str | None) -> Sources:
 
 def _uncalibrated(configurations: list[list[Path]], paths: Paths | None = None) -> Sources:
     folds = tuple(tuple(own) for own in configurations)
-    return Sources(folds=folds, temperatures=tuple((1.0,) * len(own) for own in folds), paths=paths)
+    temperatures = tuple((1.0,) * len(own) for own in folds)
+    return Sources(folds=folds, temperatures=temperatures, rule=_own_rule(configurations), paths=paths)
+
+
+def _own_rule(configurations: list[list[Path]]) -> PostprocessingRule:
+    """The rule beside the folds of an imported configuration; it is not for an average with others."""
+    path = configurations[0][0].parent / POSTPROCESSING
+    if len(configurations) == 1 and path.is_file():
+        return read_record(path, PostprocessingRule, ModelError)
+    return PostprocessingRule()
 
 
 def _folder(path: Path) -> Paths | Path:
