@@ -1,8 +1,9 @@
 """What nnU-Net chose as post-processing of a configuration in, our rule out; what cannot be taken over is told.
 
 `nnUNetv2_find_best_configuration` leaves `crossval_results_folds_<k>_<k>/postprocessing.pkl` beside the folds:
-functions of its own as Python objects, which are never loaded. The `postprocessing.json` beside it names the same steps: of
-which labels, taken together, only the largest component stays, one step after another. A region is a list of labels.
+functions of its own as Python objects, which are never loaded. The `postprocessing.json` beside it names the same
+steps: of which labels, taken together, only the largest component stays, one step after another. A region is a list of
+labels.
 """
 
 from collections.abc import Collection
