@@ -118,8 +118,12 @@ class LoadedModel:
         said = found.probabilities
         return replace(found, labels=found.labels[0], probabilities=None if said is None else said[:, 0])
 
-    def segment_volume(self, volume: Volume, probabilities: bool = False) -> Segmentation:
-        """Segment an image as readers give it; otherwise as `segment`."""
+    def segment_volume(self, volume: Volume, probabilities: bool = False, scratch: Path | None = None) -> Segmentation:
+        """Segment an image as readers give it; otherwise as `segment`.
+
+        What the folds say is kept inside the folder `scratch` meanwhile where post-processing or the caller wants it;
+        by default in the system's temporary folder.
+        """
         predictor = replace(self.predictor, saves_probabilities=probabilities)
         grids = prepare_volume(predictor, "image", volume)
         if (reason := lack_of_room(predictor, grids)) is not None:
@@ -131,7 +135,8 @@ class LoadedModel:
             spoken.append(_on_own_grid(said.probabilities, meta, self.scheme))
 
         grid = partial(grid_of_image, volume.array, meta, first.plan, first.configuration)
-        found = answer(predictor, meta, ask(predictor, grids), grid, Path(tempfile.gettempdir()), keep)
+        folder = Path(tempfile.gettempdir()) if scratch is None else scratch
+        found = answer(predictor, meta, ask(predictor, grids), grid, folder, keep)
         labels = self.scheme.to_file(found.classes)
         return Segmentation(labels, spoken[0] if spoken else None, found.judgement, found.changes or ())
 

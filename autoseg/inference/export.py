@@ -62,23 +62,6 @@ def blank_labels(meta: PreprocessedCase) -> tuple[Labels, Labels]:
     return native, turn(native, Turn(meta.axes, meta.flips))[box_slices(meta.crop)]
 
 
-def to_native_labels(windows: Iterable[Window], meta: PreprocessedCase, labels: LabelScheme) -> Labels:
-    """Labels of the image file's own grid.
-
-    Args:
-        windows: of logits, `native_windows`; channels after the heads are not looked at.
-        meta: how the case came onto the network's grid.
-        labels: scheme of the heads.
-
-    Returns:
-        `Z Y X` int16 internal class numbers on exactly the grid of `meta.geometry`, background outside the crop.
-    """
-    native, cropped = blank_labels(meta)
-    for window in windows:
-        cropped[window.where] = decide_window(window, labels, threshold=0.0).cpu().numpy()
-    return native
-
-
 def decide_window(window: Window, labels: LabelScheme, threshold: float) -> Tensor:
     """The class of each voxel of a window, `z y x` int16: `decide`, for a few heads at a time."""
     best: Tensor | None = None

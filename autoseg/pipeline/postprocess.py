@@ -33,6 +33,7 @@ from autoseg.records.dataset import Case, Dataset
 from autoseg.records.labels import LabelScheme
 from autoseg.records.plan import Plan
 from autoseg.records.postprocessing import CaseChanges, ComponentSettings, LearningSettings
+from autoseg.records.prediction_folder import FINISHED, QUALITY_TABLE, TABLES, remove_outdated
 from autoseg.records.results import PostprocessingRule, Score, Selection
 from autoseg.records.workspace import Paths
 from autoseg.selection.held_out import (
@@ -140,6 +141,7 @@ def postprocess_folder(
             f"{predictions} holds no probabilities (*{_ENDING}). `autoseg predict --save-probabilities` writes them."
         )
     root, cases = _cases_of(images, len(plan.channel_names))
+    remove_outdated(output, (*TABLES, FINISHED, QUALITY_TABLE))
     written, failed = [], {}
     for name in console.track(names, len(names), "post-processing"):
         try:
@@ -170,6 +172,7 @@ def _postprocess_case(
     native = labels_from_probabilities([probabilities], meta, labels)
     if rule.components is None:
         native = apply_rule(native, rule)
+        changes_path(output, case.id).unlink(missing_ok=True)  # of an earlier segmentation
     else:
         heard = None
         if rule.components.needs_probabilities:

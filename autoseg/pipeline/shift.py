@@ -17,6 +17,7 @@ from autoseg.postprocessing.features import feature_names, feature_shift
 from autoseg.records.base import write_record
 from autoseg.records.dataset import Case
 from autoseg.records.postprocessing import FeatureShift
+from autoseg.records.prediction_folder import COMPONENT_SHIFT
 from autoseg.records.workspace import Paths
 from autoseg.selection.predictor import Predictor, load_predictor, prepare
 from autoseg.storage.atomic import scratch_folder
@@ -71,5 +72,5 @@ def shift_of(predictor: Predictor, root: Path, cases: Sequence[Case], output: Pa
         shifts=shifts,
         spreads=spreads,
     )
-    write_record(output / "component_shift.json", shift)
+    write_record(output / COMPONENT_SHIFT, shift)
     return shift

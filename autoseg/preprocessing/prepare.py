@@ -74,24 +74,18 @@ class Prepared:
     meta: PreprocessedCase
 
 
-def prepare_case(case_id: str, image: Volume, label: Volume | None, plan: Plan, configuration: str) -> Prepared:
-    """Bring one case onto the grid of a configuration.
+def crop_case(case_id: str, image: Volume, label: Volume | None, plan: Plan) -> Cropped:
+    """Turn a case and crop it to everything nonzero.
 
     Args:
         case_id: name of the case.
         image: as read.
         label: in the image's voxel order and in file values, or None.
         plan: decides all of it.
-        configuration: its name in the plan.
 
     Raises:
-        DataError: channels, values or labels are not what the plan expects; the case is named.
+        DataError: channels or labels are not what the plan expects; the case is named.
     """
-    return onto_grid(crop_case(case_id, image, label, plan), plan, configuration)
-
-
-def crop_case(case_id: str, image: Volume, label: Volume | None, plan: Plan) -> Cropped:
-    """Turn a case and crop it to everything nonzero; arguments and errors as in `prepare_case`."""
     if len(image.array) != len(plan.channel_names):
         raise DataError(
             f"case {case_id}: {len(image.array)} channels, the plan {plan.name} expects "
@@ -122,7 +116,11 @@ def _check_size(case: Cropped, shape: Sequence[int], spacing_mm: Triple) -> None
 
 
 def onto_grid(case: Cropped, plan: Plan, configuration: str) -> Prepared:
-    """Normalise and resample a turned and cropped case; errors as in `prepare_case`."""
+    """Normalise and resample a turned and cropped case for a configuration of the plan.
+
+    Raises:
+        DataError: a value is not finite, or the case would not fit into memory; the case is named.
+    """
     settings = plan.configurations[configuration]  # type: ignore[index]  # any text may be asked for
     before, after = case.spacing_mm, target_spacing(settings, case.spacing_mm)
     shape = resampled_shape(case.image.shape[1:], before, after)

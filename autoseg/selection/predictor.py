@@ -13,13 +13,14 @@ from autoseg import console
 from autoseg.datasets.pairs import read_case_image
 from autoseg.images.volume import Volume
 from autoseg.inference.model import Model, fast, load_model
+from autoseg.inference.opening import opened
 from autoseg.inference.predictor import OnGrid, needed_configurations
 from autoseg.preprocessing.prepare import crop_case, onto_grid
 from autoseg.records.dataset import Case
 from autoseg.records.results import PostprocessingRule
 from autoseg.records.trust import Trust
 from autoseg.records.workspace import Paths
-from autoseg.selection.sources import find_sources, opened
+from autoseg.selection.sources import find_sources
 from autoseg.storage.hashing import sha256_json
 
 Grids = dict[str, OnGrid]

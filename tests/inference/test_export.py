@@ -11,16 +11,14 @@ from autoseg.inference.export import (
     native_windows,
     previous_stage_labels,
     to_disagreement,
-    to_native_labels,
 )
 from autoseg.inference.pieces import in_memory, labels_from_probabilities
+from autoseg.inference.predictor import segmentation
 from autoseg.inference.store import (
     probability_writer,
     read_disagreement,
     read_meta,
     read_probabilities,
-    write_disagreement,
-    write_probabilities,
 )
 from autoseg.records.geometry import Geometry
 from autoseg.records.labels import LabelScheme, Target
@@ -29,7 +27,7 @@ from autoseg.spatial import resampling
 from autoseg.spatial.orientation import Turn, turn, turned
 from autoseg.spatial.resampling import linear_windows
 from autoseg.storage.arrays import read_array
-from tests.inference.whole import native_labels, native_probabilities
+from tests.inference.whole import native_labels, native_probabilities, write_disagreement, write_probabilities
 from tests.spatial.whole import resample_linear
 
 CLASSES = LabelScheme(class_names=("background", "a", "b"), class_values=(0, 1, 2), num_entries=3)
@@ -167,7 +165,7 @@ def test_stored_probabilities_come_back(tmp_path) -> None:
     write_probabilities(tmp_path, meta, probabilities)
     assert read_disagreement(tmp_path, meta.id) is None
     disagreement = (np.arange(probabilities[0].size) % 256).astype(np.uint8).reshape(probabilities[0].shape)
-    write_disagreement(tmp_path, meta.id, disagreement)
+    write_disagreement(tmp_path, meta, disagreement)
     np.testing.assert_array_equal(read_disagreement(tmp_path, meta.id), disagreement)
     np.testing.assert_array_equal(read_disagreement(tmp_path, meta.id, slice(1, 3)), disagreement[1:3])
     np.testing.assert_array_equal(read_probabilities(tmp_path, "case"), probabilities)
@@ -191,7 +189,7 @@ def test_heads_in_blocks_equal_all_heads_at_once(has_regions: bool, monkeypatch:
         monkeypatch.setattr(resampling, "_WINDOW_VOXELS", values)
         windows = list(native_windows([logits], meta))
         assert windows[0].block <= 4
-        found = to_native_labels(windows, meta, labels)
+        found = segmentation([(window,) for window in windows], meta, labels)
         np.testing.assert_array_equal(found, decide(whole, labels, threshold=0.0).numpy())
 
 

@@ -8,12 +8,11 @@ from scipy.spatial.transform import Rotation
 from autoseg.errors import DataError
 from autoseg.images.volume import Volume
 from autoseg.preprocessing import prepare, statistics
-from autoseg.preprocessing.prepare import prepare_case
 from autoseg.spatial.cropping import box_slices, nonzero_mask
 from autoseg.spatial.orientation import Turn, turn, turn_back
 from autoseg.spatial.resampling import resample_image, separate_axis
 from autoseg.storage import spacious
-from tests.preprocessing.cases import REGIONS, canonical_matrix, plan, stored_as, volume
+from tests.preprocessing.cases import REGIONS, canonical_matrix, plan, prepare_case, stored_as, volume
 
 TURNS = [Turn(axes, flips) for axes in permutations(range(3)) for flips in product((False, True), repeat=3)]
 
