@@ -61,12 +61,16 @@ def run_ours(name: str, array: np.ndarray) -> np.ndarray:
     import torch
 
     from autoseg.spatial.labels import resample_labels
-    from autoseg.spatial.resampling import linear_windows, resample_image, separate_axis
+    from autoseg.spatial.resampling import Source, linear_windows, resample_into, separate_axis
 
     what, _, before, shape, after, _ = CASES[name]
     separate, given = separate_axis(before, after), torch.from_numpy(array)
     if what == "image":
-        return resample_image(given, shape, separate).numpy()
+        (channel,) = given
+        source = Source(channel.shape, channel.__getitem__, lambda: (float(channel.min()), float(channel.max())))
+        resampled = torch.empty((1, *shape))
+        resample_into(resampled[0], source, separate)
+        return resampled.numpy()
     if what == "labels":
         return resample_labels(given[0], shape, separate).numpy()
     from autoseg.inference.export import decide_window

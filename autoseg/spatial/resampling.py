@@ -65,50 +65,26 @@ class Source(NamedTuple):
     """A box in, its values out: float32 Z Y X, rows of x contiguous."""
     limits: Callable[[], tuple[float, float]]
     """Its smallest and largest value."""
-    is_held: bool = False
-    """Whether it is in memory after all, so that reading a row twice costs nothing."""
-
-
-def resample_image(
-    image: torch.Tensor, shape: Sequence[int], separate: int | None = None, clip: bool = True
-) -> torch.Tensor:
-    """Resample with cubic splines.
-
-    Args:
-        image: float32, C Z Y X.
-        shape: target voxels z, y, x.
-        separate: axis (0 to 2) taken from the nearest slice instead; see `separate_axis`.
-        clip: whether values are clipped to the input's range, of each channel, or of each slice with `separate`.
-
-    Returns:
-        float32, C and `shape`; `image` itself when it has that shape.
-    """
-    if tuple(image.shape[1:]) == tuple(shape):
-        return image
-    result = torch.empty((image.shape[0], *shape), dtype=torch.float32, device=image.device)
-    for source, target in zip(image.float(), result, strict=True):
-        resample_into(target, _in_memory(source), separate, clip)
-    return result
 
 
 def resample_into(target: torch.Tensor, source: Source, separate: int | None = None, clip: bool = True) -> None:
-    """Fill `target` (float32 Z Y X) with what `resample_image` makes of a channel; of the same shape: as it is."""
+    """Resample with cubic splines.
+
+    Args:
+        target: float32 Z Y X, on any device; it is filled. Where it has the source's shape, with what is read.
+        source: whose boxes are read on the target's device.
+        separate: axis (0 to 2) taken from the nearest slice instead; see `separate_axis`.
+        clip: whether values are clipped to the source's range, or to that of each slice with `separate`.
+    """
     if tuple(target.shape) == source.shape:
-        everything = (slice(None), slice(None))
         for where in _slabs(source.shape[0], target[0].numel()):
-            target[where] = source.read((where, *everything))
+            target[where] = _rows_of(source, 0, where)
     elif separate is None:
         _spline(source, target)
         if clip:
             target.clamp_(*source.limits())
     else:
         _spline_slices(source, target, separate, clip)
-
-
-def _in_memory(channel: torch.Tensor) -> Source:
-    """A channel `Z Y X` as a source."""
-    z, y, x = channel.shape
-    return Source((z, y, x), lambda box: channel[box], lambda: (float(channel.min()), float(channel.max())), True)
 
 
 class Window(NamedTuple):
@@ -147,7 +123,7 @@ def linear_windows(
         parts: consecutive rows `C n Y X` of the volume, all `before[0]` of them in the end.
         before: shape z, y, x of the whole volume.
         shape: target voxels z, y, x.
-        separate: as in `resample_image`.
+        separate: as in `resample_into`.
         depth: rows of a slab; default: few enough for one channel to stay near the caches.
 
     Yields:
@@ -263,7 +239,7 @@ def _kept_rows(source: Source, axis: int) -> Callable[[slice], torch.Tensor]:
         held, first = (torch.cat([known, fresh]) if len(known) else fresh), where.start
         return held
 
-    return (lambda where: _rows_of(source, axis, where)) if source.is_held else read_once
+    return read_once
 
 
 def _rising(parts: Iterable[torch.Tensor]) -> Callable[[slice], torch.Tensor]:

@@ -12,7 +12,7 @@ from autoseg.inference.export import (
     previous_stage_labels,
     to_disagreement,
 )
-from autoseg.inference.pieces import in_memory, labels_from_probabilities
+from autoseg.inference.pieces import labels_from_probabilities
 from autoseg.inference.predictor import segmentation
 from autoseg.inference.store import (
     probability_writer,
@@ -27,7 +27,13 @@ from autoseg.spatial import resampling
 from autoseg.spatial.orientation import Turn, turn, turned
 from autoseg.spatial.resampling import linear_windows
 from autoseg.storage.arrays import read_array
-from tests.inference.whole import native_labels, native_probabilities, write_disagreement, write_probabilities
+from tests.inference.whole import (
+    in_memory,
+    native_labels,
+    native_probabilities,
+    write_disagreement,
+    write_probabilities,
+)
 from tests.spatial.whole import resample_linear
 
 CLASSES = LabelScheme(class_names=("background", "a", "b"), class_values=(0, 1, 2), num_entries=3)
