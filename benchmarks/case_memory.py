@@ -149,11 +149,12 @@ def prepare(folder: Path, shape: IntTriple, options: argparse.Namespace) -> None
 
 
 def export(folder: Path, shape: IntTriple, options: argparse.Namespace) -> None:
-    from autoseg.inference.export import native_windows, to_native_labels
+    from autoseg.inference.export import native_windows
+    from autoseg.inference.predictor import segmentation
 
     meta, labels = meta_of(shape, options.zoom), plan_of(options.heads, options.zoom).labels
     windows = native_windows(logit_rows(meta, options.heads, 1), meta)
-    found = to_native_labels(windows, meta, labels)
+    found = segmentation(((window,) for window in windows), meta, labels)
     write_label(folder / f"out{options.ending}", labels.to_file(found), meta.geometry)
 
 

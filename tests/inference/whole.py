@@ -87,6 +87,6 @@ def speak_whole(
     return speak(voice_windows(models, grids, device), counts, meta, models[0].plan.labels, folder, watch)
 
 
-def in_memory(probabilities: np.ndarray) -> Pieces:
+def in_memory(probabilities: Probabilities) -> Pieces:
     """Pieces of an array `H z y x`."""
     return Pieces(probabilities.shape, lambda rows: probabilities[:, rows])

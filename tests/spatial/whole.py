@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
-from autoseg.spatial.resampling import Source, linear_windows, resample_into
+from autoseg.spatial.linear import linear_windows
+from autoseg.spatial.resampling import Source, resample_into
 
 
 def resample_linear(logits: torch.Tensor, shape: Sequence[int], separate: int | None = None) -> torch.Tensor:
@@ -16,13 +17,14 @@ def resample_linear(logits: torch.Tensor, shape: Sequence[int], separate: int | 
 def resample_image(
     image: torch.Tensor, shape: Sequence[int], separate: int | None = None, clip: bool = True
 ) -> torch.Tensor:
-    """An image `C Z Y X` in memory, each channel by `resample_into`."""
+    """`resample_into` for all channels of an image `C Z Y X`."""
     result = torch.empty((len(image), *shape))
     for channel, target in zip(image, result, strict=True):
-        resample_into(target, source_of(channel), separate, clip)
+        resample_into(target, held(channel), separate, clip)
     return result
 
 
-def source_of(channel: torch.Tensor) -> Source:
+def held(channel: torch.Tensor) -> Source:
+    """A channel `Z Y X` as a source."""
     z, y, x = channel.shape
     return Source((z, y, x), lambda box: channel[box], lambda: (float(channel.min()), float(channel.max())))
