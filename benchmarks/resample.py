@@ -57,12 +57,15 @@ def run_ours(name: str, array: np.ndarray) -> np.ndarray:
 
     from autoseg.spatial.labels import resample_labels
     from autoseg.spatial.linear import Scratch, linear_windows
-    from autoseg.spatial.resampling import resample_image, separate_axis
+    from autoseg.spatial.resampling import Source, resample_into, separate_axis
 
     what, _, before, shape, after, _ = CASES[name]
     separate, given = separate_axis(before, after), torch.from_numpy(array)
     if what == "image":
-        return resample_image(given, shape, separate).numpy()
+        channel, target = given[0], torch.empty(tuple(shape))
+        limits = float(channel.min()), float(channel.max())
+        resample_into(target, Source(tuple(channel.shape), lambda box: channel[box], lambda: limits), separate)
+        return target[None].numpy()
     if what == "labels":
         return resample_labels(given[0], shape, separate).numpy()
     from autoseg.inference.deciding import decide_into

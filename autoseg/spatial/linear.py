@@ -202,7 +202,7 @@ def linear_windows(
         parts: consecutive rows `C n Y X` of the volume, all `before[0]` of them in the end.
         before: shape z, y, x of the whole volume.
         shape: target voxels z, y, x.
-        separate: as in `resample_image`.
+        separate: as in `resampling.resample_into`.
         depth: rows of a window; default: as many as a strip of it is high.
 
     Yields:

@@ -10,6 +10,7 @@ from autoseg.records.labels import LabelScheme
 from autoseg.records.postprocessing import ComponentRule, ComponentSettings, LearningSettings, Logistic, TargetRule
 from autoseg.records.results import PreprocessedCase
 from autoseg.spatial.orientation import Turn, turn
+from tests.inference.whole import in_memory
 from tests.pipeline.fakes import oblique_grid, stored_as
 from tests.postprocessing.test_find import ONE, REGIONS, TWO, line, two_heads
 
@@ -49,7 +50,7 @@ def meta_of(geometry: Geometry, how: Turn = Turn((0, 1, 2), (False,) * 3), margi
 def cleaned(classes: np.ndarray, rule: ComponentRule, probabilities=None, labels: LabelScheme = ONE):
     meta = meta_of(oblique_grid(classes.shape, (1.0, 1.0, 1.0)))
     grid = CaseGrid(np.zeros((1, *classes.shape), np.float32), ((0.0, 1.0),), (1.0, 1.0, 1.0), False)
-    heard = None if probabilities is None else Heard(probabilities, [(probabilities, None)], grid)
+    heard = None if probabilities is None else Heard(in_memory(probabilities), [(in_memory(probabilities), None)], grid)
     return clean_components(classes, meta, labels, rule, heard)
 
 

@@ -16,6 +16,7 @@ from autoseg.postprocessing.rows import UNKNOWN, Rows, joined, painting, related
 from autoseg.records.detection import LesionRule
 from autoseg.records.labels import LabelScheme, Target
 from autoseg.records.postprocessing import ComponentSettings, LearningSettings, TruthRule
+from tests.inference.whole import in_memory
 from tests.postprocessing.test_find import ONE, REGIONS, TWO
 
 IGNORING = TWO.model_copy(update={"ignore_value": 9})
@@ -33,7 +34,8 @@ SETTINGS = ComponentSettings()
 
 def judge(classes, reference, labels: LabelScheme = ONE, probabilities=None, learning=LearningSettings(), case="case"):
     """Table of one case whose crop box is everything, and what was found."""
-    found = find_components(classes, probabilities, labels, SETTINGS)
+    said = None if probabilities is None else in_memory(probabilities)
+    found = find_components(classes, said, labels, SETTINGS)
     num = len(found.targets)
     box = tuple((0, n) for n in classes.shape)
     names = feature_names(1)
