@@ -66,7 +66,7 @@ def test_growing_takes_the_axis_that_covers_least_and_stops_where_nothing_fits()
             rule, spacing, np.array(median), first, lambda found: int(np.prod(found.patch_size)) <= most
         ).patch_size
 
-    # 64 is pooled four times, so a step is 16: y, x, y, x, and then no axis fits; or x cannot follow, and y grows again.
+    # 64 is pooled four times, so a step is 16: y, x, y, x, and then no axis fits; or x cannot follow, and y grows.
     assert grown((100.0, 200.0, 200.0), 64 * 96 * 96) == (64, 96, 96)
     assert grown((100.0, 200.0, 200.0), 64 * 96 * 96 - 1) == (64, 112, 80)
     assert grown((100.0, 200.0, 200.0), 64**3) == (64, 64, 64)
