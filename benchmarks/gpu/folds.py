@@ -9,9 +9,8 @@ import argparse
 import time
 
 from common import CONFIGURATION, DATASET, default_plan, emit, options, workspace
-from scoring import SCORING, against_published, case_means, score_cases, write_means
+from scoring import SCORING, against_published, case_means, score_fold, write_means
 
-from autoseg.inference.store import read_meta, read_probabilities
 from autoseg.metrics.build import summarize
 from autoseg.pipeline.train import TrainOptions, train
 from autoseg.records.base import read_record
@@ -54,9 +53,7 @@ def run(asked: argparse.Namespace, fold: str, seconds: float) -> Evaluation:
     length = SMOKE_OPTIONS if asked.smoke else {"budget_seconds": seconds}
     trained = train(paths, plan, CONFIGURATION, fold, TrainOptions(seed=1, device=asked.device, **length))
     folder = paths.fold(plan.name, CONFIGURATION, fold) / "validation"
-    metas = [read_meta(folder, case) for case in trained.validation_cases]
-    dataset = read_record(paths.dataset, Dataset)
-    return score_cases(metas, lambda case: read_probabilities(folder, case), dataset, plan.labels)
+    return score_fold(folder, trained.validation_cases, read_record(paths.dataset, Dataset), plan.labels)
 
 
 def tell(asked: argparse.Namespace, title: str, evaluation: Evaluation, seconds: float) -> None:

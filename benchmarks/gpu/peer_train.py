@@ -1,4 +1,4 @@
-"""nnU-Net's own trainer and a time in, its probabilities of the held-out cases out; `score.py` scores them.
+"""nnU-Net's own trainer and a time in, its logits of the held-out cases out; `score.py` scores them.
 
     --epochs 50    its nnUNetTrainer_50epochs as it is (100 likewise), cut off where the time ends, which is told
     (without)      its nnUNetTrainer, annealed over as many steps as the time holds
@@ -77,7 +77,7 @@ def train(trainer: Any, ends: float, smoke: bool) -> int:
 
 
 def predict(trainer: Any, content: dict[str, Any], dataset: dict[str, Any], source: Path, folder: Path) -> None:
-    """Softmax probabilities of the held-out cases by nnU-Net's predictor, float16 on the preprocessed grid."""
+    """Logits of the held-out cases by nnU-Net's predictor, float16 on the preprocessed grid."""
     import numpy as np
     import torch
 
@@ -88,8 +88,8 @@ def predict(trainer: Any, content: dict[str, Any], dataset: dict[str, Any], sour
         with np.load(source / f"{case}.npz") as arrays:
             image = torch.from_numpy(arrays["image"])
         with torch.inference_mode():
-            logits = predictor.predict_sliding_window_return_logits(image).float()
-        np.savez(folder / f"{case}.npz", probabilities=logits.softmax(0).half().cpu().numpy())
+            logits = predictor.predict_sliding_window_return_logits(image)
+        np.savez(folder / f"{case}.npz", logits=logits.half().cpu().numpy())
     for loader in (trainer.dataloader_train, trainer.dataloader_val):
         if hasattr(loader, "_finish"):
             loader._finish()

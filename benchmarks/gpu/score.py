@@ -1,19 +1,22 @@
-"""The probabilities that `peer_train.py` left in, nnU-Net's Dice and surface Dice out, paired by case with ours.
+"""The logits that `peer_train.py` left in, nnU-Net's Dice and surface Dice out, paired by case with ours.
 
-Needs nothing of our trainings; where `folds.py` has run with the same results folder, the difference is told, and for
-Hippocampus also that to nnU-Net's own published values.
+They are brought to the files' grid as our own logits are. Needs nothing of our trainings; where `folds.py` has run with
+the same results folder, the difference is told, and for Hippocampus also that to nnU-Net's own published values.
 """
 
 import json
 from pathlib import Path
 
 import numpy as np
+import torch
 from common import DATASET, emit, options, prepared_folder, workspace
 from scoring import against_published, case_means, paired, read_means, score_cases
 
+from autoseg.inference.export import native_windows, to_native_labels
 from autoseg.preprocessing import store
 from autoseg.records.base import read_record
 from autoseg.records.dataset import Dataset
+from autoseg.records.results import PreprocessedCase
 
 
 def main() -> None:
@@ -30,12 +33,13 @@ def score(out: Path, bundle: Path, folder: Path, about: dict, smoke: bool) -> No
     metas = store.open_store(prepared).cases
     cases = sorted(path.stem for path in folder.glob("*.npz"))
 
-    def probabilities(case: str) -> np.ndarray:
-        with np.load(folder / f"{case}.npz") as arrays:
-            return arrays["probabilities"]
+    def segmentation(meta: PreprocessedCase) -> np.ndarray:
+        with np.load(folder / f"{meta.id}.npz") as arrays:
+            logits = torch.from_numpy(arrays["logits"]).float()
+        return to_native_labels(native_windows([logits], meta), meta, plan.labels)
 
     dataset = read_record(paths.dataset, Dataset)
-    evaluation = score_cases([metas[case] for case in cases], probabilities, dataset, plan.labels)
+    evaluation = score_cases([metas[case] for case in cases], segmentation, dataset, plan.labels)
     theirs, ours, title = case_means(evaluation), read_means(out, name), f"{name}, {about.pop('title')}"
     for measure, unit in (("dice", "Dice"), ("nsd", "NSD")):
         pair = {"peer": evaluation.foreground_mean[measure].mean, **about, "cases": len(cases)}

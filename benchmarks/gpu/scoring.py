@@ -1,7 +1,6 @@
-"""Probabilities on the network's grid in, Dice and surface Dice of whole volumes out, and their pairing by case.
+"""Segmentations of held-out cases in, Dice and surface Dice of whole volumes out, and their pairing by case.
 
-Both sides are scored by this code on the grid of the files, from softmax probabilities on the same preprocessed grid.
-No image library but nibabel is needed.
+Both sides are scored by this code on the grid of the files. No image library but nibabel is needed.
 """
 
 import json
@@ -13,6 +12,7 @@ import numpy as np
 from common import DATASET
 
 from autoseg.inference.export import labels_from_probabilities
+from autoseg.inference.store import read_meta, read_probabilities
 from autoseg.metrics.build import score_case, summarize
 from autoseg.metrics.statistics import compare_paired
 from autoseg.records.dataset import Dataset
@@ -30,17 +30,25 @@ CaseMeans = dict[str, dict[str, float]]
 
 def score_cases(
     cases: Iterable[PreprocessedCase],
-    probabilities_of: Callable[[str], np.ndarray],
+    segmentation_of: Callable[[PreprocessedCase], np.ndarray],
     dataset: Dataset,
     labels: LabelScheme,
 ) -> Evaluation:
-    """Scores of held-out cases from their probabilities `H z y x` on the crop box."""
+    """Scores of held-out cases from their internal classes `Z Y X` on the grid of the file."""
     scores = {}
     for meta in cases:
-        found = labels_from_probabilities([probabilities_of(meta.id)], meta, labels)
         truth = reference_of(dataset, meta.id, meta.geometry)
-        scores[meta.id] = score_case(found, truth, labels, meta.geometry, SCORING)
+        scores[meta.id] = score_case(segmentation_of(meta), truth, labels, meta.geometry, SCORING)
     return summarize("held out", scores, scoring=SCORING)
+
+
+def score_fold(folder: Path, cases: Iterable[str], dataset: Dataset, labels: LabelScheme) -> Evaluation:
+    """Scores of the cases that a fold of ours has predicted into `folder`."""
+
+    def segmentation(meta: PreprocessedCase) -> np.ndarray:
+        return labels_from_probabilities([read_probabilities(folder, meta.id)], meta, labels)
+
+    return score_cases([read_meta(folder, case) for case in cases], segmentation, dataset, labels)
 
 
 def case_means(evaluation: Evaluation) -> CaseMeans:

@@ -9,9 +9,8 @@ import argparse
 import time
 
 from common import CONFIGURATION, FOLD, default_plan, emit, options, workspace
-from scoring import against_published, score_cases
+from scoring import against_published, score_fold
 
-from autoseg.inference.store import read_meta, read_probabilities
 from autoseg.pipeline.train import TrainOptions, train
 from autoseg.records.base import read_record
 from autoseg.records.dataset import Dataset
@@ -44,9 +43,7 @@ def run(asked: argparse.Namespace, budget: float) -> tuple[float, bool]:
     trained = train(paths, plan, CONFIGURATION, FOLD, TrainOptions(seed=1, device=asked.device, **length))
     seconds = time.monotonic() - began
     folder = paths.fold(plan.name, CONFIGURATION, FOLD) / "validation"
-    metas = [read_meta(folder, case) for case in trained.validation_cases]
-    dataset = read_record(paths.dataset, Dataset)
-    evaluation = score_cases(metas, lambda case: read_probabilities(folder, case), dataset, plan.labels)
+    evaluation = score_fold(folder, trained.validation_cases, read_record(paths.dataset, Dataset), plan.labels)
     beside = against_published(evaluation, asked.bundle)
     steps = trained.epochs * trained.iterations_per_epoch
     emit(
