@@ -30,10 +30,10 @@ def main() -> None:
     trainer = build_trainer(content, dataset, asked.device, length)
     title = "nnU-Net in the same time" if length is None else f"nnU-Net, its {asked.epochs} epochs"
     ends = started + asked.seconds * (1 - _PREDICTION_SHARE)
+    if length is None:
+        fit_length(trainer, Clock(asked.device, 1.0, 1), ends, 2 if asked.smoke else _PROBE_STEPS)
     if asked.smoke:
         trainer.num_epochs, trainer.num_iterations_per_epoch = 1, 2
-    elif length is None:
-        fit_length(trainer, Clock(asked.device, 1.0, 1), ends)
     done, began = train(trainer, ends, asked.smoke), time.monotonic()
     about = {"epochs_done": done, "epochs_planned": trainer.num_epochs, "workers": num_workers()}
     about["steps"] = done * trainer.num_iterations_per_epoch
@@ -49,15 +49,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=int, default=None)
 
 
-def fit_length(trainer: Any, clock: Any, ends: float) -> None:
+def fit_length(trainer: Any, clock: Any, ends: float, probe_steps: int) -> None:
     """Set epochs and steps so that the rate has fallen to its end when the time is over; at least one step an epoch."""
     from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 
     trainer.lr_scheduler.step(0)
     for _ in range(3):
         trainer.train_step(next(trainer.dataloader_train))
-    seconds = clock.seconds(lambda: [trainer.train_step(next(trainer.dataloader_train)) for _ in range(_PROBE_STEPS)])
-    steps = max(1, int((ends - time.monotonic()) / (seconds / _PROBE_STEPS)))
+    seconds = clock.seconds(lambda: [trainer.train_step(next(trainer.dataloader_train)) for _ in range(probe_steps)])
+    steps = max(1, int((ends - time.monotonic()) / (seconds / probe_steps)))
     trainer.num_epochs = min(_FITTED_EPOCHS, steps)
     trainer.num_iterations_per_epoch = steps // trainer.num_epochs
     trainer.lr_scheduler = PolyLRScheduler(trainer.optimizer, trainer.initial_lr, trainer.num_epochs)
