@@ -130,7 +130,8 @@ def train_monai(task: dict[str, Any], asked: argparse.Namespace) -> tuple[int, i
 
     set_determinism(asked.seed)
     configuration, num_classes = task["configuration"], len(task["labels"])
-    patch = configuration["patch_size"][::-1]  # MONAI's axes are x, y, z
+    # MONAI's axes are x, y, z, and this network halves each three times.
+    patch = [math.ceil(edge / 8) * 8 for edge in configuration["patch_size"][::-1]]
     before, random, after = monai_transforms(task, patch, asked.out)
     training = CacheDataset([task["cases"][case] for case in task["train"]], before, progress=False)
     held_out = CacheDataset([task["cases"][case] for case in task["validation"]], before, progress=False)

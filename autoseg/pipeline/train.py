@@ -8,12 +8,10 @@ are not read for training itself, only to score the held-out cases.
 
 import time
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 from autoseg import console
 from autoseg.devices import choose_device, describe_device
-from autoseg.errors import DataError, ModelError, UsageError
+from autoseg.errors import DataError, UsageError
 from autoseg.inference.model import WEIGHTS
 from autoseg.inference.model_card import write_card
 from autoseg.networks.cost import count_parameters
@@ -22,7 +20,6 @@ from autoseg.records.base import read_record, write_record
 from autoseg.records.dataset import Dataset, Fold, Folds
 from autoseg.records.distractors import DistractorCensus
 from autoseg.records.fingerprint import Fingerprint, check_same_cases
-from autoseg.records.inputs import TrainingInputs, describe_changes
 from autoseg.records.plan import Plan
 from autoseg.records.results import TrainedFold
 from autoseg.records.workspace import Paths
@@ -36,8 +33,9 @@ from autoseg.training.growth import warn_of_idle_growth
 from autoseg.training.inputs import learned_from, training_inputs
 from autoseg.training.loop import COOLDOWN_REQUEST, final_weights, memory_errors, train_network
 from autoseg.training.out_of_fold import find_out_of_fold
+from autoseg.training.resuming import check_same_plan, read_schedule, trained_already
 from autoseg.training.schedule import SCHEDULE, TrainingSchedule, TrainOptions
-from autoseg.training.start import Start, check_same_origin, find_start, start_of_base, tell_start
+from autoseg.training.start import Start, find_start, start_of_base, tell_start
 from autoseg.training.stopping import StopRequest, listening_for_stop
 from autoseg.training.task import Task, new_learner, open_task
 from autoseg.training.validation import validate
@@ -46,7 +44,6 @@ from autoseg.training.watching import warn_of_few_looks, watched_dice
 __all__ = ["TrainOptions", "is_trained", "request_cooldown", "train"]
 
 _REMEDY = "Prepare the dataset first: `autoseg plan_and_preprocess DATASET`."
-_SAME_BUDGET = 0.05  # relative
 ALL = "all"
 """Name of the fold that trains on every case and holds none out."""
 
@@ -104,14 +101,14 @@ def train(
         raise UsageError(f"Plan {plan.name} has no configuration {configuration}; it has {known}.")
     cases = _cases_of(paths, fold)
     with locked(folder, f"training {title}"), listening_for_stop() as stop, memory_errors(title):
-        _check_same_plan(folder, plan, configuration)
+        check_same_plan(folder, plan, configuration)
         fingerprint = read_record(paths.fingerprint, Fingerprint, remedy=_REMEDY)
         inputs = training_inputs(paths, plan, configuration, fingerprint, (*cases.train, *cases.validation))
         start = _find_start(plan, configuration, fold, cases, options)
         inputs = inputs.model_copy(update={"origin": None if start is None else start.origins[-1].weights})
         if is_trained(paths, plan, configuration, fold):
-            return _trained_already(folder, title, cases, inputs, options)
-        schedule = _read_schedule(folder, cases, inputs, options)
+            return trained_already(folder, title, cases, inputs, options)
+        schedule = read_schedule(folder, cases, inputs, options)
         seed = _seed(plan, configuration, options, schedule)
         task = _open(paths, plan, configuration, fold, cases, fingerprint, options, start, seed)
         stop.raise_if_asked(title)
@@ -228,7 +225,7 @@ def _start_of_base(paths: Paths, plan: Plan, configuration: str, base: str, fold
     """The weights that a training with distractors refines."""
     refined = paths.fold(plan.name, base, fold)
     for trained in (refined, *learned_from(paths, plan, configuration).base):
-        _check_same_plan(trained, plan, base)
+        check_same_plan(trained, plan, base)
     return start_of_base(refined)
 
 
@@ -287,96 +284,3 @@ def _cases_of(paths: Paths, fold: str) -> Fold:
             "the cases divided anew."
         )
     return cases
-
-
-def _check_same_plan(folder: Path, plan: Plan, configuration: str) -> None:
-    """Refuse to go on, or to call finished, what was begun with other values under the same name."""
-    if not (folder / "plan.json").is_file():
-        return
-    before = read_record(folder / "plan.json", Plan, ModelError)
-    if _deciding(before, configuration) != _deciding(plan, configuration):
-        raise ModelError(
-            f"{folder} was begun with another content of the plan {plan.name!r}. Give the changed plan another name, "
-            f"or delete {folder} to train it anew."
-        )
-
-
-def _deciding(plan: Plan, configuration: str) -> dict[str, Any]:
-    """What of a plan decides the training of one configuration."""
-    content = plan.model_dump(mode="json", exclude={"name", "preset", "reasons", "planned_for", "configurations"})
-    settings = plan.configurations.get(configuration)  # type: ignore[call-overload]
-    return {**content, "configuration": None if settings is None else settings.model_dump(mode="json")}
-
-
-def _check_same_cases(folder: Path, before: Fold, now: Fold) -> None:
-    """Refuse to go on, or to call finished, what was begun with other cases: its score would be of other cases too."""
-    if (set(before.train), set(before.validation)) == (set(now.train), set(now.validation)):
-        return
-    changed = sorted(({*before.train} ^ {*now.train}) | ({*before.validation} ^ {*now.validation}))
-    raise ModelError(
-        f"{folder} was begun with other cases: {', '.join(changed[:10])}{' and others' if len(changed) > 10 else ''} "
-        "came, went or changed sides since. Delete it to train it anew, or use another plan name to keep both."
-    )
-
-
-def _trained_already(
-    folder: Path, title: str, cases: Fold, inputs: TrainingInputs, options: TrainOptions
-) -> TrainedFold:
-    """The record of a finished fold; warns where other values are asked for now than it was trained with."""
-    done = read_record(folder / "fold.json", TrainedFold, ModelError)
-    _check_same_cases(folder, Fold(train=done.train_cases, validation=done.validation_cases), cases)
-    budget = "" if done.budget_seconds is None else f", budget {console.duration(done.budget_seconds)}"
-    course = f"{done.epochs} epochs of {done.iterations_per_epoch} steps{budget}"
-    console.say(f"{title} is trained already ({course}); delete {folder} to train it anew.")
-    if (folder / SCHEDULE).is_file():
-        fixed = read_record(folder / SCHEDULE, TrainingSchedule, ModelError)
-        for option, wanted, value in _other_values(options, fixed):
-            console.warn(f"{option} {wanted} changes nothing: {title} was trained with {value}.")
-        if inputs.origin is not None and (fixed.inputs is None or fixed.inputs.origin is None):
-            console.warn(f"--from changes nothing: {title} was trained from its seed.")
-        if fixed.inputs is not None and (changes := describe_changes(fixed.inputs, inputs)):
-            console.warn(f"{title} was trained on other data than there is now: {'; '.join(changes)}.")
-    return done
-
-
-def _other_values(options: TrainOptions, fixed: TrainingSchedule) -> list[tuple[str, int, int]]:
-    """(option, asked for, fixed) where they differ."""
-    asked = (
-        ("--epochs", options.epochs, fixed.epochs),
-        ("--iterations", options.iterations, fixed.iterations_per_epoch),
-        ("--seed", options.seed, fixed.seed),
-    )
-    return [(option, wanted, value) for option, wanted, value in asked if wanted is not None and wanted != value]
-
-
-def _read_schedule(folder: Path, cases: Fold, inputs: TrainingInputs, options: TrainOptions) -> TrainingSchedule | None:
-    """The schedule that an earlier call fixed; raises when other values are asked for now or the data are others.
-
-    Another budget is only warned of: a command that shares one among its folds gives each another share when it is
-    called again.
-    """
-    if not (folder / SCHEDULE).is_file():
-        return None
-    fixed = read_record(folder / SCHEDULE, TrainingSchedule, ModelError)
-    if fixed.cases is not None:
-        _check_same_cases(folder, fixed.cases, cases)
-    check_same_origin(folder, fixed.inputs or TrainingInputs(cases={}, preprocessing=""), inputs)
-    if fixed.inputs is not None and (changes := describe_changes(fixed.inputs, inputs)):
-        raise ModelError(
-            f"{folder} was begun with other data: {'; '.join(changes)} since. Going on would mix both: delete it to "
-            "train it anew."
-        )
-    for option, wanted, value in _other_values(options, fixed):
-        raise UsageError(
-            f"{option} {wanted}: this training was begun with {value}. Call it without {option} to go on, "
-            f"or delete {folder} to start anew."
-        )
-    if options.until_plateau and not fixed.until_plateau:
-        raise UsageError(f"--budget auto: this training was begun without. Call it without, or delete {folder}.")
-    course = f"{fixed.epochs} epochs of {fixed.iterations_per_epoch} steps"
-    console.say(f"going on with a training of {course}")
-    budget, before = options.budget_seconds, fixed.budget_seconds
-    if budget is not None and (before is None or abs(budget - before) > _SAME_BUDGET * before):
-        what = "no budget" if before is None else f"a budget of {console.duration(before)}"
-        console.warn(f"A budget of {console.duration(budget)} changes nothing: {course} were fixed with {what}.")
-    return fixed

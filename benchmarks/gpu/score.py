@@ -12,7 +12,7 @@ import torch
 from common import DATASET, emit, options, prepared_folder, workspace
 from scoring import against_published, case_means, paired, read_means, score_cases
 
-from autoseg.inference.export import native_windows, to_native_labels
+from autoseg.inference.export import crop_shape, decide, native_windows, uncrop
 from autoseg.preprocessing import store
 from autoseg.records.base import read_record
 from autoseg.records.dataset import Dataset
@@ -36,7 +36,10 @@ def score(out: Path, bundle: Path, folder: Path, about: dict, smoke: bool) -> No
     def segmentation(meta: PreprocessedCase) -> np.ndarray:
         with np.load(folder / f"{meta.id}.npz") as arrays:
             logits = torch.from_numpy(arrays["logits"]).float()
-        return to_native_labels(native_windows([logits], meta), meta, plan.labels)
+        cropped = np.empty(crop_shape(meta), dtype=np.int16)
+        for window in native_windows([logits], meta):
+            cropped[window.where] = decide(window.values(slice(0, len(logits))), plan.labels, threshold=0.0).numpy()
+        return uncrop(cropped, meta)
 
     dataset = read_record(paths.dataset, Dataset)
     evaluation = score_cases([metas[case] for case in cases], segmentation, dataset, plan.labels)

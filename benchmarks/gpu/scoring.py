@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from common import DATASET
 
-from autoseg.inference.export import labels_from_probabilities
-from autoseg.inference.store import read_meta, read_probabilities
+from autoseg.inference.pieces import in_file, labels_from_probabilities
+from autoseg.inference.store import probabilities_path, read_meta
 from autoseg.metrics.build import score_case, summarize
 from autoseg.metrics.statistics import compare_paired
 from autoseg.records.dataset import Dataset
@@ -46,7 +46,7 @@ def score_fold(folder: Path, cases: Iterable[str], dataset: Dataset, labels: Lab
     """Scores of the cases that a fold of ours has predicted into `folder`."""
 
     def segmentation(meta: PreprocessedCase) -> np.ndarray:
-        return labels_from_probabilities([read_probabilities(folder, meta.id)], meta, labels)
+        return labels_from_probabilities([in_file(probabilities_path(folder, meta.id))], meta, labels)
 
     return score_cases([read_meta(folder, case) for case in cases], segmentation, dataset, labels)
 
