@@ -120,7 +120,7 @@ def meta_of(shape: IntTriple, zoom: float) -> PreprocessedCase:
 
 
 def logit_rows(meta: PreprocessedCase, heads: int, seed: int) -> Iterator[Any]:
-    """Rows `H n Y X`: a pattern of blobs, each of one class, and a little noise; 8 rows at a time."""
+    """Rows `H n Y X`: a pattern of blobs, each of one class, and a little noise; 2 rows at a time."""
     import torch
 
     depth, height, width = meta.shape
@@ -128,8 +128,8 @@ def logit_rows(meta: PreprocessedCase, heads: int, seed: int) -> Iterator[Any]:
     classes = torch.from_numpy(np.random.default_rng(3).integers(0, heads, (depth // 32 + 1, 6, 6)))
     at_y, at_x = torch.arange(height) * 6 // height, torch.arange(width) * 6 // width
     noise = torch.randn((heads, 1, height, width), generator=generator)
-    for start in range(0, depth, 8):
-        rows = (noise.roll((7 * start, 3 * start), (2, 3))).repeat(1, min(8, depth - start), 1, 1)
+    for start in range(0, depth, 2):
+        rows = (noise.roll((7 * start, 3 * start), (2, 3))).repeat(1, min(2, depth - start), 1, 1)
         for number in range(rows.shape[1]):
             plane = classes[(start + number) // 32][at_y][:, at_x]
             rows[:, number].scatter_add_(0, plane[None], torch.full((1, height, width), 6.0))
@@ -149,11 +149,12 @@ def prepare(folder: Path, shape: IntTriple, options: argparse.Namespace) -> None
 
 
 def export(folder: Path, shape: IntTriple, options: argparse.Namespace) -> None:
-    from autoseg.inference.export import native_windows, to_native_labels
+    from autoseg.inference.export import native_windows
+    from autoseg.inference.predictor import segmentation
 
     meta, labels = meta_of(shape, options.zoom), plan_of(options.heads, options.zoom).labels
     windows = native_windows(logit_rows(meta, options.heads, 1), meta)
-    found = to_native_labels(windows, meta, labels)
+    found = segmentation(((window,) for window in windows), meta, labels)
     write_label(folder / f"out{options.ending}", labels.to_file(found), meta.geometry)
 
 

@@ -15,15 +15,11 @@ its 5 million float32 one by one (off by 0.016).
 
 import argparse
 import json
-import os
-import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
+from both_sides import compared, measured, median, memory_gib, run_in_turn
 
 SHAPE, SPACING_MM = (300, 512, 512), (1.0, 0.8, 0.8)
 THRESHOLDS = (0.3, 0.1)
@@ -108,12 +104,6 @@ def run_peer(case: tuple[np.ndarray, ...]) -> tuple[np.ndarray, int]:
     return np.array(rows), num_decided
 
 
-def memory_gib(key: str) -> float:
-    """A line of /proc/self/status: what is resident (VmRSS), or its peak (VmHWM)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(key)).split()[1]) / 2**20
-
-
 def measure_side(side: str, num_components: int, output: Path) -> None:
     """One measurement in this process: prints its seconds and memory, leaves the compared columns in `output`."""
     run = run_ours if side == "ours" else run_peer
@@ -124,54 +114,28 @@ def measure_side(side: str, num_components: int, output: Path) -> None:
     case = make_case(num_components)
     before = memory_gib("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here; making the case has its own
-    start, start_cpu = time.perf_counter(), time.process_time()
-    columns, num_decided = run(case)
-    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - start_cpu
-    peak = memory_gib("VmHWM")
+    (columns, num_decided), took = measured(lambda: run(case))
     np.save(output, columns[np.lexsort(columns.T)])
-    content = {"wall": seconds, "cpu": cpu_seconds, "input": before, "rss": peak}
+    content = {**took, "input": before}
     print(json.dumps({**content, "components": num_decided, "candidates": len(columns) - num_decided}))
 
 
-def in_fresh_process(python: str, side: str, num_components: int, output: Path) -> dict[str, float]:
-    command = [python, __file__, "--measure", side, "--components", str(num_components), "--output", str(output)]
-    one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    environment = {**os.environ, **one, "PYTHONPATH": str(Path(__file__).parents[1]) if side == "ours" else ""}
-    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def compare(repeats: int, num_components: int, folder: Path) -> dict[str, object]:
-    interpreters = {"ours": sys.executable}
-    if os.environ.get("AUTOSEG_PEER_PYTHON"):
-        interpreters["peer"] = os.environ["AUTOSEG_PEER_PYTHON"]
-    outputs = {side: folder / f"{side}.npy" for side in interpreters}
-    runs: dict[str, list[dict[str, float]]] = {side: [] for side in interpreters}
-    for _ in range(repeats):
-        for side, python in interpreters.items():
-            runs[side].append(in_fresh_process(python, side, num_components, outputs[side]))
+    outputs = {side: folder / f"{side}.npy" for side in ("ours", "peer")}
 
-    def median(side: str, key: str) -> float | None:
-        return round(statistics.median(run[key] for run in runs[side]), 2) if side in runs else None
+    def arguments(side: str) -> list[object]:
+        return ["--measure", side, "--components", num_components, "--output", outputs[side]]
 
-    ours, peer = median("ours", "cpu"), median("peer", "cpu")
+    runs = run_in_turn(__file__, arguments, repeats, threads=1)
     differing = None
-    if peer:
+    if "peer" in runs:
         a, b = np.load(outputs["ours"]), np.load(outputs["peer"])
         differing = np.abs(a - b).max(axis=0).tolist() if a.shape == b.shape else f"rows {len(a)} and {len(b)}"
     return {
-        "name": f"{num_components} components in 300x512x512",
-        "ours": ours,
-        "peer": peer,
-        "unit": "CPU s",
-        "ratio": round(peer / ours, 2) if peer and ours else None,
-        "wall_ours": median("ours", "wall"),
-        "wall_peer": median("peer", "wall"),
-        "input_gib": median("ours", "input"),
-        "rss_ours_gib": median("ours", "rss"),
-        "rss_peer_gib": median("peer", "rss"),
-        "components": median("ours", "components"),
-        "candidates": median("ours", "candidates"),
+        **compared(f"{num_components} components in 300x512x512", runs),
+        "input_gib": median(runs, "ours", "input"),
+        "components": median(runs, "ours", "components"),
+        "candidates": median(runs, "ours", "candidates"),
         "differing": differing,
     }
 

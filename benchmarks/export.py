@@ -3,7 +3,8 @@
     AUTOSEG_PEER_PYTHON=/path/to/python python benchmarks/export.py [--repeats 1] [--only NAME] [--threads 2]
 
 200x273x273 logits at 1.5 mm to labels of 300x512x512 at 1.0x0.8x0.8 mm. With 5 heads both sides start from the same
-float32 logits, nnU-Net with its default resampler and with its optional one in torch. With 105 heads logits come in
+float32 logits, nnU-Net with its default resampler and with its optional one in torch: smooth noise, in which nobody is
+sure of anything, and logits as trained networks give them. With 105 heads logits come in
 blocks of 32 rows, as our sliding window gives them (making them is not timed), and nnU-Net is not run: it resamples all
 heads at once, so its result alone takes 31 GiB in float32. Each measurement is a process of its own; the peak memory is
 that of the whole process, libraries and input included. Prints one JSON line a case; `differing` is the number of
@@ -12,11 +13,6 @@ voxels (of 78.6 million) whose label differs.
 
 import argparse
 import json
-import os
-import resource
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -24,25 +20,33 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+from both_sides import compared, measured, run_in_turn
 from resample import LARGE, LARGE_MM, SMALL, SMALL_MM, smooth_noise
 
-CASES = {
-    # name: (heads, nnU-Net's resampler; None: it is not run)
-    "5 heads": (5, "resample_data_or_seg_to_shape"),
-    "5 heads, nnU-Net with its torch resampler": (5, "resample_torch_fornnunet"),
-    "105 heads": (105, None),
-}
 ROWS = 32
 """Rows of a block of logits: half a patch of 64."""
 
 
 def whole_logits(num_heads: int) -> np.ndarray:
-    """Smooth fields with noise, float32 `H Z Y X`."""
+    """Smooth fields with noise, float32 `H Z Y X`: nearly everywhere several heads are close to the largest."""
     rng = np.random.default_rng(1)
     fields = (
         smooth_noise(SMALL, seed) + 0.2 * rng.standard_normal(SMALL, dtype=np.float32) for seed in range(num_heads)
     )
     return np.stack(list(fields))
+
+
+def sure_logits(num_heads: int) -> np.ndarray:
+    """As trained networks give them, float32 `H Z Y X`: sure of all but the borders of balls of 12 to 36 voxels."""
+    rng = np.random.default_rng(1)
+    logits = rng.normal(0, 0.2, (num_heads, *SMALL)).astype(np.float32)
+    logits[0] += 8
+    for head in range(1, num_heads):
+        centre, radius = rng.uniform(0.2, 0.8, 3) * SMALL, rng.uniform(12, 36)
+        axes = [((np.arange(n) - c) ** 2).astype(np.float32) for n, c in zip(SMALL, centre, strict=True)]
+        distance = np.sqrt(axes[0][:, None, None] + axes[1][:, None] + axes[2])
+        logits[head] += np.clip(4 * (radius - distance), -10, 10) + 4
+    return logits
 
 
 class Blocks:
@@ -118,8 +122,8 @@ def run_peer(logits: np.ndarray, resampler: str, threads: int) -> np.ndarray:
     )
 
 
-def measure(side: str, name: str, threads: int, output: Path) -> None:
-    """One measurement in this process: prints its seconds and peak memory, leaves the result in `output`."""
+def measure(side: str, name: str, threads: int, folder: Path) -> None:
+    """One measurement in this process: prints its seconds and peak memory, leaves the result in the folder."""
     import torch
 
     if side == "ours":  # outside the clock
@@ -127,61 +131,46 @@ def measure(side: str, name: str, threads: int, output: Path) -> None:
     else:
         import nnunetv2.inference.export_prediction  # noqa: F401
     torch.set_num_threads(threads)
-    num_heads, resampler = CASES[name]
-    blocks = Blocks(num_heads) if resampler is None else None
-    logits = None if blocks else whole_logits(num_heads)
-    wall, cpu = time.perf_counter(), time.process_time()
-    if side == "peer":
-        result = run_peer(logits, resampler, threads)
+    num_heads, _, resampler = CASES[name]
+    if resampler is None:
+        blocks = Blocks(num_heads)
+        result, took = measured(lambda: run_ours(blocks, num_heads))
+        took["seconds"], took["cpu_seconds"] = took["seconds"] - blocks.wall, took["cpu_seconds"] - blocks.cpu
     else:
-        result = run_ours(blocks or [torch.from_numpy(logits)], num_heads)
-    seconds = time.perf_counter() - wall - (blocks.wall if blocks else 0)
-    cpu_seconds = time.process_time() - cpu - (blocks.cpu if blocks else 0)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    np.save(output, np.asarray(result).astype(np.uint8))
-    print(json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds, "rss_gib": peak}))
-
-
-def in_fresh_process(python: str, side: str, name: str, threads: int, output: Path) -> dict[str, float]:
-    command = [python, __file__, "--measure", side, "--only", name, "--threads", str(threads), "--output", str(output)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]) if side == "ours" else ""}
-    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-    return json.loads(done.stdout.splitlines()[-1])
+        logits = np.load(folder / "input.npy")
+        if side == "peer":
+            result, took = measured(lambda: run_peer(logits, resampler, threads))
+        else:
+            result, took = measured(lambda: run_ours([torch.from_numpy(logits)], num_heads))
+    np.save(folder / f"{side}.npy", np.asarray(result).astype(np.uint8))
+    print(json.dumps(took))
 
 
 def compare(name: str, repeats: int, threads: int, folder: Path) -> dict[str, object]:
     """One case: both sides in turn, `repeats` times."""
-    num_heads, resampler = CASES[name]
-    interpreters = {"ours": sys.executable}
-    if os.environ.get("AUTOSEG_PEER_PYTHON") and resampler is not None:
-        interpreters["peer"] = os.environ["AUTOSEG_PEER_PYTHON"]
-    outputs = {side: folder / f"{side}.npy" for side in interpreters}
-    runs: dict[str, list[dict[str, float]]] = {side: [] for side in interpreters}
-    for _ in range(repeats):
-        for side, python in interpreters.items():
-            runs[side].append(in_fresh_process(python, side, name, threads, outputs[side]))
+    num_heads, make, resampler = CASES[name]
+    if make is not None:
+        np.save(folder / "input.npy", make(num_heads))
 
-    def median(side: str, key: str) -> float | None:
-        return round(statistics.median(run[key] for run in runs[side]), 3) if side in runs else None
+    def arguments(side: str) -> list[object]:
+        return ["--measure", side, "--only", name, "--threads", threads, "--folder", folder]
 
-    ours, peer = median("ours", "cpu_seconds"), median("peer", "cpu_seconds")
-    line = {
-        "name": name,
-        "ours": ours,
-        "peer": peer,
-        "unit": "CPU s",
-        "ratio": round(peer / ours, 2) if peer and ours else None,
-        "wall_ours": median("ours", "seconds"),
-        "wall_peer": median("peer", "seconds"),
-        "rss_ours_gib": median("ours", "rss_gib"),
-        "rss_peer_gib": median("peer", "rss_gib"),
-        "threads": threads,
-    }
+    runs = run_in_turn(__file__, arguments, repeats, threads, peers=() if resampler is None else ("peer",))
+    line = {**compared(name, runs), "threads": threads}
     if resampler is None:
         line["peer_result_alone_gib"] = round(4 * num_heads * float(np.prod(LARGE)) / 2**30, 1)
-    elif peer:
-        line["differing"] = int(np.sum(np.load(outputs["ours"]) != np.load(outputs["peer"])))
+    elif "peer" in runs:
+        line["differing"] = int(np.sum(np.load(folder / "ours.npy") != np.load(folder / "peer.npy")))
     return line
+
+
+CASES = {
+    # name: (heads, their logits, nnU-Net's resampler); None: in blocks, and nnU-Net is not run
+    "5 heads": (5, whole_logits, "resample_data_or_seg_to_shape"),
+    "5 heads, nnU-Net with its torch resampler": (5, whole_logits, "resample_torch_fornnunet"),
+    "5 heads of a network that is sure": (5, sure_logits, "resample_data_or_seg_to_shape"),
+    "105 heads": (105, None, None),
+}
 
 
 def main() -> None:
@@ -190,10 +179,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", choices=list(CASES))
     parser.add_argument("--measure", choices=("ours", "peer"), help=argparse.SUPPRESS)
-    parser.add_argument("--output", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        measure(options.measure, options.only, options.threads, options.output)
+        measure(options.measure, options.only, options.threads, options.folder)
         return
     with tempfile.TemporaryDirectory() as folder:
         for name in [options.only] if options.only else CASES:

@@ -1,26 +1,21 @@
-"""Seconds of resampling a large CT image and of exporting its logits, ours beside nnU-Net's.
+"""Seconds and memory of resampling a large CT image and of exporting its logits, ours beside nnU-Net's.
 
     AUTOSEG_PEER_PYTHON=/path/to/python python benchmarks/resample.py [--repeats 3] [--only NAME] [--threads 2]
 
 300x512x512 at 1.0x0.8x0.8 mm to 200x273x273 at 1.5 mm and back: the image with cubic splines in both directions, its
 labels (5 and 60 classes) down, and 5 heads of logits up to a segmentation. Each measurement is a process of its
-own, the sides take turns; the figure is the median of the wall times. Prints one JSON line a case; the peak memory is
-that of the whole process, libraries and input included. `differing` is the largest difference in standard deviations of
-the image, or the share of voxels whose label differs.
+own, the sides take turns; the figure is the median of the CPU seconds. Prints one JSON line a case; the peak memory is
+that of the whole process, libraries and input (read from a file) included. `differing` is the largest difference in
+standard deviations of the image, or the share of voxels whose label differs.
 """
 
 import argparse
 import json
-import os
-import resource
-import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
+from both_sides import compared, measured, run_in_turn
 
 LARGE, SMALL = (300, 512, 512), (200, 273, 273)
 LARGE_MM, SMALL_MM = (1.0, 0.8, 0.8), (1.5, 1.5, 1.5)
@@ -61,22 +56,26 @@ def run_ours(name: str, array: np.ndarray) -> np.ndarray:
     import torch
 
     from autoseg.spatial.labels import resample_labels
-    from autoseg.spatial.resampling import linear_windows, resample_image, separate_axis
+    from autoseg.spatial.linear import Scratch, linear_windows
+    from autoseg.spatial.resampling import Source, resample_into, separate_axis
 
     what, _, before, shape, after, _ = CASES[name]
     separate, given = separate_axis(before, after), torch.from_numpy(array)
     if what == "image":
-        return resample_image(given, shape, separate).numpy()
+        channel, target = given[0], torch.empty(tuple(shape))
+        limits = float(channel.min()), float(channel.max())
+        resample_into(target, Source(tuple(channel.shape), lambda box: channel[box], lambda: limits), separate)
+        return target[None].numpy()
     if what == "labels":
         return resample_labels(given[0], shape, separate).numpy()
-    from autoseg.inference.export import decide_window
+    from autoseg.inference.deciding import decide_into
     from autoseg.records.labels import LabelScheme
 
     heads = len(array)
     scheme = LabelScheme(class_names=tuple(map(str, range(heads))), class_values=tuple(range(heads)), num_entries=heads)
-    result = np.empty(shape, dtype=np.uint8)
+    result, scratch = np.empty(shape, dtype=np.int16), Scratch()
     for window in linear_windows([given], given.shape[1:], shape, separate):
-        result[window.where] = decide_window(window, scheme, threshold=0.0).numpy()
+        decide_into(result, window, scheme, 0.0, scratch)
     return result
 
 
@@ -94,8 +93,8 @@ def run_peer(name: str, array: np.ndarray) -> np.ndarray:
     return result[0] if is_labels else result
 
 
-def measure(side: str, name: str, threads: int, output: Path) -> None:
-    """One measurement in this process: prints its seconds and peak memory, leaves the result in `output`."""
+def measure(side: str, name: str, threads: int, folder: Path) -> None:
+    """One measurement in this process: prints its seconds and peak memory, leaves the result in the folder."""
     import torch
 
     if side == "ours":  # outside the clock
@@ -104,57 +103,26 @@ def measure(side: str, name: str, threads: int, output: Path) -> None:
     else:
         import nnunetv2.preprocessing.resampling.default_resampling  # noqa: F401
     torch.set_num_threads(threads)
-    array = make_input(name)
-    start, start_cpu = time.perf_counter(), time.process_time()
-    result = (run_ours if side == "ours" else run_peer)(name, array)
-    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - start_cpu
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    np.save(output, result)
-    print(json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds, "rss_gib": peak}))
-
-
-def in_fresh_process(python: str, side: str, name: str, threads: int, output: Path) -> dict[str, float]:
-    command = [python, __file__, "--measure", side, "--only", name, "--threads", str(threads), "--output", str(output)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]) if side == "ours" else ""}
-    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def difference(name: str, ours: Path, peer: Path) -> float:
-    a, b = np.load(ours), np.load(peer)
-    if CASES[name][0] == "image":
-        return float(np.abs(a - b).max() / b.std())
-    return float(np.mean(a != b))
+    array = np.load(folder / "input.npy")
+    result, took = measured(lambda: (run_ours if side == "ours" else run_peer)(name, array))
+    np.save(folder / f"{side}.npy", result)
+    print(json.dumps(took))
 
 
 def compare(name: str, repeats: int, threads: int, folder: Path) -> dict[str, object]:
     """One case: both sides in turn, `repeats` times."""
-    interpreters = {"ours": sys.executable}
-    if os.environ.get("AUTOSEG_PEER_PYTHON"):
-        interpreters["peer"] = os.environ["AUTOSEG_PEER_PYTHON"]
-    outputs = {side: folder / f"{side}.npy" for side in interpreters}
-    runs: dict[str, list[dict[str, float]]] = {side: [] for side in interpreters}
-    for _ in range(repeats):
-        for side, python in interpreters.items():
-            runs[side].append(in_fresh_process(python, side, name, threads, outputs[side]))
+    np.save(folder / "input.npy", make_input(name))
 
-    def median(side: str, key: str) -> float | None:
-        return round(statistics.median(run[key] for run in runs[side]), 3) if side in runs else None
+    def arguments(side: str) -> list[object]:
+        return ["--measure", side, "--only", name, "--threads", threads, "--folder", folder]
 
-    ours, peer = median("ours", "seconds"), median("peer", "seconds")
-    return {
-        "name": name,
-        "ours": ours,
-        "peer": peer,
-        "unit": "s",
-        "ratio": round(peer / ours, 2) if peer and ours else None,
-        "cpu_ours": median("ours", "cpu_seconds"),
-        "cpu_peer": median("peer", "cpu_seconds"),
-        "rss_ours_gib": median("ours", "rss_gib"),
-        "rss_peer_gib": median("peer", "rss_gib"),
-        "differing": difference(name, outputs["ours"], outputs["peer"]) if peer else None,
-        "threads": threads,
-    }
+    runs = run_in_turn(__file__, arguments, repeats, threads)
+    line = {**compared(name, runs), "threads": threads}
+    if "peer" in runs:
+        a, b = np.load(folder / "ours.npy"), np.load(folder / "peer.npy")
+        is_image = CASES[name][0] == "image"
+        line["differing"] = float(np.abs(a - b).max() / b.std()) if is_image else float(np.mean(a != b))
+    return line
 
 
 def main() -> None:
@@ -163,10 +131,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", choices=list(CASES))
     parser.add_argument("--measure", choices=("ours", "peer"), help=argparse.SUPPRESS)
-    parser.add_argument("--output", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        measure(options.measure, options.only, options.threads, options.output)
+        measure(options.measure, options.only, options.threads, options.folder)
         return
     with tempfile.TemporaryDirectory() as folder:
         for name in [options.only] if options.only else CASES:

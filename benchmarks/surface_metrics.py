@@ -13,15 +13,9 @@ MONAI, which has our surface; some for surface-distance, which weighs surface el
 
 import argparse
 import json
-import os
-import resource
-import statistics
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
+from both_sides import compared, measured, run_in_turn
 
 SHAPE, SPACING_MM, TOLERANCE_MM, NUM_CLASSES = (300, 512, 512), (1.0, 0.8, 0.8), 2.0, 5
 INPUTS = ("organs", "scattered")
@@ -131,36 +125,17 @@ def measure(side: str, name: str, threads: int) -> None:
     else:
         import surface_distance  # noqa: F401
     prediction, reference = make_input(name)
-    start, start_cpu = time.perf_counter(), time.process_time()
-    results = RUNS[side](prediction, reference)
-    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - start_cpu
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds, "rss_gib": peak, "results": results}))
-
-
-def in_fresh_process(python: str, side: str, name: str, threads: int) -> dict[str, object]:
-    command = [python, __file__, "--measure", side, "--only", name, "--threads", str(threads)]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(Path(__file__).parents[1]) if side == "ours" else "",
-        "OMP_NUM_THREADS": str(threads),
-    }
-    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    results, took = measured(lambda: RUNS[side](prediction, reference))
+    print(json.dumps({**took, "results": results}))
 
 
 def compare(name: str, repeats: int, threads: int) -> list[dict[str, object]]:
     """One input: all sides in turn, `repeats` times."""
-    interpreters = {"ours": sys.executable}
-    if os.environ.get("AUTOSEG_PEER_PYTHON"):
-        interpreters |= dict.fromkeys(PEERS, os.environ["AUTOSEG_PEER_PYTHON"])
-    runs: dict[str, list[dict]] = {side: [] for side in interpreters}
-    for _ in range(repeats):
-        for side, python in interpreters.items():
-            runs[side].append(in_fresh_process(python, side, name, threads))
 
-    def median(side: str, key: str) -> float | None:
-        return round(statistics.median(run[key] for run in runs[side]), 3) if side in runs else None
+    def arguments(side: str) -> list[object]:
+        return ["--measure", side, "--only", name, "--threads", threads]
+
+    runs = run_in_turn(__file__, arguments, repeats, threads, tuple(PEERS))
 
     def differing(side: str, column: int) -> float | None:
         if side not in runs:
@@ -168,18 +143,9 @@ def compare(name: str, repeats: int, threads: int) -> list[dict[str, object]]:
         pairs = zip(runs["ours"][0]["results"], runs[side][0]["results"], strict=True)
         return max(abs(mine[column] - theirs[column]) for mine, theirs in pairs)
 
-    ours = median("ours", "cpu_seconds")
     return [
         {
-            "name": f"{name}, beside {peer}",
-            "ours": ours,
-            "peer": median(peer, "cpu_seconds"),
-            "unit": "CPU s",
-            "ratio": round(median(peer, "cpu_seconds") / ours, 2) if peer in runs else None,
-            "wall_ours": median("ours", "seconds"),
-            "wall_peer": median(peer, "seconds"),
-            "rss_ours_gib": median("ours", "rss_gib"),
-            "rss_peer_gib": median(peer, "rss_gib"),
+            **compared(f"{name}, beside {peer}", runs, peer),
             "hd95_differing_mm": differing(peer, 0),
             "nsd_differing": differing(peer, 1),
             "threads": threads,

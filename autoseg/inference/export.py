@@ -1,7 +1,7 @@
 """Rows of logits on the network's grid in, labels or probabilities on the image file's own grid out.
 
 Logits are resampled linearly and then decided (nnU-Net's order; deciding first loses thin structures), slab by
-slab and a few heads at a time with a running maximum, straight into the array that will be written: memory does not
+slab and head by head with a running maximum, straight into the array that will be written: memory does not
 grow with classes x voxels of the file, and it is faster than an argmax over the class axis. Rows are taken as the
 networks finish them, so not even on the network's grid all logits exist at a time.
 
@@ -17,12 +17,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from autoseg.inference.deciding import decide, decide_into
 from autoseg.records.geometry import IntTriple
 from autoseg.records.labels import LabelScheme
 from autoseg.records.results import PreprocessedCase
 from autoseg.spatial.cropping import box_slices
+from autoseg.spatial.linear import Scratch, Window, linear_windows
 from autoseg.spatial.orientation import Turn, turn
-from autoseg.spatial.resampling import Window, linear_depth, linear_windows, separate_axis
+from autoseg.spatial.resampling import separate_axis
 from autoseg.storage.spacious import spacious
 
 Labels = npt.NDArray[np.int16]
@@ -40,15 +42,10 @@ def native_windows(parts: Iterable[Tensor], meta: PreprocessedCase, depth: int |
     Args:
         parts: consecutive rows `C n Y X` on the network's grid, as `sliding_window.predict_rows` yields them.
         meta: how the case came onto that grid.
-        depth: rows of a window; default: few enough for one head to stay near the caches.
+        depth: rows of a window; default: few enough for one head of a strip to stay near the caches.
     """
     axis = separate_axis(meta.spacing_mm, meta.spacing_before_mm)
     return linear_windows(parts, meta.shape, crop_shape(meta), axis, depth)
-
-
-def label_depth(metas: Sequence[PreprocessedCase]) -> int:
-    """Rows of a window from which heads are resampled one after another; the same for all grids of a case."""
-    return min(linear_depth(1, meta.shape, crop_shape(meta)) for meta in metas)
 
 
 def probability_depth(num_heads: int, shape: IntTriple) -> int:
@@ -62,17 +59,6 @@ def blank_labels(meta: PreprocessedCase) -> tuple[Labels, Labels]:
     return native, turn(native, Turn(meta.axes, meta.flips))[box_slices(meta.crop)]
 
 
-def decide_window(window: Window, labels: LabelScheme, threshold: float) -> Tensor:
-    """The class of each voxel of a window, `z y x` int16: `decide`, for a few heads at a time."""
-    best: Tensor | None = None
-    found: Tensor | None = None
-    for first in range(0, labels.num_heads, window.block):
-        values = window.values(slice(first, min(first + window.block, labels.num_heads)))
-        best, found = _decide_heads(values, first, labels, threshold, best, found)
-    assert found is not None, "there is at least one head"
-    return found
-
-
 def to_probabilities(logits: Tensor, labels: LabelScheme) -> Tensor:
     """Probabilities `H z y x` (softmax, or one sigmoid a region) as they are stored: float16 on the CPU."""
     return (torch.sigmoid(logits) if labels.has_regions else torch.softmax(logits, dim=0)).half().cpu()
@@ -83,7 +69,7 @@ def to_disagreement(window: Window, num_heads: int) -> Disagreement | None:
 
     None where nothing is mirrored: there is no channel after the heads.
     """
-    if len(window.rows) == num_heads:
+    if window.num_channels == num_heads:
         return None
     values = window.values(slice(num_heads, num_heads + 1))[0]
     stored: Disagreement = (values * 255).round_().clamp_(0, 255).byte().cpu().numpy()
@@ -129,9 +115,9 @@ def previous_stage_labels(
     """
     assert coarse.crop == fine.crop, f"{fine.id}: the stages of a cascade must share one crop"
     found = np.empty(fine.shape, dtype=np.int16)
-    axis = separate_axis(fine.spacing_before_mm, fine.spacing_mm)
+    axis, scratch = separate_axis(fine.spacing_before_mm, fine.spacing_mm), Scratch()
     for window in linear_windows(probabilities, crop_shape(coarse), fine.shape, axis):
-        found[window.where] = decide_window(window, labels, threshold=0.5).numpy()
+        decide_into(found, window, labels, 0.5, scratch)
     return found
 
 
@@ -141,41 +127,6 @@ def decide_mean(probabilities: Sequence[Tensor], labels: LabelScheme) -> Tensor:
     for other in probabilities[1:]:
         total = total + other.float()
     return decide(total, labels, threshold=0.5 * len(probabilities))
-
-
-def decide(values: Tensor, labels: LabelScheme, threshold: float) -> Tensor:
-    """The class of each voxel.
-
-    Args:
-        values: logits or probabilities `H z y x`.
-        labels: scheme; without regions the head with the largest value wins, the first of equals; with regions the
-            heads above `threshold` are painted in `region_order`, later over earlier.
-        threshold: 0 for logits, 0.5 for probabilities.
-
-    Returns:
-        `z y x` int16 internal class numbers.
-    """
-    return _decide_heads(values, 0, labels, threshold, None, None)[1]
-
-
-def _decide_heads(
-    values: Tensor, first: int, labels: LabelScheme, threshold: float, best: Tensor | None, found: Tensor | None
-) -> tuple[Tensor | None, Tensor]:
-    """`decide` for the heads from `first` on: the largest value so far (without regions) and the classes so far."""
-    if found is None:
-        found = torch.zeros(values.shape[1:], dtype=torch.int16, device=values.device)
-    if labels.has_regions:
-        for region, painted in zip(values, labels.region_order[first:], strict=False):
-            found.masked_fill_(region > threshold, painted)
-        return None, found
-    for number, head in enumerate(values, first):
-        if best is None:
-            best = head.clone()
-            continue
-        # Numbers rise, so the largest found is the last: several times faster than filling where the mask is set.
-        torch.maximum(found, (head > best).to(torch.int16).mul_(number), out=found)
-        torch.maximum(best, head, out=best)
-    return best, found
 
 
 def crop_shape(meta: PreprocessedCase) -> IntTriple:

@@ -14,6 +14,9 @@ from autoseg.records.geometry import IntTriple
 # Voxels in one batch: enough to fill a GPU; on a CPU larger batches only spill the caches.
 _VOXELS_PER_BATCH = {"cuda": 1 << 22, "cpu": 1 << 18}
 _MAX_TILES_PER_BATCH = 64
+# On a CPU two tiles go together up to this many voxels: PyTorch sends convolutions of one sample with few channels x
+# z x y past oneDNN, to kernels that double the time of a narrow network (docs/experiments.md).
+_VOXELS_OF_A_PAIR = 1 << 21
 # Share of a GPU's free memory that sums and image may take; activations need the rest.
 _MAX_BLENDING_SHARE = 0.5
 # Share of the free memory that a batch of outputs may take.
@@ -56,6 +59,8 @@ def choose_layout(
         )
     voxels = _volume(patch_zyx)
     by_speed = _VOXELS_PER_BATCH.get(device.type, _VOXELS_PER_BATCH["cpu"]) // voxels
+    if device.type == "cpu" and 2 * voxels <= _VOXELS_OF_A_PAIR:
+        by_speed = max(2, by_speed)
     by_memory = int(_MAX_OUTPUT_SHARE * free) // (_FLOAT * num_outputs * voxels)
     return Layout(blend_on, min(max(1, min(by_speed, by_memory)), _MAX_TILES_PER_BATCH))
 

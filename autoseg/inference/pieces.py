@@ -32,11 +32,6 @@ class Pieces:
             yield rows, self.read(rows)
 
 
-def in_memory(probabilities: Probabilities) -> Pieces:
-    """Pieces of an array `H z y x`."""
-    return Pieces(probabilities.shape, lambda rows: probabilities[:, rows])
-
-
 def in_file(path: Path) -> Pieces:
     """Pieces of what `store.probability_writer` wrote to `path`; raises DataError when it is not readable."""
     num_heads, z, y, x = array_shape(path)

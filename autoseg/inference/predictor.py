@@ -11,15 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from autoseg.errors import ModelError
+from autoseg.inference.deciding import decide, decide_into
 from autoseg.inference.export import (
     Disagreement,
     Labels,
     blank_labels,
     crop_shape,
-    decide,
     decide_mean,
-    decide_window,
-    label_depth,
     native_windows,
     previous_stage_labels,
     probability_depth,
@@ -32,7 +30,7 @@ from autoseg.inference.sliding_window import predict_rows, prediction_precision
 from autoseg.records.labels import LabelScheme
 from autoseg.records.plan import Plan
 from autoseg.records.results import PreprocessedCase
-from autoseg.spatial.resampling import Window
+from autoseg.spatial.linear import Scratch, Window
 
 Watch = Callable[[Sequence[Tensor], Sequence[Disagreement]], None]
 Windows = tuple[Window, ...]
@@ -155,9 +153,7 @@ def case_windows(
     """
     metas = [grids[model.configuration].meta for model in models]
     num_heads = models[0].plan.labels.num_heads
-    depth = label_depth(metas)
-    if whole or len(models) > 1:
-        depth = probability_depth(num_heads, crop_shape(metas[0]))
+    depth = probability_depth(num_heads, crop_shape(metas[0])) if whole or len(models) > 1 else None
     streams = []
     for model, meta in zip(models, metas, strict=True):
         rows = network_rows(model, model.networks, network_input(model, grids, device), device)
@@ -181,17 +177,18 @@ def segmentation(
         `Z Y X` int16 internal class numbers on the grid of the image file.
     """
     native, cropped = blank_labels(meta)
+    scratch = Scratch()
     for together in windows:
         if len(together) == 1 and watch is None:
-            classes = decide_window(together[0], labels, threshold=0.0)
-        else:
-            logits = [window.values(slice(0, labels.num_heads)) for window in together]
-            probabilities = [to_probabilities(values, labels) for values in logits]
-            if watch is not None:
-                apart = [to_disagreement(window, labels.num_heads) for window in together]
-                watch(probabilities, [one for one in apart if one is not None])
-            is_one = len(together) == 1
-            classes = decide(logits[0], labels, threshold=0.0) if is_one else decide_mean(probabilities, labels)
+            decide_into(cropped, together[0], labels, 0.0, scratch)
+            continue
+        logits = [window.values(slice(0, labels.num_heads)) for window in together]
+        probabilities = [to_probabilities(values, labels) for values in logits]
+        if watch is not None:
+            apart = [to_disagreement(window, labels.num_heads) for window in together]
+            watch(probabilities, [one for one in apart if one is not None])
+        is_one = len(together) == 1
+        classes = decide(logits[0], labels, threshold=0.0) if is_one else decide_mean(probabilities, labels)
         cropped[together[0].where] = classes.cpu().numpy()
     return native
 

@@ -15,12 +15,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from autoseg.inference.deciding import decide
 from autoseg.inference.export import (
     Disagreement,
     Labels,
     blank_labels,
     crop_shape,
-    decide,
     decide_mean,
     mean_disagreement,
     mean_probabilities,

@@ -5,8 +5,9 @@
     <out>/configs/inference.json     `python -m monai.bundle run --config_file configs/inference.json --bundle_root .`
     <out>/docs/README.md
 
-The inference reads, normalises, resamples and blends as MONAI does: close to autoseg's, not the same to the voxel. What
-MONAI has no transform for (cropping to nonzero with masks, regions, cascades) is refused.
+The inference reads, normalises, resamples and blends as MONAI does: close to autoseg's, not the same to the voxel. A
+2-D network is a window of one slice; of regions the masks are painted over one another. What MONAI has no transform for
+(cropping to nonzero with masks, cascades) is refused.
 """
 
 import importlib.metadata
@@ -22,6 +23,7 @@ from autoseg.errors import ModelError, UsageError
 from autoseg.inference.model import Model, load_model
 from autoseg.interop.plain import plain_module
 from autoseg.interop.sources import folds_to_export
+from autoseg.records.labels import LabelScheme
 from autoseg.records.plan import Configuration, Plan
 from autoseg.storage.atomic import filled_folder
 from autoseg.version import __version__
@@ -48,7 +50,7 @@ class _MonaiAxes(nn.Module):
 
 
 def export_monai_bundle(model: Path, output: Path) -> Path:
-    """Write all folds of a 3-D configuration as one bundle.
+    """Write all folds of a configuration as one bundle.
 
     Args:
         model: a folder or a zip, of which one configuration predicts.
@@ -78,9 +80,7 @@ def export_monai_bundle(model: Path, output: Path) -> Path:
 
 def _obstacles(plan: Plan, settings: Configuration) -> list[str]:
     found = {
-        "it is a 2-D network, whose slices MONAI's windows would not follow": settings.is_2d,
         "it is a cascade": settings.previous_stage is not None,
-        "it predicts regions": plan.labels.has_regions,
         "it normalises inside a mask": any(settings.use_mask_for_norm),
         "its channels are normalised in different ways": len(set(settings.normalization)) > 1,
         f"its normalisation is {settings.normalization[0]}": settings.normalization[0] not in ("ct", "zscore", "none"),
@@ -89,7 +89,7 @@ def _obstacles(plan: Plan, settings: Configuration) -> list[str]:
         ),
         "its images are not turned to R-A-S (orientation stored), as MONAI's readers are": plan.orientation == "stored",
         f"label values {list(plan.labels.class_values)} are not 0, 1, 2, ...": (
-            plan.labels.class_values != tuple(range(plan.labels.num_classes))
+            not plan.labels.has_regions and plan.labels.class_values != tuple(range(plan.labels.num_classes))
         ),
     }
     return [reason for reason, holds in found.items() if holds]
@@ -114,12 +114,14 @@ def _patch_xyz(model: Model) -> list[int]:
 
 
 def _spacing_xyz(model: Model) -> list[float]:
-    return [model.settings.spacing_mm[model.plan.transpose.index(axis)] for axis in (2, 1, 0)]
+    """Of the network's grid; -1, which keeps the image's own, across the slices of a 2-D network."""
+    spacing_mm = (-1.0, *model.settings.spacing_mm)[-3:]
+    return [spacing_mm[model.plan.transpose.index(axis)] for axis in (2, 1, 0)]
 
 
 def _metadata(model: Model) -> dict[str, Any]:
     plan, labels = model.plan, model.plan.labels
-    names = {str(number): name for number, name in enumerate(labels.class_names)}
+    heads = [region.name for region in labels.regions] if labels.has_regions else labels.class_names
     patch = _patch_xyz(model)
     return {
         "schema": SCHEMA,
@@ -152,13 +154,13 @@ def _metadata(model: Model) -> dict[str, Any]:
             "outputs": {
                 "pred": {
                     "type": "image",
-                    "format": "segmentation",
-                    "num_channels": labels.num_classes,
+                    "format": "classes" if labels.has_regions else "segmentation",
+                    "num_channels": len(heads),
                     "spatial_shape": patch,
                     "dtype": "float32",
                     "value_range": [],
                     "is_patch_data": True,
-                    "channel_def": names,
+                    "channel_def": {str(number): name for number, name in enumerate(heads)},
                 }
             },
         },
@@ -168,7 +170,7 @@ def _metadata(model: Model) -> dict[str, Any]:
 def _inference(model: Model) -> dict[str, Any]:
     """Images of `datalist` in, segmentations in `output_dir` out; needs MONAI and nibabel alone."""
     return {
-        "imports": ["$import glob", "$import torch", "$import monai"],
+        "imports": ["$import functools", "$import glob", "$import torch", "$import monai"],
         "bundle_root": ".",
         "dataset_dir": "$@bundle_root + '/images'",
         "output_dir": "$@bundle_root + '/segmentations'",
@@ -195,7 +197,7 @@ def _inference(model: Model) -> dict[str, Any]:
                     "nearest_interp": False,
                     "to_tensor": True,
                 },
-                {"_target_": "AsDiscreted", "keys": "pred", "argmax": True},
+                *_deciding(model.plan.labels),
                 {
                     "_target_": "SaveImaged",
                     "keys": "pred",
@@ -210,6 +212,24 @@ def _inference(model: Model) -> dict[str, Any]:
         "finish": "$lambda batch: [@postprocessing(case) for case in monai.data.decollate_batch(batch)]",
         "run": ["$[@finish(@predict(batch)) for batch in @dataloader]"],
     }
+
+
+def _deciding(labels: LabelScheme) -> list[dict[str, Any]]:
+    """Logits to label values: the class of the largest, or each region's value where it is, later over earlier."""
+    if not labels.has_regions:
+        return [{"_target_": "AsDiscreted", "keys": "pred", "argmax": True}]
+    values = [labels.class_values[number] for number in labels.region_order]
+    paint = "lambda below, step: below * (1 - step[0]) + step[1] * step[0]"
+    masks = f"zip(masks.split(1), {values})"
+    return [
+        {"_target_": "Activationsd", "keys": "pred", "sigmoid": True},
+        {"_target_": "AsDiscreted", "keys": "pred", "threshold": 0.5},
+        {
+            "_target_": "Lambdad",
+            "keys": "pred",
+            "func": f"$lambda masks: functools.reduce({paint}, {masks}, torch.zeros_like(masks[:1]))",
+        },
+    ]
 
 
 def _transforms(model: Model) -> list[dict[str, Any]]:

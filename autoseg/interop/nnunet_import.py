@@ -1,14 +1,14 @@
 """A results folder of nnU-Net v2, or a zip of one or several, in; ordinary model folders of autoseg out.
 
-    <out>/<configuration>/fold_<k>/{plan.json, weights/, fold.json}, <out>/<configuration>/model.json
+    <out>/<configuration>/fold_<k>/{plan.json, weights/, fold.json}
+    <out>/<configuration>/model.json, postprocessing.json
 
 nnU-Net keeps a trained configuration in `<Trainer>__<Plans>__<Configuration>/` with `plans.json`, `dataset.json` and
 `fold_<k>/checkpoint_final.pth`; archives of `nnUNetv2_export_model_to_zip` hold several. The plan keeps nnU-Net's
-orientation, transpose, normalisation and mirroring, so predictions are its own. Its post-processing is kept as
-Python objects, which are not read.
+orientation, transpose, normalisation and mirroring, so predictions are its own. What it chose as post-processing comes
+with the model (`nnunet_postprocessing`).
 """
 
-import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -22,12 +22,14 @@ from autoseg.errors import ModelError, UsageError
 from autoseg.inference.model import WEIGHTS, new_network
 from autoseg.inference.model_card import write_card
 from autoseg.interop.checkpoints import CheckpointFacts, read_checkpoint
+from autoseg.interop.nnunet_files import read_json
 from autoseg.interop.nnunet_names import nnunet_names
 from autoseg.interop.nnunet_plans import import_plan
+from autoseg.interop.nnunet_postprocessing import import_postprocessing
 from autoseg.records.base import write_record
 from autoseg.records.plan import ConfigurationName, Plan
 from autoseg.records.results import TrainedFold
-from autoseg.records.workspace import Paths
+from autoseg.records.workspace import POSTPROCESSING, Paths
 from autoseg.storage import tensors
 from autoseg.storage.archives import unpacked
 from autoseg.storage.atomic import filled_folder
@@ -35,7 +37,6 @@ from autoseg.storage.atomic import filled_folder
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
 """The first that a fold has is taken, as `nnUNetv2_predict` does by default."""
 _ITERATIONS = 250  # of an epoch of nnU-Net's trainer
-_MAX_JSON_BYTES = 1 << 28
 
 
 class Found(NamedTuple):
@@ -120,21 +121,7 @@ def _found(folder: Path, names: Sequence[str]) -> Found:
             checkpoints[number] = known[0]
     if not checkpoints:
         return Found(folder, {}, {}, {})
-    return Found(folder, _read(folder / "plans.json"), _read(folder / "dataset.json"), checkpoints)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > _MAX_JSON_BYTES:
-            raise ModelError(f"{path} is larger than any that nnU-Net writes.")
-        content = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise ModelError(f"{path} is missing; nnU-Net writes one beside its folds.") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path} is no readable JSON: {error}.") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path}: expected a JSON object.")
-    return content
+    return Found(folder, read_json(folder / "plans.json"), read_json(folder / "dataset.json"), checkpoints)
 
 
 def _write(model: Found, plan: Plan, configuration: ConfigurationName, target: Path) -> None:
@@ -148,6 +135,8 @@ def _write(model: Found, plan: Plan, configuration: ConfigurationName, target: P
             tensors.save(fold / WEIGHTS, {WEIGHTS: _our_weights(theirs, plan, configuration, checkpoint)}, {})
             write_record(fold / "plan.json", plan)
             write_record(fold / "fold.json", _trained(plan, configuration, number, facts, theirs))
+        rule = import_postprocessing(model.folder, model.folds, plan.labels)
+        write_record(folder / POSTPROCESSING, rule)
         write_card(folder)
 
 

@@ -6,7 +6,10 @@
 What is written is run once beside the original before it gets its name: a file that answers otherwise is never kept.
 """
 
-from collections.abc import Callable
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -91,17 +94,37 @@ def _run_torch(path: Path, patch: Tensor) -> Tensor:
 
 def _write_onnx(module: nn.Module, example: Tensor, path: Path) -> None:
     _require_onnx()
-    program = torch.onnx.export(
-        module,
-        (example,),
-        input_names=["patches"],
-        output_names=["logits"],
-        dynamo=True,
-        external_data=False,
-        verbose=False,
-    )
+    with _without_notices():
+        program = torch.onnx.export(
+            module,
+            (example,),
+            input_names=["patches"],
+            output_names=["logits"],
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
     assert program is not None, "the dynamo exporter returns a program"
     program.save(path)
+
+
+@contextmanager
+def _without_notices() -> Iterator[None]:
+    """Leave out two things that torch's exporter tells everybody; whatever else it says is shown."""
+    registration = logging.getLogger("torch.onnx._internal.exporter._registration")
+    registration.addFilter(_is_news)
+    try:
+        with warnings.catch_warnings():
+            # Torch copies its own tree specifications in a way that it calls deprecated.
+            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+            yield
+    finally:
+        registration.removeFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not that torchvision's operators are missing: no network here has any."""
+    return not record.getMessage().startswith("torchvision is not installed. Skipping torchvision::")
 
 
 def _run_onnx(path: Path, patch: Tensor) -> Tensor:

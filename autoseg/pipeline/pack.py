@@ -17,7 +17,7 @@ from autoseg.records.base import Record, read_record, record_to_json
 from autoseg.records.calibration import Calibration
 from autoseg.records.model_card import ModelCard
 from autoseg.records.package import PACKAGE, Package, anonymous_case
-from autoseg.records.results import Evaluation, PostprocessingRule, Selection, TrainedFold
+from autoseg.records.results import Evaluation, Selection, TrainedFold
 from autoseg.records.workspace import Paths
 from autoseg.reporting.package import readme
 from autoseg.selection.sources import Sources, find_sources
@@ -107,7 +107,7 @@ def _card(sources: Sources, selection: Selection, folds: Folds) -> Package:
         configurations=cards,
         num_held_out=0 if evaluation is None else len(evaluation.cases),
         scores={} if evaluation is None else _scores(evaluation),
-        has_postprocessing=_changes_something(sources.rule),
+        has_postprocessing=not sources.rule.changes_nothing,
         has_trust=sources.trust is not None,
         known={} if sources.trust is None else sources.trust.known,
         licence=next((licence for licence in licences if licence), None),
@@ -135,12 +135,6 @@ def _scores(evaluation: Evaluation) -> dict[str, dict[str, object]]:
         target: {name: score for name, score in scores.items() if name in _SCORES}
         for target, scores in evaluation.targets.items()
     }
-
-
-def _changes_something(rule: PostprocessingRule) -> bool:
-    if rule.components is not None:
-        return not rule.components.changes_nothing
-    return rule.keep_largest_foreground or bool(rule.keep_largest)
 
 
 def _records(sources: Sources, selection: Selection, card: Package) -> dict[str, Path | bytes]:

@@ -205,7 +205,7 @@ def _done_cases(
 
 
 def _bytes_of(windows: Windows) -> int:
-    return sum(window.rows.numel() * window.rows.element_size() for window in windows)
+    return sum(window.num_bytes for window in windows)
 
 
 def _remove_earlier(target: Path, case: str) -> None:

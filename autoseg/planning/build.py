@@ -67,7 +67,7 @@ def make_plan(
     demand = Demand(dataset.labels, num_cases, gpu_memory_gib, len(dataset.channel_names))
     stages = plan_stages(rules, demand, grid, reasons)
     recipes = _plan_recipes(rules, stages, dataset, fingerprint, turned_to, grid, reasons)
-    configurations = _build_configurations(stages, recipes, dataset, fingerprint)
+    configurations = _build_configurations(rules, stages, recipes, dataset, fingerprint)
     if isinstance(rules.budget, MemoryBudget):
         _tell_memory(rules.budget, demand, stages, configurations, reasons)
     return Plan(
@@ -107,7 +107,11 @@ def _plan_recipes(
 
 
 def _build_configurations(
-    stages: Stages, recipes: dict[ConfigurationName, Recipe], dataset: Dataset, fingerprint: Fingerprint
+    rules: Preset,
+    stages: Stages,
+    recipes: dict[ConfigurationName, Recipe],
+    dataset: Dataset,
+    fingerprint: Fingerprint,
 ) -> dict[ConfigurationName, Configuration]:
     schemes, masked = choose_normalization(dataset.channel_names, fingerprint.median_relative_size_after_cropping)
 
@@ -123,6 +127,7 @@ def _build_configurations(
             batch_dice=which == "2d" or (which != "3d_lowres" and "3d_lowres" in stages),
             network=stage.fitted.network,
             previous_stage="3d_lowres" if which == "3d_cascade_fullres" else None,
+            tile_weights=rules.tile_weights,
             recipe=recipes[which],
         )
 

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from autoseg.errors import UsageError
 from autoseg.records.base import Record
+from autoseg.records.plan import TileWeights
 from autoseg.records.recipe import Optimizer, Recipe, Schedule
 
 Orientation = Literal["stored", "canonical"]
@@ -105,6 +106,8 @@ class Preset(Record):
     """Policy of `augmentation`."""
     mirrors: bool = True
     """Whether training and prediction mirror, on every axis the network sees."""
+    tile_weights: TileWeights = "symmetric"
+    """How overlapping tiles are averaged in prediction."""
     recipe: Recipe = Recipe()
     """All that is the same for every dataset; augmentation, mirroring and imbalance are filled in by the planner."""
     reasons: dict[str, str] = {}
@@ -141,13 +144,15 @@ def _mednext(kind: str, gib: float, blocks: tuple[int, ...], expansions: tuple[i
         first_axis="slices",
         plans_imbalance=True,
         recipe=Recipe(optimizer=Optimizer(name="adamw", learning_rate=1e-3, momentum=0.9, beta2=0.999)),
-        reasons=_CANONICAL | _MEDNEXT,
+        reasons=_CANONICAL_AND_SYMMETRIC | _MEDNEXT,
     )
 
 
-_CANONICAL = {
+_CANONICAL_AND_SYMMETRIC = {
     "orientation": "canonical: all cases are turned to superior, anterior, right, so that an axis means the same in "
     "each and left can be told from right; nnU-Net takes axes as the file has them",
+    "all.tile_weights": "symmetric: overlapping tiles are averaged by a Gaussian around the middle of the patch, so "
+    "that a mirrored image gets the mirrored answer; nnU-Net's lies half a voxel beside it",
 }
 _MEDNEXT = {
     "all.network": "MedNeXt: blocks with depthwise kernels in five stages whatever the patch, which is a multiple of "
@@ -178,7 +183,7 @@ _OURS: dict[str, Any] = {
     "first_axis": "slices",
     "plans_imbalance": True,
     "recipe": _NNUNET_RECIPE,
-    "reasons": _CANONICAL,
+    "reasons": _CANONICAL_AND_SYMMETRIC,
 }
 """What `default` and the residual presets of ours share."""
 
@@ -226,30 +231,34 @@ PRESETS: dict[str, Preset] = {
             optimizer=Optimizer(name="adamw", learning_rate=3e-3, weight_decay=1e-2, momentum=0.9, beta2=0.99),
             schedule=Schedule(name="cosine", epochs=20, iterations_per_epoch=100, warmup_fraction=0.05),
         ),
-        reasons=_CANONICAL | _SMALL,
+        reasons=_CANONICAL_AND_SYMMETRIC | _SMALL,
     ),
     "nnunet": Preset(
         about="exactly nnU-Net's plan and recipe",
         network=_PLAIN,
         budget=_PLAIN_BUDGET,
+        tile_weights="nnunet",
         recipe=_NNUNET_RECIPE,
     ),
     "nnunet_resenc_m": Preset(
         about="exactly nnU-Net's ResEnc M (8 GiB)",
         network=_RESIDUAL,
         budget=ActivationBudget(elements_3d=680e6, elements_2d=135e6, gib=8, share_of_dataset=1),
+        tile_weights="nnunet",
         recipe=_NNUNET_RECIPE,
     ),
     "nnunet_resenc_l": Preset(
         about="exactly nnU-Net's ResEnc L (24 GiB)",
         network=_RESIDUAL,
         budget=ActivationBudget(elements_3d=2.1e9, elements_2d=380e6, gib=24, share_of_dataset=1),
+        tile_weights="nnunet",
         recipe=_NNUNET_RECIPE,
     ),
     "nnunet_resenc_xl": Preset(
         about="exactly nnU-Net's ResEnc XL (40 GiB)",
         network=_RESIDUAL,
         budget=ActivationBudget(elements_3d=3.6e9, elements_2d=560e6, gib=40, share_of_dataset=1),
+        tile_weights="nnunet",
         recipe=_NNUNET_RECIPE,
     ),
 }

@@ -22,6 +22,9 @@ from autoseg.records.results import PreprocessedCase
 from autoseg.spatial.cropping import crop
 from autoseg.spatial.orientation import Turn, turn
 
+_ROWS_AT_A_TIME = 1 << 20
+"""Of a table with one column a target: it must not have a line for every voxel of a case."""
+
 
 @dataclass(frozen=True)
 class Heard:
@@ -105,11 +108,14 @@ def apply_decisions(classes: Classes, judged: Judged, labels: LabelScheme) -> np
         return cleaned
     # Only voxels of changed rows: a voxel is then decided with all rows that it lies in.
     touched = np.unique(np.concatenate([found.voxels_of(int(row)) for row in changed]))
-    rows_of = np.full((len(touched), len(how.names)), -1, dtype=np.int64)
-    for row in changed:
-        rows_of[np.searchsorted(touched, found.voxels_of(int(row))), found.targets[row]] = row
-    flat = cleaned.reshape(-1)
-    flat[touched] = decided_classes(flat[touched], rows_of, found.is_decided, how, judged.keep)
+    flat, step = cleaned.reshape(-1), max(1, _ROWS_AT_A_TIME // len(how.names))
+    for part in (touched[start : start + step] for start in range(0, len(touched), step)):
+        rows_of = np.full((len(part), len(how.names)), -1, dtype=np.int64)
+        for row in changed:
+            voxels = found.voxels_of(int(row))
+            first, last = np.searchsorted(voxels, (part[0], part[-1] + 1))
+            rows_of[np.searchsorted(part, voxels[first:last]), found.targets[row]] = row
+        flat[part] = decided_classes(flat[part], rows_of, found.is_decided, how, judged.keep)
     return cleaned
 
 

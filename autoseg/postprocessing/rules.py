@@ -52,7 +52,7 @@ def apply_rule(classes: npt.NDArray[np.int16], rule: PostprocessingRule) -> npt.
 
     Without such a rule it is `classes` itself.
     """
-    if not rule.keep_largest_foreground and not rule.keep_largest:
+    if not (rule.keep_largest_foreground or rule.keep_largest or rule.keep_largest_together):
         return classes
     cleaned = classes.copy()
     if not cleaned.any():
@@ -61,12 +61,18 @@ def apply_rule(classes: npt.NDArray[np.int16], rule: PostprocessingRule) -> npt.
     if rule.keep_largest_foreground:
         inside[~largest_component(inside > 0)] = 0
     for number in rule.keep_largest:
-        mask = inside == number
-        if mask.any():
-            box = mask_box(mask)
-            own, found = crop(inside, box), crop(mask, box)
-            own[found & ~largest_component(found)] = 0
+        _keep_largest(inside, inside == number)
+    for members in rule.keep_largest_together:
+        _keep_largest(inside, np.isin(inside, members))
     return cleaned
+
+
+def _keep_largest(classes: npt.NDArray[np.int16], mask: npt.NDArray[np.bool_]) -> None:
+    """Set what of the mask is not in its largest component to background, in place."""
+    if mask.any():
+        box = mask_box(mask)
+        own, found = crop(classes, box), crop(mask, box)
+        own[found & ~largest_component(found)] = 0
 
 
 def mean_dice(tables: Sequence[ComponentTable], rule: PostprocessingRule, labels: LabelScheme) -> Means:

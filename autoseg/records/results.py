@@ -177,6 +177,8 @@ class PostprocessingRule(Record):
     """Whether only the largest component of the union of all foreground is kept, before the targets' own rules."""
     keep_largest: tuple[int, ...] = ()
     """Internal classes of which only the largest component is kept."""
+    keep_largest_together: tuple[tuple[int, ...], ...] = ()
+    """Then, step after step, internal classes whose union keeps only its largest component; of imported models."""
     reasons: tuple[str, ...] = ()
     """A line for each rule tried: what it changed out of fold, and whether it was accepted."""
     decided_by: str = ""
@@ -184,6 +186,13 @@ class PostprocessingRule(Record):
     components: ComponentRule | None = None
     """Rules of each target, chosen by nested cross-validation; then the fields above are not used. None: there were too
     few patients, or an older autoseg wrote this."""
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether segmentations stay as they are."""
+        if self.components is not None:
+            return self.components.changes_nothing
+        return not (self.keep_largest_foreground or self.keep_largest or self.keep_largest_together)
 
 
 class Candidate(Record):

@@ -10,6 +10,8 @@ from autoseg.records.base import Record
 
 MODELS = "models"
 """Folder of all trained folds in that of a dataset."""
+POSTPROCESSING = "postprocessing.json"
+"""Record `PostprocessingRule`, in a dataset's folder or beside the folds of an imported configuration."""
 
 
 def find_workspace(given: Path | None = None) -> Path:
@@ -95,7 +97,7 @@ class Paths(Record):
     @property
     def postprocessing(self) -> Path:
         """Record `PostprocessingRule`."""
-        return self.folder / "postprocessing.json"
+        return self.folder / POSTPROCESSING
 
     @property
     def component_table(self) -> Path:

@@ -63,7 +63,7 @@ def selection_section(
         if rule.reasons:
             reasons = tuple((reason,) for reason in rule.reasons)
             blocks.append(Table(("Post-processing rules that were tried",), reasons))
-        if not rule.keep_largest and not rule.keep_largest_foreground:
+        if rule.changes_nothing:
             blocks.append(Paragraph("No component is removed from predictions."))
     return Section("selection", "Chosen model", tuple(blocks))
 

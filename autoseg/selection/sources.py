@@ -13,7 +13,7 @@ from autoseg.inference.opening import configurations_in
 from autoseg.records.base import read_record
 from autoseg.records.results import PostprocessingRule, Selection
 from autoseg.records.trust import Trust
-from autoseg.records.workspace import MODELS, Paths
+from autoseg.records.workspace import MODELS, POSTPROCESSING, Paths
 from autoseg.selection.judging import read_trust
 from autoseg.selection.temperatures import stored_temperatures
 
@@ -69,7 +69,16 @@ def find_sources(where: Paths | Path, plan_name: str | None) -> Sources:
 
 def _uncalibrated(configurations: list[list[Path]], paths: Paths | None = None) -> Sources:
     folds = tuple(tuple(own) for own in configurations)
-    return Sources(folds=folds, temperatures=tuple((1.0,) * len(own) for own in folds), paths=paths)
+    temperatures = tuple((1.0,) * len(own) for own in folds)
+    return Sources(folds=folds, temperatures=temperatures, rule=_own_rule(configurations), paths=paths)
+
+
+def _own_rule(configurations: list[list[Path]]) -> PostprocessingRule:
+    """The rule beside the folds of an imported configuration; it is not for an average with others."""
+    path = configurations[0][0].parent / POSTPROCESSING
+    if len(configurations) == 1 and path.is_file():
+        return read_record(path, PostprocessingRule, ModelError)
+    return PostprocessingRule()
 
 
 def _selected_folds(paths: Paths, selection: Selection, name: str) -> list[Path]:

@@ -1,4 +1,4 @@
-"""A tensor and a target shape in, the tensor on that grid out: images cubic, logits linear.
+"""An image and a target shape in, the image on that grid out, by cubic splines.
 
 Resampling to another spacing is separable, so each axis is one small matrix: the operator that
 `scipy.ndimage.zoom` applies, obtained by zooming the identity, spline prefilter and edge rule included. That
@@ -9,10 +9,9 @@ and the input may be one that is made where it is read (`Source`). skimage clips
 since splines overshoot at edges; so does this.
 
 Where one axis is much coarser than the others (nnU-Net's rule: more than three times), slices are resampled
-one by one and the coarse axis takes the nearest slice. Labels: see `spatial.labels`.
+one by one and the coarse axis takes the nearest slice. Logits: see `spatial.linear`; labels: `spatial.labels`.
 """
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple
@@ -29,7 +28,6 @@ ANISOTROPY_THRESHOLD = 3.0
 
 _NEGLIGIBLE_WEIGHT = 1e-8  # below float32 rounding of the sum it would enter
 _BAND_ROWS = 64
-_WINDOW_VOXELS = 2**20  # 4 MiB of float32: the head being resampled, the best one and the classes stay in the caches
 _SLAB_VOXELS = 4 * 2**20  # 16 MiB of float32: stays near the caches; larger slabs were slower
 
 Operator = npt.NDArray[np.float64]
@@ -65,34 +63,17 @@ class Source(NamedTuple):
     """A box in, its values out: float32 Z Y X, rows of x contiguous."""
     limits: Callable[[], tuple[float, float]]
     """Its smallest and largest value."""
-    is_held: bool = False
-    """Whether it is in memory after all, so that reading a row twice costs nothing."""
-
-
-def resample_image(
-    image: torch.Tensor, shape: Sequence[int], separate: int | None = None, clip: bool = True
-) -> torch.Tensor:
-    """Resample with cubic splines.
-
-    Args:
-        image: float32, C Z Y X.
-        shape: target voxels z, y, x.
-        separate: axis (0 to 2) taken from the nearest slice instead; see `separate_axis`.
-        clip: whether values are clipped to the input's range, of each channel, or of each slice with `separate`.
-
-    Returns:
-        float32, C and `shape`; `image` itself when it has that shape.
-    """
-    if tuple(image.shape[1:]) == tuple(shape):
-        return image
-    result = torch.empty((image.shape[0], *shape), dtype=torch.float32, device=image.device)
-    for source, target in zip(image.float(), result, strict=True):
-        resample_into(target, _in_memory(source), separate, clip)
-    return result
 
 
 def resample_into(target: torch.Tensor, source: Source, separate: int | None = None, clip: bool = True) -> None:
-    """Fill `target` (float32 Z Y X) with what `resample_image` makes of a channel; of the same shape: as it is."""
+    """Resample a channel with cubic splines.
+
+    Args:
+        target: float32 Z Y X, is filled; with the source's own shape it becomes the source as it is.
+        source: the channel.
+        separate: axis (0 to 2) taken from the nearest slice instead; see `separate_axis`.
+        clip: whether values are clipped to the source's range, with `separate` to that of each slice.
+    """
     if tuple(target.shape) == source.shape:
         everything = (slice(None), slice(None))
         for where in _slabs(source.shape[0], target[0].numel()):
@@ -103,91 +84,6 @@ def resample_into(target: torch.Tensor, source: Source, separate: int | None = N
             target.clamp_(*source.limits())
     else:
         _spline_slices(source, target, separate, clip)
-
-
-def _in_memory(channel: torch.Tensor) -> Source:
-    """A channel `Z Y X` as a source."""
-    z, y, x = channel.shape
-    return Source((z, y, x), lambda box: channel[box], lambda: (float(channel.min()), float(channel.max())), True)
-
-
-class Window(NamedTuple):
-    """The rows of a volume that a slab of the resampled one is made of."""
-
-    where: slice
-    """Rows of the slab along the target's z axis."""
-    rows: torch.Tensor
-    """`C n Y X`: the source's rows that it depends on, as they came."""
-    along_z: torch.Tensor | None
-    """Weights `(rows of the slab, n)`; None: z is not resampled."""
-    planes: tuple["Bands | None", "Bands | None"]
-    """Operators of y and x."""
-    block: int
-    """Channels that stay near the caches when they are resampled together."""
-
-    def values(self, channels: slice = slice(None)) -> torch.Tensor:
-        """The slab's values `c z y x` (float32) of some channels: a block of them at a time needs little memory."""
-        rows = self.rows[channels].float()
-        if self.along_z is not None:
-            rows = torch.matmul(self.along_z, rows.flatten(2)).view(len(rows), -1, *rows.shape[2:])
-        flat = _resample_planes(rows.reshape(-1, *rows.shape[2:]), self.planes)
-        return flat.view(len(rows), -1, *flat.shape[1:])
-
-
-def linear_windows(
-    parts: Iterable[torch.Tensor],
-    before: Sequence[int],
-    shape: Sequence[int],
-    separate: int | None = None,
-    depth: int | None = None,
-) -> Iterator[Window]:
-    """Resample a volume linearly that arrives in parts along z, none of which is kept longer than needed.
-
-    Args:
-        parts: consecutive rows `C n Y X` of the volume, all `before[0]` of them in the end.
-        before: shape z, y, x of the whole volume.
-        shape: target voxels z, y, x.
-        separate: as in `resample_image`.
-        depth: rows of a slab; default: few enough for one channel to stay near the caches.
-
-    Yields:
-        Windows in the order of z; resampling itself is left to `Window.values`.
-    """
-    orders: list[SplineOrder] = [0 if axis == separate else 1 for axis in range(3)]
-    along_z, along_y, along_x = _operators(before, shape, orders)
-    step = depth or linear_depth(1, before, shape)
-    block = max(1, linear_depth(1, before, shape) // step)
-    waiting, planes = iter(parts), None
-    held: list[torch.Tensor] = []  # begins at the source's row `first`
-    first = 0
-    for start in range(0, shape[0], step):
-        where = slice(start, min(start + step, shape[0]))
-        needed, weights = (where, None) if along_z is None else _band(along_z, where, torch.device("cpu"))
-        while first + sum(part.shape[1] for part in held) < needed.stop:
-            held.append(next(waiting))
-        while first + held[0].shape[1] <= needed.start:
-            first += held.pop(0).shape[1]
-        if planes is None:
-            planes = (_bands(along_y, held[0].device), _bands(along_x, held[0].device))
-        rows = _rows(held, needed.start - first, needed.stop - first)
-        yield Window(where, rows, None if weights is None else weights.to(rows.device), planes, block)
-    num_rows = first + sum(part.shape[1] for part in itertools.chain(held, waiting))  # some may be nobody's nearest
-    assert num_rows == before[0], f"{num_rows} rows came, the volume has {before[0]}"
-
-
-def _rows(parts: Sequence[torch.Tensor], start: int, stop: int) -> torch.Tensor:
-    """Rows from `start` to `stop` of consecutive parts `C n Y X`, a view where they lie in one."""
-    pieces = []
-    for part in parts:
-        if start < part.shape[1] and stop > 0:
-            pieces.append(part[:, max(start, 0) : stop])
-        start, stop = start - part.shape[1], stop - part.shape[1]
-    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)
-
-
-def linear_depth(num_channels: int, before: Sequence[int], shape: Sequence[int]) -> int:
-    """Rows of a slab with which `num_channels` resampled together stay near the caches; at least one."""
-    return max(1, _WINDOW_VOXELS // (num_channels * max(before[1] * before[2], shape[1] * shape[2])))
 
 
 @lru_cache(maxsize=16)  # of the largest axes 8 MB each
@@ -263,7 +159,7 @@ def _kept_rows(source: Source, axis: int) -> Callable[[slice], torch.Tensor]:
         held, first = (torch.cat([known, fresh]) if len(known) else fresh), where.start
         return held
 
-    return (lambda where: _rows_of(source, axis, where)) if source.is_held else read_once
+    return read_once
 
 
 def _rising(parts: Iterable[torch.Tensor]) -> Callable[[slice], torch.Tensor]:

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from autoseg import console
 from autoseg.errors import ModelError
+from autoseg.inference.deciding import decide
 from autoseg.inference.export import (
     Labels,
     blank_labels,
     crop_shape,
-    decide,
     native_windows,
     probability_depth,
     to_disagreement,

@@ -13,7 +13,7 @@ from torch import nn
 
 from autoseg import console
 from autoseg.errors import UsageError
-from autoseg.inference.export import decide
+from autoseg.inference.deciding import decide
 from autoseg.metrics.build import case_mean, scores_from_matrix
 from autoseg.metrics.overlap import confusion_matrix
 from autoseg.preprocessing import store

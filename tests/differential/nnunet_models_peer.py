@@ -3,6 +3,7 @@
     python nnunet_models_peer.py JOBS.json
 
 `make`: a model folder of nnU-Net's own trainer with random weights, or trained for a few steps on blobs of noise.
+`postprocess`: what nnU-Net chooses to remove from a folder of predictions, and what is left.
 `predict`: nnU-Net's own prediction of a folder. nnU-Net adds up tiles in half precision; with `exact_sums` it is
 made to add in float32, so that two networks without any margin between their classes can be compared voxel by voxel.
 """
@@ -90,6 +91,14 @@ def predict_model_folder(job: dict) -> None:
     predict_entry_point_modelfolder()
 
 
+def postprocess(job: dict) -> None:
+    """nnU-Net's choice of post-processing for a folder of predictions, and the predictions after it."""
+    from nnunetv2.postprocessing.remove_connected_components import determine_postprocessing
+
+    determine_postprocessing(job["predictions"], job["references"], job["plans"], job["dataset"], num_processes=1)
+
+
 if __name__ == "__main__":
     for job in json.loads(Path(sys.argv[1]).read_text()):
-        {"make": make, "predict": predict, "predict_model_folder": predict_model_folder}[job["do"]](job)
+        jobs = {"make": make, "predict": predict, "predict_model_folder": predict_model_folder}
+        (jobs | {"postprocess": postprocess})[job["do"]](job)

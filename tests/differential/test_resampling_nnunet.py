@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from autoseg.spatial.labels import resample_labels
-from autoseg.spatial.resampling import resample_image, resampled_shape, separate_axis
+from autoseg.spatial.resampling import resampled_shape, separate_axis
+from tests.spatial.whole import resample_image
 
 PEER = """
 import sys, numpy as np

@@ -7,13 +7,11 @@ import pytest
 import torch
 
 from autoseg.inference.export import (
-    decide,
     native_windows,
     previous_stage_labels,
     to_disagreement,
 )
-from autoseg.inference.pieces import in_memory, labels_from_probabilities
-from autoseg.inference.predictor import segmentation
+from autoseg.inference.pieces import labels_from_probabilities
 from autoseg.inference.store import (
     probability_writer,
     read_disagreement,
@@ -23,11 +21,18 @@ from autoseg.inference.store import (
 from autoseg.records.geometry import Geometry
 from autoseg.records.labels import LabelScheme, Target
 from autoseg.records.results import PreprocessedCase
-from autoseg.spatial import resampling
+from autoseg.spatial import linear
+from autoseg.spatial.linear import linear_windows
 from autoseg.spatial.orientation import Turn, turn, turned
-from autoseg.spatial.resampling import linear_windows
+from autoseg.spatial.resampling import separate_axis
 from autoseg.storage.arrays import read_array
-from tests.inference.whole import native_labels, native_probabilities, write_disagreement, write_probabilities
+from tests.inference.whole import (
+    in_memory,
+    native_labels,
+    native_probabilities,
+    write_disagreement,
+    write_probabilities,
+)
 from tests.spatial.whole import resample_linear
 
 CLASSES = LabelScheme(class_names=("background", "a", "b"), class_values=(0, 1, 2), num_entries=3)
@@ -90,12 +95,12 @@ def test_slabs_equal_the_whole(labels: LabelScheme, spacing, monkeypatch: pytest
     """Written plainly: resample all heads at once, then decide."""
     meta = meta_for(shape=(6, 9, 8), spacing=spacing)
     logits = logits_for((6, 9, 8), labels.num_heads)
-    whole = resample_linear(logits, FILE_SHAPE, resampling.separate_axis(spacing, SPACING))
+    whole = resample_linear(logits, FILE_SHAPE, separate_axis(spacing, SPACING))
     if labels.has_regions:
         wanted = torch.where(whole[1] > 0, 2, torch.where(whole[0] > 0, 1, 0))
     else:
         wanted = whole.argmax(0)
-    monkeypatch.setattr(resampling, "_WINDOW_VOXELS", 3 * 11 * 7 * 2)
+    monkeypatch.setattr(linear, "_STRIP_VOXELS", 3 * 11 * 7)
     np.testing.assert_array_equal(native_labels(logits, meta, labels), wanted.numpy())
 
 
@@ -173,29 +178,9 @@ def test_stored_probabilities_come_back(tmp_path) -> None:
     assert read_meta(tmp_path, "case") == meta
 
 
-@pytest.mark.parametrize("has_regions", [False, True])
-def test_heads_in_blocks_equal_all_heads_at_once(has_regions: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """21 heads, four or fewer at a time; ties between blocks go to the first head as ties within one do."""
-    names = tuple(map(str, range(21)))
-    labels = LabelScheme(class_names=names, class_values=tuple(range(21)), num_entries=21)
-    if has_regions:
-        regions = tuple(Target(name=name, members=(number,)) for number, name in enumerate(names) if number)
-        labels = labels.model_copy(update={"regions": regions, "region_order": tuple(range(20, 0, -1))})
-    meta = meta_for(shape=(6, 9, 8), spacing=(3.0, 1.7, 1.5))
-    logits = logits_for((6, 9, 8), labels.num_heads).round()  # many ties
-    logits[5:9] = logits[4]
-    whole = resample_linear(logits, FILE_SHAPE, None)
-    for values in (9 * 11 * 7 * 4, 3 * 11 * 7, 1):
-        monkeypatch.setattr(resampling, "_WINDOW_VOXELS", values)
-        windows = list(native_windows([logits], meta))
-        assert windows[0].block <= 4
-        found = segmentation([(window,) for window in windows], meta, labels)
-        np.testing.assert_array_equal(found, decide(whole, labels, threshold=0.0).numpy())
-
-
 def test_labels_are_made_from_few_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """100 rows to 300: when a window comes, no more rows were asked for than it needs, and none it needs no more."""
-    monkeypatch.setattr(resampling, "_WINDOW_VOXELS", 1)
+    monkeypatch.setattr(linear, "_STRIP_VOXELS", 1)
     asked: list[torch.Tensor] = []
 
     def parts():
@@ -205,7 +190,7 @@ def test_labels_are_made_from_few_rows_at_a_time(monkeypatch: pytest.MonkeyPatch
 
     for number, window in enumerate(linear_windows(parts(), (100, 3, 3), (300, 3, 3))):
         assert window.where == slice(number, number + 1)
-        assert window.rows.shape[1] <= 2
+        assert sum(part.shape[1] for part in window.parts) <= 2
         assert len(asked) <= number // 3 + 2
         expected = min(max((number + 0.5) / 3 - 0.5, 0), 99)
         torch.testing.assert_close(window.values()[0, 0, 0, 0], torch.tensor(float(expected)), rtol=1e-5, atol=1e-5)

@@ -36,7 +36,9 @@ def test_batches_fill_a_card_but_not_its_memory(monkeypatch: pytest.MonkeyPatch)
     assert choose_layout(1, 5, (64, 64, 64), (64, 64, 64), CUDA).tile_batch == 16
     assert choose_layout(1, 1000, (64, 64, 64), (64, 64, 64), CUDA).tile_batch == 2
     assert choose_layout(1, 5, (9, 9, 9), (1, 8, 8), CUDA).tile_batch == 64
-    assert choose_layout(1, 5, (64, 64, 64), (64, 64, 64), CPU).tile_batch == 1
+    assert choose_layout(1, 5, (64, 64, 64), (32, 64, 64), CPU).tile_batch == 2
+    assert choose_layout(1, 5, (64, 64, 64), (64, 128, 128), CPU).tile_batch == 2  # never one sample
+    assert choose_layout(1, 5, (64, 64, 64), (128, 128, 128), CPU).tile_batch == 1  # but where two are too large
     assert choose_layout(1, 5, (64, 64, 64), (128, 512, 512), CUDA).tile_batch == 1
 
 

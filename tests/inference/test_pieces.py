@@ -7,9 +7,10 @@ import pytest
 
 from autoseg.inference import export
 from autoseg.inference.export import mean_probabilities
-from autoseg.inference.pieces import classes_from_probabilities, in_file, in_memory, mean_pieces
+from autoseg.inference.pieces import classes_from_probabilities, in_file, mean_pieces
 from autoseg.inference.temperature import tempered, tempered_pieces
 from autoseg.storage.arrays import write_array
+from tests.inference.whole import in_memory
 from tests.postprocessing.test_find import REGIONS, TWO
 
 SHAPE = (3, 7, 5, 4)

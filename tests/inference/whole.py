@@ -17,6 +17,7 @@ from autoseg.inference.export import (
     to_probabilities,
 )
 from autoseg.inference.model import Model
+from autoseg.inference.pieces import Pieces
 from autoseg.inference.predictor import OnGrid, network_input, network_rows, segmentation
 from autoseg.inference.sliding_window import predict_rows
 from autoseg.inference.store import (
@@ -84,3 +85,8 @@ def speak_whole(
 ) -> Spoken:
     meta, counts = grids[models[0].configuration].meta, [len(model.networks) for model in models]
     return speak(voice_windows(models, grids, device), counts, meta, models[0].plan.labels, folder, watch)
+
+
+def in_memory(probabilities: Probabilities) -> Pieces:
+    """Pieces of an array `H z y x`."""
+    return Pieces(probabilities.shape, lambda rows: probabilities[:, rows])

@@ -8,7 +8,7 @@ import torch
 from autoseg.inference.model import WEIGHTS, new_network
 from autoseg.networks.norm import InstanceNorm
 from autoseg.records.base import write_record
-from autoseg.records.labels import LabelScheme
+from autoseg.records.labels import LabelScheme, Target
 from autoseg.records.plan import Configuration, NetworkSpec, Plan
 from autoseg.records.recipe import Mirroring, Recipe
 from autoseg.records.results import TrainedFold
@@ -30,6 +30,17 @@ FLAT = NetworkSpec(
     kernel_sizes=((3, 3), (3, 3)),
     blocks_per_stage=(1, 2),
     decoder_blocks_per_stage=(1,),
+)
+REGIONS = LabelScheme(
+    class_names=("background", "shell", "rim", "core"),
+    class_values=(0, 1, 2, 4),
+    regions=(
+        Target(name="whole", members=(1, 2, 3)),
+        Target(name="inner", members=(2, 3)),
+        Target(name="core", members=(3,)),
+    ),
+    region_order=(1, 2, 3),
+    num_entries=4,
 )
 LABELS = LabelScheme(class_names=("background", "organ", "tumour"), class_values=(0, 1, 2), num_entries=3)
 

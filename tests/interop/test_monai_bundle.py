@@ -10,7 +10,7 @@ import torch
 from autoseg.errors import UsageError
 from autoseg.inference.model import fold_folders, load_model
 from autoseg.interop.monai_bundle import export_monai_bundle
-from tests.interop.models import FLAT, model_folder
+from tests.interop.models import FLAT, LABELS, REGIONS, model_folder
 
 # The fields that the bundle specification asks for.
 REQUIRED = {
@@ -39,13 +39,32 @@ def test_the_network_takes_monais_axes(tmp_path: Path) -> None:
     assert inference["inferer"]["roi_size"] == [12, 8, 16]
 
 
+def test_a_slice_is_a_window_of_a_2d_network(tmp_path: Path) -> None:
+    model = model_folder(tmp_path / "m", FLAT, folds=1, orientation="canonical", transpose=(2, 0, 1))
+    export_monai_bundle(model, tmp_path / "b")
+    metadata = json.loads((tmp_path / "b" / "configs" / "metadata.json").read_text())
+    assert metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] == [1, 16, 16]
+    inference = json.loads((tmp_path / "b" / "configs" / "inference.json").read_text())
+    (spacing,) = [step for step in inference["preprocessing"]["transforms"] if step["_target_"] == "Spacingd"]
+    # The plan's slices lie along x; its y and x are z and y of the image.
+    assert spacing["pixdim"] == [-1, 1.0, 0.9]
+
+
+def test_regions_have_a_channel_each(tmp_path: Path) -> None:
+    model = model_folder(tmp_path / "m", folds=1, orientation="canonical", labels=REGIONS)
+    export_monai_bundle(model, tmp_path / "b")
+    metadata = json.loads((tmp_path / "b" / "configs" / "metadata.json").read_text())
+    output = metadata["network_data_format"]["outputs"]["pred"]
+    assert (output["num_channels"], output["channel_def"]) == (3, {"0": "whole", "1": "inner", "2": "core"})
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"spec": FLAT}, "2-D"),
         ({"orientation": "stored"}, "orientation stored"),
         ({"use_mask_for_norm": (True,)}, "inside a mask"),
         ({"normalization": ("rescale",)}, "rescale"),
+        ({"labels": LABELS.model_copy(update={"class_values": (0, 1, 3)})}, "label values"),
     ],
 )
 def test_what_cannot_become_one(changes: dict[str, Any], message: str, tmp_path: Path) -> None:

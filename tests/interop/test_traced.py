@@ -1,8 +1,10 @@
 """Networks as ONNX and torch.export files answer as they do in autoseg; tests of ONNX need its packages."""
 
 import importlib.util
+import logging
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -33,9 +35,12 @@ MEDNEXT = NetworkSpec(
     ids=["plain", "residual", "2d", "mednext"],
 )
 @pytest.mark.parametrize("kind", ["torch", pytest.param("onnx", marks=pytest.mark.skipif(not HAS_ONNX, reason="onnx"))])
-def test_the_file_answers_as_the_model(kind: str, spec: NetworkSpec, tmp_path: Path) -> None:
+def test_the_file_answers_as_the_model(
+    kind: str, spec: NetworkSpec, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     model = model_folder(tmp_path / "m", spec)
     assert main(["export", kind, str(model), str(tmp_path / "out"), "-q"]) == 0
+    assert capfd.readouterr().err == ""
     known = traced.KINDS[kind]
     loaded = load_model(fold_folders(model), torch.device("cpu"))
     patch = 3 * torch.randn((1, 1, *loaded.settings.patch_zyx), generator=torch.Generator().manual_seed(9)) + 1
@@ -76,6 +81,27 @@ def test_the_example_predicts_as_autoseg_does(orientation: str, tmp_path: Path) 
         files = [str(images / f"{name}_0000.nii.gz"), str(tmp_path / "theirs" / f"{name}.nii.gz")]
         subprocess.run([sys.executable, str(EXAMPLE), str(tmp_path / "out"), *files], check=True)
     assert nn.share_of_differing(tmp_path / "found", tmp_path / "theirs") < 1e-3
+
+
+def test_notices_of_torch_alone_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    logger.addHandler(caplog.handler)
+    try:
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            with traced._without_notices():
+                logger.warning("torchvision is not installed. Skipping %s::nms", "torchvision")
+                logger.warning("an operator is missing")
+                warnings.warn(
+                    "`isinstance(treespec, LeafSpec)` is deprecated, use another", FutureWarning, stacklevel=1
+                )
+                warnings.warn("something else is deprecated", FutureWarning, stacklevel=1)
+        logger.warning("torchvision is not installed. Skipping torchvision::nms")  # not of the exporter
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert [str(one.message) for one in told] == ["something else is deprecated"]
+    said = {record.getMessage() for record in caplog.records}
+    assert said == {"an operator is missing", "torchvision is not installed. Skipping torchvision::nms"}
 
 
 def test_a_file_that_answers_otherwise_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ def put_many(images: Path, ids: str) -> None:
         put(images, f"{case}.nii.gz", blobs(seed=number))
 
 
-@pytest.mark.parametrize("place", ["read_case_image", "case_windows", "native_windows", "decide_window", "write_label"])
+@pytest.mark.parametrize("place", ["read_case_image", "case_windows", "native_windows", "decide_into", "write_label"])
 def test_a_faulty_case_is_named_whichever_thread_it_fails_in(
     tmp_path: Path, images: Path, monkeypatch, place: str
 ) -> None:
@@ -47,7 +47,7 @@ def test_a_faulty_case_is_named_whichever_thread_it_fails_in(
     model = write_fold(tmp_path / "fold_0", make_plan())
     put_many(images, "abc")
     wanted = predict(model, images, tmp_path / "wanted", device="cpu")
-    modules = {"read_case_image": predictor_module, "native_windows": inference, "decide_window": inference}
+    modules = {"read_case_image": predictor_module, "native_windows": inference, "decide_into": inference}
     modules["case_windows"] = answering
     module, calls = modules.get(place, stage_module), []
     original = getattr(module, place)

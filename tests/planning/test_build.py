@@ -19,6 +19,7 @@ def test_nnunet_presets_have_nnunets_recipe_and_stored_axes(preset: str) -> None
     assert plan.reasons == {}
     for configuration in plan.configurations.values():
         recipe = configuration.recipe
+        assert configuration.tile_weights == "nnunet"
         assert (recipe.optimizer, recipe.schedule, recipe.sampling) == (
             Recipe().optimizer,
             Recipe().schedule,
@@ -131,7 +132,7 @@ def test_every_field_that_is_not_nnunets_has_a_reason(preset: str, measured: Fin
 
 def _decisions(configuration: Configuration) -> dict[str, object]:
     """Fields on which a preset decides; the rest of the network follows from the patch."""
-    fields = {name: getattr(configuration, name) for name in ("spacing_mm", "patch_size", "batch_size")}
+    fields = {name: getattr(configuration, name) for name in ("spacing_mm", "patch_size", "batch_size", "tile_weights")}
     recipe = {f"recipe.{name}": getattr(configuration.recipe, name) for name in Recipe.model_fields}
     return {**fields, **recipe, "network.features_per_stage": configuration.network.features_per_stage}
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from autoseg.inference.pieces import in_memory
+from autoseg.postprocessing import apply
 from autoseg.postprocessing.apply import Heard, clean_components, world_mm
 from autoseg.postprocessing.features import CaseGrid
 from autoseg.records.geometry import Geometry
@@ -11,6 +11,7 @@ from autoseg.records.labels import LabelScheme
 from autoseg.records.postprocessing import ComponentRule, ComponentSettings, LearningSettings, Logistic, TargetRule
 from autoseg.records.results import PreprocessedCase
 from autoseg.spatial.orientation import Turn, turn
+from tests.inference.whole import in_memory
 from tests.pipeline.fakes import oblique_grid, stored_as
 from tests.postprocessing.test_find import ONE, REGIONS, TWO, line, two_heads
 
@@ -54,7 +55,9 @@ def cleaned(classes: np.ndarray, rule: ComponentRule, probabilities=None, labels
     return clean_components(classes, meta, labels, rule, heard)
 
 
-def test_unsure_components_go_and_sure_misses_come() -> None:
+@pytest.mark.parametrize("rows", [1, 1 << 20])
+def test_unsure_components_go_and_sure_misses_come(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apply, "_ROWS_AT_A_TIME", rows)
     own = line(0.9, 0, 0.55, 0, 0.45, 0, 0.2)
     rule = rule_of(TargetRule(target="a", method="logistic", logistic=BY_CONFIDENCE, minimum=0.7, restore_from=0.35))
     after, changes = cleaned((own > 0.5).astype(np.int16), rule, two_heads(own))
@@ -95,7 +98,9 @@ def test_nothing_to_do_and_nothing_there() -> None:
     assert not after.any()
 
 
-def test_a_removed_core_stays_part_of_the_tumour() -> None:
+@pytest.mark.parametrize("rows", [1, 1 << 20])
+def test_a_removed_core_stays_part_of_the_tumour(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apply, "_ROWS_AT_A_TIME", rows)
     classes = np.array([1, 2, 1, 0, 1, 2, 2, 3, 1], np.int16).reshape(1, 1, 9)
     core = TargetRule(target="tumour core", method="minimum_volume", feature="volume_mm3", minimum=2.0)
     assert cleaned(classes, rule_of(core), labels=REGIONS)[0].ravel().tolist() == [1, 1, 1, 0, 1, 2, 2, 3, 1]

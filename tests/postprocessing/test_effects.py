@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoseg.inference.pieces import in_memory
 from autoseg.metrics.detection import lesion_counts, lesion_f1, lesion_matches
 from autoseg.metrics.overlap import confusion_matrix, dice, target_counts
 from autoseg.postprocessing.apply import Judged, apply_decisions
@@ -17,6 +16,7 @@ from autoseg.postprocessing.rows import UNKNOWN, Rows, joined, painting, related
 from autoseg.records.detection import LesionRule
 from autoseg.records.labels import LabelScheme, Target
 from autoseg.records.postprocessing import ComponentSettings, LearningSettings, TruthRule
+from tests.inference.whole import in_memory
 from tests.postprocessing.test_find import ONE, REGIONS, TWO
 
 IGNORING = TWO.model_copy(update={"ignore_value": 9})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from autoseg.inference import export
-from autoseg.inference.pieces import Pieces, in_memory
+from autoseg.inference.pieces import Pieces
 from autoseg.postprocessing.features import (
     FEATURES,
     CaseGrid,
@@ -22,6 +22,7 @@ from autoseg.postprocessing.segments import quantiles, spread
 from autoseg.records.fingerprint import IntensityStatistics
 from autoseg.records.labels import LabelScheme
 from autoseg.records.postprocessing import ComponentSettings
+from tests.inference.whole import in_memory
 from tests.postprocessing.test_find import ONE, REGIONS, TWO, two_heads
 
 SETTINGS = ComponentSettings()

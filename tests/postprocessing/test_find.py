@@ -9,11 +9,11 @@ from scipy import ndimage
 
 from autoseg.inference import export
 from autoseg.inference.export import decide
-from autoseg.inference.pieces import in_memory
 from autoseg.postprocessing.find import DECIDED, fallback_class, find_components, restorable_classes
 from autoseg.records.labels import LabelScheme, Target
 from autoseg.records.postprocessing import ComponentSettings
 from autoseg.spatial.components import components
+from tests.inference.whole import in_memory
 
 ONE = LabelScheme(class_names=("background", "a"), class_values=(0, 1), num_entries=2)
 TWO = LabelScheme(class_names=("background", "a", "b"), class_values=(0, 1, 2), num_entries=3)

@@ -10,9 +10,10 @@ from autoseg.images.volume import Volume
 from autoseg.preprocessing import prepare, statistics
 from autoseg.spatial.cropping import box_slices, nonzero_mask
 from autoseg.spatial.orientation import Turn, turn, turn_back
-from autoseg.spatial.resampling import resample_image, separate_axis
+from autoseg.spatial.resampling import separate_axis
 from autoseg.storage import spacious
 from tests.preprocessing.cases import REGIONS, canonical_matrix, plan, prepare_case, stored_as, volume
+from tests.spatial.whole import resample_image
 
 TURNS = [Turn(axes, flips) for axes in permutations(range(3)) for flips in product((False, True), repeat=3)]
 
