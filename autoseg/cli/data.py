@@ -153,8 +153,9 @@ def plan_and_preprocess(
     as_json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Verify, fingerprint, plan and preprocess a dataset."""
-    from autoseg.pipeline.flow import PrepareOptions, prepare
+    """Verify, fingerprint, plan and preprocess a dataset; say about how long training will take here."""
+    from autoseg.pipeline.estimate import describe_times
+    from autoseg.pipeline.flow import PrepareOptions, fold_names, prepare, wanted_configurations
 
     prepared = PrepareOptions(
         preset=preset,
@@ -169,7 +170,11 @@ def plan_and_preprocess(
         device_kind=o.device_kind(device),
     )
     paths, record = prepare(dataset, o.start(work, quiet), prepared)
-    text = f"{o.describe_plan(record)}\n{o.next_training(paths, record)}"
+    times: list[str] = []
+    if not as_json:
+        names = wanted_configurations(record, configurations)
+        times = describe_times(record, dict.fromkeys(names, len(fold_names(paths))), device)
+    text = "\n".join([o.describe_plan(record), *times, o.next_training(paths, record)])
     o.show(record.model_dump(mode="json"), as_json, text)
 
 

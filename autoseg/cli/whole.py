@@ -31,7 +31,8 @@ def run(
         str | None,
         typer.Option(
             help="Time for the whole command, e.g. 15m, 2h. Training is fitted into it; a tenth, at most 5 minutes, is "
-            "kept for model choice, test cases and report."
+            "kept for model choice, test cases and report. auto: each training ends when it no longer gains; "
+            "auto:2h: and by then at the latest."
         ),
     ] = None,
     configurations: Annotated[list[str] | None, typer.Option("-c", "--configuration", help="Only these.")] = None,
@@ -52,6 +53,7 @@ def run(
     started = time.monotonic()
     from autoseg.pipeline.flow import PrepareOptions, RunOptions, run_dataset
 
+    until_plateau, seconds = o.parse_budget(budget)
     request = RunOptions(
         prepare=PrepareOptions(
             preset=preset,
@@ -64,7 +66,8 @@ def run(
             num_workers=workers,
             device_kind=o.device_kind(device),
         ),
-        budget_seconds=o.parse_duration(budget),
+        until_plateau=until_plateau,
+        budget_seconds=seconds,
         epochs=epochs,
         iterations=iterations,
         seed=seed,

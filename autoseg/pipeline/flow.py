@@ -8,6 +8,7 @@ here can be stopped at any time and called again.
 """
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -84,6 +85,8 @@ class RunOptions:
     """What the command `run` asks for."""
 
     prepare: PrepareOptions = field(default_factory=PrepareOptions)
+    until_plateau: bool = False
+    """Whether trainings end when their watched cases no longer gain."""
     budget_seconds: float | None = None
     epochs: int | None = None
     iterations: int | None = None
@@ -196,7 +199,7 @@ def train_jobs(
             iterations=request.iterations,
             seed=request.seed,
             budget_seconds=share,
-            until_plateau=isinstance(request, TrainRequest) and request.until_plateau,
+            until_plateau=request.until_plateau,
             device=request.device,
             start=request.start if isinstance(request, TrainRequest) else None,
             started_seconds=now,
@@ -317,10 +320,16 @@ def run_dataset(source: str, workspace: Path, options: RunOptions) -> RunResult:
     from autoseg.pipeline.report import report
 
     choose_device(options.device)  # one that is not there is named now, not after the preprocessing
-    paths, plan = prepare(source, workspace, options.prepare)
+    wanted = options.prepare
+    if options.until_plateau and wanted.plan_name is None:  # a plan that is named must itself say how
+        name = planning.plateau_name(wanted.preset, wanted.gpu_memory_gib, wanted.device_kind)
+        wanted = replace(wanted, plan_name=name, settings=(*planning.PLATEAU_SETTINGS, *wanted.settings))
+    paths, plan = prepare(source, workspace, wanted)
     configurations, folds = wanted_configurations(plan, options.prepare.configurations), fold_names(paths)
     jobs = [(configuration, fold) for configuration in configurations for fold in folds]
-    train_jobs(paths, plan, jobs, replace(options, budget_seconds=training_seconds(options.budget_seconds)))
+    options = replace(options, budget_seconds=training_seconds(options.budget_seconds))
+    _tell_times(paths, plan, jobs, options)
+    train_jobs(paths, plan, jobs, options)
     selection = None if folds == ["all"] else choose(paths, plan.name, options.prepare.device_kind).selection
     predictions: list[Path] = []
     failure: AutosegError | None = None
@@ -339,6 +348,20 @@ def run_dataset(source: str, workspace: Path, options: RunOptions) -> RunResult:
         predictions=tuple(predictions),
         seconds=time.monotonic() - options.started_seconds,
     )
+
+
+def _tell_times(paths: Paths, plan: Plan, jobs: Sequence[tuple[str, str]], options: RunOptions) -> None:
+    """Say how long the trainings that are left will take; raises UsageError where they cannot end at a plateau."""
+    from autoseg.pipeline.estimate import describe_times
+    from autoseg.pipeline.train import TrainOptions, check_can_plateau, is_trained
+
+    left = [configuration for configuration, fold in jobs if not is_trained(paths, plan, configuration, fold)]
+    for configuration in dict.fromkeys(left):
+        check_can_plateau(plan, configuration, TrainOptions(until_plateau=options.until_plateau))
+    limit = options.budget_seconds and max(options.budget_seconds - time.monotonic() + options.started_seconds, 1.0)
+    course = (options.epochs, options.iterations, limit, options.until_plateau)
+    if left:
+        console.say("\n".join(describe_times(plan, Counter(left), options.device, *course)))
 
 
 def training_seconds(budget_seconds: float | None) -> float | None:

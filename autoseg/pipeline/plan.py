@@ -22,6 +22,19 @@ from autoseg.records.fingerprint import Fingerprint
 from autoseg.records.plan import Plan
 from autoseg.records.workspace import Paths
 
+PLATEAU_SETTINGS = (
+    "all.recipe.schedule.name=wsd",
+    "all.recipe.schedule.epochs=1000",
+    "all.recipe.watch.cases=4",
+    "all.recipe.watch.every_epochs=2",
+)
+"""What a training until its plateau needs: a constant rate, cases to watch, and a bound that it hardly reaches."""
+
+
+def plateau_name(preset: str, gpu_memory_gib: float | None, device_kind: str) -> str:
+    """Of the plan that `PLATEAU_SETTINGS` make of a preset's: the preset's own plan stays as it is."""
+    return f"{resolve_preset(preset, device_kind, gpu_memory_gib)}_plateau"
+
 
 def plan(
     paths: Paths,

@@ -1,7 +1,8 @@
 """A resolution and a preset in; patch, batch and network out, and with them a coarser resolution where one is due.
 
 `fit` dispatches on the preset's budget: nnU-Net's by activations, ours by traced bytes or by voxels. All start from
-the patch with the shape of a cube in millimetres, no larger than the median case, and shrink it axis by axis.
+the patch with the shape of a cube in millimetres, no larger than the median case, and shrink it axis by axis. Ours by
+traced bytes then grows single axes again, where that leaves less of the card idle.
 """
 
 import math
@@ -170,6 +171,9 @@ def _fit_to_memory(
 ) -> Fitted:
     """The largest patch of which two samples fit, then as many samples as fit and the preset's bounds allow.
 
+    Where no bound but memory holds, axes grow one step at a time as far as the batch stays the same: shortening an axis
+    by a step may free far more than it had to, and nnU-Net's first patch, of 256^3 voxels, is small for a large card.
+
     On a card smaller than the preset's own, activations are recomputed where that gives a larger patch, up to its. The
     line that is searched along is a few percent off for small patches; what is found is traced, and where that needs
     more than there is, the search is repeated with so much less.
@@ -216,24 +220,38 @@ def _fit_along_line(
 
         return _shrink(preset.network, spacing_mm, median_shape, too_large)
 
-    topology, again = largest(gib, False), False
+    topology, again, most_voxels = largest(gib, False), False, math.inf
     if gib < budget.gib:
-        recomputing = largest(gib, True, math.prod(largest(budget.gib, False).patch_size))
+        of_its_own = math.prod(largest(budget.gib, False).patch_size)
+        recomputing = largest(gib, True, of_its_own)
         if math.prod(recomputing.patch_size) > math.prod(topology.patch_size):
-            topology, again = recomputing, True
-    held = held_by(gib, again, topology)
+            topology, again, most_voxels = recomputing, True, of_its_own
+    held, (bound, why) = held_by(gib, again, topology), _batch_bound(budget, demand, voxels_a_case, topology)
+    batch = max(min(held, bound), _SMALLEST_BATCH)
+
+    def has_room(grown: Topology) -> bool:
+        still_bound = max(_batch_bound(budget, demand, voxels_a_case, grown)[0], _SMALLEST_BATCH)
+        is_small = math.prod(grown.patch_size) <= most_voxels
+        return is_small and still_bound >= batch and held_by(gib, again, grown) >= batch
+
+    if held == batch:
+        topology = _grow(preset.network, spacing_mm, median_shape, topology, has_room)
+    limit = f"the memory would hold {held} samples, but {why}" if batch < held else ""
+    return Fitted(topology.patch_size, batch, build_network_spec(preset.network, topology), limit, again)
+
+
+def _batch_bound(budget: MemoryBudget, demand: Demand, voxels_a_case: float, topology: Topology) -> tuple[int, str]:
+    """Most samples in a batch whatever the memory, and why."""
     bounds = {
         f"a batch holds at most {100 * budget.share_of_dataset:g} % of the dataset's voxels": _samples_in(
             budget.share_of_dataset * voxels_a_case * demand.num_cases, topology
         ),
         "with a fixed number of steps a larger batch makes each step dearer and little else": (
-            budget.max_batch_2d if len(spacing_mm) == 2 else budget.max_batch_3d
+            budget.max_batch_2d if len(topology.patch_size) == 2 else budget.max_batch_3d
         ),
     }
     why, bound = min(bounds.items(), key=lambda item: item[1])
-    batch = max(min(held, bound), _SMALLEST_BATCH)
-    limit = f"the memory would hold {held} samples, but {why}" if batch < held else ""
-    return Fitted(topology.patch_size, batch, build_network_spec(preset.network, topology), limit, again)
+    return bound, why
 
 
 def _samples_in(num_voxels: float, topology: Topology) -> int:
@@ -297,6 +315,31 @@ def _shrink(
             )
         topology = _topology(rule, spacing, patch)
     return topology
+
+
+def _grow(
+    rule: NetworkRule,
+    spacing_mm: FloatArray,
+    median_shape: FloatArray,
+    topology: Topology,
+    has_room: Callable[[Topology], bool],
+) -> Topology:
+    """`topology` with axes longer by their divisor, while one fits: that first which covers least of the median case.
+
+    An axis that covers the median case stays as it is.
+    """
+    spacing = spacing_mm.tolist()
+    while True:
+        patch = topology.patch_size
+        shares = [p / float(m) for p, m in zip(patch, median_shape, strict=True)]
+        for axis in sorted((axis for axis, share in enumerate(shares) if share < 1), key=lambda axis: shares[axis]):
+            longer = [p + topology.divisor[axis] * (n == axis) for n, p in enumerate(patch)]
+            grown = _topology(rule, spacing, longer)
+            if has_room(grown):
+                break
+        else:
+            return topology
+        topology = grown
 
 
 def _last_of_largest(values: Sequence[float]) -> int:

@@ -49,7 +49,7 @@ _CASE_SECONDS = 1.0  # a whole case is predicted for the measurement when it tak
 _CLOSING_SECONDS = 2.0  # curve, final weights, records
 _VALIDATION_MARGIN = 1.1
 # bfloat16 loses precision and, on a CPU, is often slower: it must be clearly faster to be chosen.
-_BFLOAT16_GAIN = 0.87
+BFLOAT16_GAIN = 0.87
 _WHERE = {"device": "the device's memory", "memory": "main memory", "disk": "files"}
 _PROBABILITY_BYTES = 2  # float16, before compression
 
@@ -115,19 +115,19 @@ def warm_learner(task: Task) -> Learner:
     `auto` is bfloat16 on a GPU that has it, else float16. On a CPU float32 and bfloat16 are timed: the fastest step
     after the first, since what other processes do makes steps slower, never faster.
     """
-    candidates = _precisions(task.configuration.recipe.precision, task.device)
+    candidates = precisions(task.configuration.recipe.precision, task.device)
     best, best_seconds = None, math.inf
     for precision in candidates:
         learner = new_learner(task, precision)
         limit = _CHOICE_SECONDS if len(candidates) > 1 else 0.0
         fastest = min(_timed_steps(learner, task.sampler, 2, limit)[1:])
-        if best is None or fastest < _BFLOAT16_GAIN * best_seconds:
+        if best is None or fastest < BFLOAT16_GAIN * best_seconds:
             best, best_seconds = learner, fastest
     assert best is not None, "there is at least one candidate"
     return best
 
 
-def _precisions(wanted: str, device: torch.device) -> list[Precision]:
+def precisions(wanted: str, device: torch.device) -> list[Precision]:
     """Arithmetic to choose from, the preferred one first."""
     if wanted != "auto":
         return [wanted]  # type: ignore[list-item]

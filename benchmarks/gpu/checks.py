@@ -11,11 +11,11 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from common import emit, options
+from common import emit, options, whole_logits
 from torch import Tensor
 
 from autoseg.augmentation.policies import POLICIES
-from autoseg.inference.sliding_window import autocast, predict_logits
+from autoseg.inference.sliding_window import autocast
 from autoseg.losses.build import LOSSES, build_loss
 from autoseg.networks.build import NETWORKS, build_network
 from autoseg.records.labels import LabelScheme, Target
@@ -126,10 +126,10 @@ def sliding_window(device: torch.device) -> Iterator[Result]:
     image = torch.randn((2, 50, 61, 47), generator=torch.Generator().manual_seed(4))
     mirroring = Mirroring(axes=(0, 1, 2), swap_axis=2, swap_pairs=((1, 2),))
     found = [
-        predict_logits(
+        whole_logits(
             [build_network(small_spec("plain_unet"), 2, 4, seed=5).to(where).eval()],
             image, PATCH, 4, mirroring, LABELS, where,
-        ).logits.cpu()
+        )
         for where in (device, CPU)
     ]  # fmt: skip
     yield "sliding window, logits", relative(*found), 1e-4

@@ -3,12 +3,15 @@
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
+from torch import Tensor
 
+from autoseg.inference.sliding_window import predict_rows
 from autoseg.pipeline.plan import choose_plan
 from autoseg.preprocessing import store
 from autoseg.records.base import read_record
@@ -20,18 +23,25 @@ from autoseg.training.out_of_fold import Earlier
 from autoseg.training.task import Task, open_task
 
 DATASET, PLAN, CONFIGURATION, FOLD = "Task04_Hippocampus", "default", "3d_fullres", "0"
+"""What the parts take where they name nothing else."""
+SMOKE_EDGE = 64
+"""Longest edge of a patch in a smoke run; what five poolings divide."""
 EPOCH_STEPS = 250
 """nnU-Net's epoch, for both sides."""
 
 
-def options(about: str | None) -> argparse.Namespace:
-    """What `run.py` tells each part."""
+def options(
+    about: str | None, add_arguments: Callable[[argparse.ArgumentParser], object] | None = None
+) -> argparse.Namespace:
+    """What `run.py` tells each part; a part may add arguments of its own."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path, help="folder made by prepare.py")
     parser.add_argument("--out", type=Path, required=True, help="folder of this run; holds the workspace")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--smoke", action="store_true", help="everything in small, to see that it runs")
     parser.add_argument("--seconds", type=float, default=60.0, help="time this part has")
+    if add_arguments is not None:
+        add_arguments(parser)
     return parser.parse_args()
 
 
@@ -40,9 +50,15 @@ def emit(name: str, ours: float | None, unit: str, **more: object) -> None:
     print(json.dumps({"name": name, "ours": ours, "unit": unit, **more}), flush=True)
 
 
-def workspace(out: Path) -> Paths:
+def workspace(out: Path, dataset: str = DATASET) -> Paths:
     """Records of the dataset, in the folder of this run."""
-    return Paths(folder=out / "work" / DATASET)
+    return Paths(folder=out / "work" / dataset)
+
+
+def prepared_folder(paths: Paths, smoke: bool) -> tuple[Plan, Path]:
+    """The plan `default` and the folder of its preprocessed cases."""
+    plan = default_plan(paths, smoke)
+    return plan, paths.preprocessed(store.digest(plan, CONFIGURATION, read_record(paths.fingerprint, Fingerprint)))
 
 
 def default_plan(paths: Paths, smoke: bool) -> Plan:
@@ -51,18 +67,25 @@ def default_plan(paths: Paths, smoke: bool) -> Plan:
     if not smoke:
         return plan
     settings = plan.configurations[CONFIGURATION]
-    network = settings.network.model_copy(update={"features_per_stage": (2, 2, 4, 4)})
-    small = settings.model_copy(update={"network": network, "batch_size": 2})
+    narrow = (2, 2, *(4,) * (len(settings.network.features_per_stage) - 2))
+    network = settings.network.model_copy(update={"features_per_stage": narrow})
+    patch = tuple(min(edge, SMOKE_EDGE) for edge in settings.patch_size)
+    small = settings.model_copy(update={"network": network, "patch_size": patch, "batch_size": 2})
     return plan.model_copy(update={"configurations": {CONFIGURATION: small}})
 
 
 def fold_task(out: Path, device: torch.device, smoke: bool, seed: int = 1) -> Task:
     """Fold 0 of the prepared dataset, ready to be trained on `device`."""
     paths = workspace(out)
-    plan, dataset = default_plan(paths, smoke), read_record(paths.dataset, Dataset)
-    folder = paths.preprocessed(store.digest(plan, CONFIGURATION, read_record(paths.fingerprint, Fingerprint)))
+    (plan, folder), dataset = prepared_folder(paths, smoke), read_record(paths.dataset, Dataset)
     cases = read_record(paths.folds, Folds).folds[int(FOLD)]
     return open_task("speed", out / "speed", plan, CONFIGURATION, cases, dataset, folder, Earlier(), None, seed, device)
+
+
+def whole_logits(networks: Sequence[torch.nn.Module], image: Tensor, *arguments: Any, **named: Any) -> Tensor:
+    """`H Z Y X` on the CPU: the rows of `predict_rows`, whose arguments these are, put together."""
+    num_heads = arguments[1]
+    return torch.cat([rows[:num_heads] for rows in predict_rows(networks, image, *arguments, **named)], 1).cpu()
 
 
 def seconds_of(work: Callable[[], object], device: torch.device) -> float:

@@ -5,40 +5,43 @@ plan and preprocess, with all cores of this machine.
 """
 
 import json
+import shutil
 import time
+from pathlib import Path
 
 import numpy as np
-from common import CONFIGURATION, DATASET, FOLD, PLAN, default_plan, emit, options
+from common import CONFIGURATION, DATASET, FOLD, PLAN, emit, options, prepared_folder
 
 from autoseg.devices import num_cores
 from autoseg.pipeline.flow import PrepareOptions, prepare
 from autoseg.preprocessing import store
 from autoseg.records.base import read_record
 from autoseg.records.dataset import Folds
-from autoseg.records.fingerprint import Fingerprint
 
-_PEER_CASES = 40
-"""Cases on each side of the split that the peer gets: what a step takes does not depend on their number."""
+_SMOKE_CASES = 10
+"""Of each dataset; two in a fold."""
 
 
 def main() -> None:
     """Prepare, export, report."""
-    asked = options(__doc__)
+    asked = options(__doc__, lambda parser: parser.add_argument("--dataset", default=DATASET))
+    source = asked.bundle / asked.dataset
+    if asked.smoke:
+        source = with_few_cases(source, asked.out / "small" / asked.dataset)
     started = time.perf_counter()
     paths, _ = prepare(
-        str(asked.bundle / DATASET),
+        str(source),
         asked.out / "work",
         PrepareOptions(preset=PLAN, configurations=(CONFIGURATION,)),
     )
     seconds = time.perf_counter() - started
-    emit(f"plan_and_preprocess {DATASET}", round(seconds, 2), "s", cores=num_cores())
-    plan = default_plan(paths, asked.smoke)
+    emit(f"plan_and_preprocess {asked.dataset}", round(seconds, 2), "s", cores=num_cores())
+    plan, folder = prepared_folder(paths, asked.smoke)
     settings = plan.configurations[CONFIGURATION]
-    folder = paths.preprocessed(store.digest(plan, CONFIGURATION, read_record(paths.fingerprint, Fingerprint)))
     fold = read_record(paths.folds, Folds).folds[int(FOLD)]
-    target = asked.out / "peer_input"
+    target = asked.out / f"peer_input_{asked.dataset}"
     target.mkdir(parents=True, exist_ok=True)
-    split = {"train": fold.train[:_PEER_CASES], "val": fold.validation[:_PEER_CASES]}
+    split = {"train": fold.train, "val": fold.validation}
     for case in (*split["train"], *split["val"]):
         np.savez(target / f"{case}.npz", image=store.read_image(folder, case), labels=store.read_labels(folder, case))
     content = {
@@ -49,6 +52,17 @@ def main() -> None:
         "split": split,
     }
     (target / "plan.json").write_text(json.dumps(content))
+
+
+def with_few_cases(source: Path, target: Path) -> Path:
+    """A copy of the first cases of a dataset, for a smoke run."""
+    content = json.loads((source / "dataset.json").read_text())
+    few = content["training"][:_SMOKE_CASES]
+    for file in (file for pair in few for file in (pair["image"], pair["label"])):
+        (target / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source / file, target / file)
+    (target / "dataset.json").write_text(json.dumps({**content, "training": few, "numTraining": len(few)}))
+    return target
 
 
 if __name__ == "__main__":

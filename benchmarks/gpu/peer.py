@@ -32,24 +32,44 @@ _NORMALIZATION = {
 
 def main() -> None:
     """Build nnU-Net's trainer and time its parts."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    asked = peer_options(__doc__)
+    content, dataset = prepared_peer(asked, "Task04_Hippocampus")
+    trainer = build_trainer(content, dataset, asked.device)
+    clock = Clock(asked.device, 0.5 if asked.smoke else asked.seconds / 8, 1 if asked.smoke else 3)
+    time_training(trainer, clock, asked.smoke)
+    time_prediction(trainer, clock, content, dataset, asked.smoke)
+
+
+def peer_options(
+    about: str | None, add_arguments: Callable[[argparse.ArgumentParser], object] | None = None
+) -> argparse.Namespace:
+    """What `run.py` tells each part."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--smoke", action="store_true")
     parser.add_argument("--seconds", type=float, default=60.0)
-    asked = parser.parse_args()
-    root = asked.out / "peer"
+    if add_arguments is not None:
+        add_arguments(parser)
+    return parser.parse_args()
+
+
+def prepared_peer(asked: argparse.Namespace, dataset: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Set nnU-Net's environment, write its folder; what `data.py` left and nnU-Net's dataset.json."""
+    root = asked.out / "peer" / dataset
     os.environ.update({name: str(root / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")})
     if asked.smoke:
         os.environ[_WORKERS] = "1"
     stand_in_for_simpleitk()
-    content = json.loads((asked.out / "peer_input" / "plan.json").read_text())
-    dataset = write_folder(asked.out / "peer_input", root / "nnUNet_preprocessed" / _DATASET, content)
-    trainer = build_trainer(content, dataset, asked.device)
-    clock = Clock(asked.device, 0.5 if asked.smoke else asked.seconds / 8, 1 if asked.smoke else 3)
-    time_training(trainer, clock, asked.smoke)
-    time_prediction(trainer, clock, content, dataset, asked.smoke)
+    source = asked.out / f"peer_input_{dataset}"
+    content = json.loads((source / "plan.json").read_text())
+    return content, write_folder(source, root / "nnUNet_preprocessed" / _DATASET, content)
+
+
+def num_workers() -> str:
+    """Worker processes of nnU-Net's loaders, for people."""
+    return os.environ.get(_WORKERS, "its default, 12")
 
 
 class Clock:
@@ -80,12 +100,17 @@ class Clock:
             torch.cuda.synchronize()
 
 
-def build_trainer(content: dict[str, Any], dataset: dict[str, Any], device: str) -> Any:
-    """The trainer with its loaders and their worker processes, as `nnUNetv2_train` has it before its first step."""
+def build_trainer(content: dict[str, Any], dataset: dict[str, Any], device: str, length: str | None = None) -> Any:
+    """The trainer with its loaders and their worker processes, as `nnUNetv2_train` has it before its first step.
+
+    `length` names one of its variants, `_50epochs`.
+    """
     import torch
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+    from nnunetv2.training.nnUNetTrainer.variants.training_length import nnUNetTrainer_Xepochs as variants
 
-    trainer = nnUNetTrainer(nnunet_plans(content), "3d_fullres", 0, dataset, device=torch.device(device))
+    kind = nnUNetTrainer if length is None else getattr(variants, f"nnUNetTrainer{length}")
+    trainer = kind(nnunet_plans(content), "3d_fullres", 0, dataset, device=torch.device(device))
     trainer.print_to_log_file = lambda *_, **__: None  # its log would mix with the results
     trainer.initialize()
     trainer.dataloader_train, trainer.dataloader_val = trainer.get_dataloaders()
@@ -108,7 +133,7 @@ def time_training(trainer: Any, clock: Clock, smoke: bool) -> None:
     drawn, steps = (2, 2) if smoke else (50, EPOCH_STEPS)
     draw(drawn)  # what the workers had made ahead
     milliseconds = 1000 * clock.seconds(lambda: draw(drawn)) / drawn
-    emit("data pipeline, one batch", milliseconds, peer_workers=os.environ.get(_WORKERS, "its default, 12"))
+    emit("data pipeline, one batch", milliseconds, peer_workers=num_workers())
     batch = next(trainer.dataloader_train)
     if clock.is_cuda:
         torch.cuda.reset_peak_memory_stats()
@@ -125,10 +150,21 @@ def time_training(trainer: Any, clock: Clock, smoke: bool) -> None:
 def time_prediction(trainer: Any, clock: Clock, content: dict[str, Any], dataset: dict[str, Any], smoke: bool) -> None:
     """A random volume through nnU-Net's sliding window, in the one arithmetic that it has on this device."""
     import torch
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     shape = SMOKE_VOLUME if smoke else VOLUME
     image = torch.randn((len(content["channel_names"]), *shape), generator=torch.Generator().manual_seed(1))
+    predictor = build_predictor(trainer, dataset)
+    with torch.inference_mode():
+        milliseconds = clock.median_ms(lambda: predictor.predict_sliding_window_return_logits(image).cpu())
+    arithmetic = "float16 autocast" if clock.is_cuda else "float32"
+    for precision in ("float32", "float16" if clock.is_cuda else "bfloat16"):
+        emit(f"prediction of a volume, {precision}", milliseconds, peer_precision=arithmetic)
+
+
+def build_predictor(trainer: Any, dataset: dict[str, Any]) -> Any:
+    """nnU-Net's predictor with the trainer's network, which predicts from then on."""
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
     trainer.set_deep_supervision_enabled(False)
     predictor = nnUNetPredictor(device=trainer.device, allow_tqdm=False)
     predictor.manual_initialization(
@@ -140,11 +176,7 @@ def time_prediction(trainer: Any, clock: Clock, content: dict[str, Any], dataset
         "nnUNetTrainer",
         trainer.inference_allowed_mirroring_axes,
     )
-    with torch.inference_mode():
-        milliseconds = clock.median_ms(lambda: predictor.predict_sliding_window_return_logits(image).cpu())
-    arithmetic = "float16 autocast" if clock.is_cuda else "float32"
-    for precision in ("float32", "float16" if clock.is_cuda else "bfloat16"):
-        emit(f"prediction of a volume, {precision}", milliseconds, peer_precision=arithmetic)
+    return predictor
 
 
 def emit(name: str, value: float, **more: object) -> None:

@@ -1,11 +1,12 @@
 """A dataset and its published per-case values in, one folder with all that a bare GPU machine needs out.
 
-    python benchmarks/gpu/prepare.py Task04_Hippocampus Dataset004_Hippocampus.json BUNDLE [--python 3.12] [--no-wheels]
+    python benchmarks/gpu/prepare.py Task04_Hippocampus Dataset004_Hippocampus.json BUNDLE [--openkbp Task14_OpenKBP]
+                                        [--python 3.12] [--no-wheels]
 
-The dataset travels as it was downloaded (15 MiB; its preprocessed voxels would be 48) and is prepared there by the
-project's own command, which is timed as well. Wheels are packed for packages that an image with torch, numpy, scipy,
-scikit-learn, scikit-image, matplotlib, rich, typer and safetensors lacks: ours, and nnU-Net for the comparison. The
-folder must stay below 60 MiB; what it holds and how large it is is printed.
+Datasets travel as they were downloaded (15 and 13 MiB; their preprocessed voxels would be more) and are prepared there
+by the project's own command, which is timed as well. Wheels are packed for packages that an image with torch, numpy,
+scipy, scikit-learn, scikit-image, matplotlib, rich, typer and safetensors lacks: ours, and nnU-Net for the
+comparison. The folder must stay below 60 MiB; what it holds and how large it is is printed.
 """
 
 import argparse
@@ -44,11 +45,14 @@ def main() -> int:
     parser.add_argument("dataset", type=Path)
     parser.add_argument("reference", type=Path, help='JSON {"source": ..., "dice": {method: {case: [Dice a class]}}}')
     parser.add_argument("bundle", type=Path)
+    parser.add_argument("--openkbp", type=Path, default=None, help="dataset of the parts data_openkbp, openkbp, ...")
     parser.add_argument("--python", default="3.12", help="version on the other machine")
     parser.add_argument("--no-wheels", action="store_true")
     asked = parser.parse_args()
     asked.bundle.mkdir(parents=True, exist_ok=True)
     pack_dataset(asked.dataset, asked.bundle / "Task04_Hippocampus")
+    if asked.openkbp is not None:
+        pack_dataset(asked.openkbp, asked.bundle / "Task14_OpenKBP")
     shutil.copy(asked.reference, asked.bundle / "reference.json")
     if not asked.no_wheels:
         pack_wheels(asked.bundle / "wheels", asked.python)

@@ -1,11 +1,14 @@
-"""A bundle from `prepare.py` in, all checks and measurements of this device out: one call, under ten minutes.
+"""A bundle from `prepare.py` in, checks and measurements of this device out, in calls under ten minutes.
 
-    python3 benchmarks/gpu/run.py BUNDLE [--out OUT] [--device cuda] [--smoke] [--parts data checks ...]
+    python3 benchmarks/gpu/run.py BUNDLE [--out OUT] [--results FOLDER] [--device cuda] [--smoke]
+                                  [--call NAME] [--parts data checks ...]
 
+`--call` names one of `CALLS`, parts whose limits add up to less than ten minutes; `--parts` takes parts by name.
 Every part is a process with a time limit of its own; one that fails, or is not done in time, is reported in a line with
 `failed`, and the others go on. Results are JSON lines: `name`, `ours`, `peer`, `unit`, `ratio` (peer over ours for
-times, ours over peer for Dice) and what is told beside. They are printed and written to OUT/results.jsonl, below a line
-with machine, date and versions.
+times, ours over peer for Dice) and what is told beside. A part's lines are in FOLDER (default: OUT) as
+`<part>.jsonl` as soon as they are found, so a call that is ended loses none; all are printed and written to
+results.jsonl there, below a line with machine, date and versions.
 """
 
 import argparse
@@ -18,12 +21,45 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parents[1]
-SECONDS = {"data": 60.0, "checks": 90.0, "speed": 75.0, "train_fold": 225.0, "peer": 120.0}
-"""Part (a file here) -> its time limit; the sum is the limit of the whole call, below ten minutes."""
+OPENKBP = ("--dataset", "Task14_OpenKBP")
+
+
+class Part(NamedTuple):
+    """A program of this folder and its time limit."""
+
+    program: str
+    seconds: float
+    arguments: tuple[str, ...] = ()
+    is_peers: bool = False
+
+
+PARTS = {
+    "data": Part("data", 60),
+    "checks": Part("checks", 90),
+    "speed": Part("speed", 75),
+    "train_fold": Part("train_fold", 225),
+    "peer": Part("peer", 120, is_peers=True),
+    "hippocampus": Part("folds", 510),
+    "peer_50": Part("peer_train", 430, ("--epochs", "50"), True),
+    "peer_100": Part("peer_train", 470, ("--epochs", "100"), True),
+    "data_openkbp": Part("data", 60, OPENKBP),
+    "openkbp": Part("folds", 225, (*OPENKBP, "--folds", "0")),
+    "peer_openkbp": Part("peer_train", 225, OPENKBP, True),
+    "score": Part("score", 45),
+}
+"""Name -> what is run. `folds` and `peer_train` use their whole time."""
+CALLS = {
+    "device": ("data", "checks", "speed", "train_fold", "peer"),
+    "hippocampus": ("data", "hippocampus"),
+    "peer_50": ("data", "peer_50", "score"),
+    "peer_100": ("data", "peer_100", "score"),
+    "openkbp": ("data_openkbp", "openkbp", "peer_openkbp", "score"),
+}
+"""Calls of less than ten minutes; `peer_*` pair with what `hippocampus` left in the same OUT."""
 NEEDS = ("pydantic", "blosc2", "nibabel", "cc3d", "acvl_utils", "safetensors", "scipy", "sklearn")
 PEER_NEEDS = ("nnunetv2", "batchgeneratorsv2", "dynamic_network_architectures")
 _GRACE_SECONDS = 10.0
@@ -35,18 +71,19 @@ Line = dict[str, Any]
 def main() -> int:
     """Run the parts, join the lines of both sides, print and write them."""
     asked = parse()
-    asked.out.mkdir(parents=True, exist_ok=True)
+    for folder in (asked.out, asked.results):
+        folder.mkdir(parents=True, exist_ok=True)
     environment = make_environment(asked)
     header, text = about(asked, environment), ""
     lines: list[Line] = []
     for part in asked.parts:
-        if part == "peer" and not can_import(PEER_NEEDS, environment, peer_python()):
+        if PARTS[part].is_peers and not can_import(PEER_NEEDS, environment, peer_python()):
             print(f"NO PEER: {', '.join(PEER_NEEDS)} are not all there; nnU-Net is not measured.", file=sys.stderr)
-            lines.append({"name": "part peer", "failed": "nnU-Net is not installed and not in the bundle's wheels"})
+            lines.append({"name": f"part {part}", "failed": "nnU-Net is not installed and not in the bundle's wheels"})
         else:
             lines += run_part(part, asked, environment)
         text = "\n".join(json.dumps(line) for line in (header, *joined(lines)))
-        (asked.out / "results.jsonl").write_text(text + "\n")  # after each part: a call that is ended keeps it
+        (asked.results / "results.jsonl").write_text(text + "\n")  # after each part: a call that is ended keeps it
     print(text)
     return 1 if any("failed" in line or line.get("passed") is False for line in lines) else 0
 
@@ -57,10 +94,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=None, help="folder for results; default: a temporary one")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--smoke", action="store_true", help="everything in small, to see that it runs")
-    parser.add_argument("--parts", nargs="+", choices=list(SECONDS), default=list(SECONDS))
+    parser.add_argument("--results", type=Path, default=None, help="folder for lines and logs; default: OUT")
+    parser.add_argument("--call", choices=list(CALLS), default="device")
+    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=None, help="instead of a call's")
     asked = parser.parse_args()
     asked.bundle = asked.bundle.resolve()
     asked.out = Path(tempfile.mkdtemp(prefix="autoseg-gpu-")) if asked.out is None else asked.out.resolve()
+    asked.results = asked.out if asked.results is None else asked.results.resolve()
+    asked.parts = list(CALLS[asked.call]) if asked.parts is None else asked.parts
     return asked
 
 
@@ -93,13 +134,22 @@ def peer_python() -> str:
 
 def run_part(part: str, asked: argparse.Namespace, environment: dict[str, str]) -> list[Line]:
     """The part's lines; its failure is one more line."""
-    python = peer_python() if part == "peer" else sys.executable
-    command = [python, str(HERE / f"{part}.py"), str(asked.bundle), "--out", str(asked.out), "--device", asked.device]
-    command += ["--seconds", str(SECONDS[part] - _GRACE_SECONDS), *(["--smoke"] if asked.smoke else [])]
-    started, limit = time.monotonic(), SECONDS[part] * (_SMOKE_PATIENCE if asked.smoke else 1)
-    log = asked.out / f"{part}.log"
+    program, seconds, arguments, is_peers = PARTS[part]
+    python = peer_python() if is_peers else sys.executable
+    command = [
+        python,
+        str(HERE / f"{program}.py"),
+        str(asked.bundle),
+        "--out",
+        str(asked.out),
+        "--device",
+        asked.device,
+    ]
+    command += ["--seconds", str(seconds - _GRACE_SECONDS), *arguments, *(["--smoke"] if asked.smoke else [])]
+    started, limit = time.monotonic(), seconds * (_SMOKE_PATIENCE if asked.smoke else 1)
+    log, found_lines = asked.results / f"{part}.log", asked.results / f"{part}.jsonl"
     failed = None
-    with log.open("w") as errors, (asked.out / f"{part}.jsonl").open("w") as found:
+    with log.open("w") as errors, found_lines.open("w") as found:
         process = subprocess.Popen(command, env=environment, stdout=found, stderr=errors, start_new_session=True)
         try:
             code = process.wait(limit)
@@ -108,8 +158,7 @@ def run_part(part: str, asked: argparse.Namespace, environment: dict[str, str]) 
             failed = f"not done in {limit:.0f} s; last said: {last_line(log)}"
             os.killpg(process.pid, 9)  # its own group: workers that it left go with it
             process.wait()
-    text = (asked.out / f"{part}.jsonl").read_text()
-    lines = [json.loads(line) for line in text.splitlines() if line.startswith('{"name"')]
+    lines = [json.loads(line) for line in found_lines.read_text().splitlines() if line.startswith('{"name"')]
     if failed:
         print(f"part {part} failed: {failed}", file=sys.stderr)
         lines.append({"name": f"part {part}", "failed": failed})

@@ -8,9 +8,8 @@ import itertools
 from dataclasses import replace
 
 import torch
-from common import EPOCH_STEPS, emit, fold_task, median_ms, options, peak_gib, seconds_of
+from common import EPOCH_STEPS, emit, fold_task, median_ms, options, peak_gib, seconds_of, whole_logits
 
-from autoseg.inference.sliding_window import predict_logits
 from autoseg.training.batches import Batch, batches
 from autoseg.training.budget import warm_learner
 from autoseg.training.loop import train_step
@@ -73,7 +72,7 @@ def predict(task: Task, network: torch.nn.Module, precision: str, share: float, 
     image = torch.randn((len(task.plan.channel_names), *shape), generator=torch.Generator().manual_seed(1))
 
     def work() -> torch.Tensor:
-        found = predict_logits(
+        return whole_logits(
             [network],
             image,
             settings.patch_zyx,
@@ -83,7 +82,6 @@ def predict(task: Task, network: torch.nn.Module, precision: str, share: float, 
             task.device,
             precision=precision,
         )
-        return found.logits.cpu()
 
     milliseconds = median_ms(work, task.device, share, least=1 if smoke else 3)
     emit(f"prediction of a volume, {precision}", round(milliseconds, 1), "ms", volume=shape)

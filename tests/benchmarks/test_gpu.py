@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -34,7 +35,9 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         for name, (program, _) in parts.items():
             (tmp_path / f"{name}.py").write_text(program)
         monkeypatch.setattr(module, "HERE", tmp_path)
-        monkeypatch.setattr(module, "SECONDS", {name: seconds for name, (_, seconds) in parts.items()})
+        known = {name: module.Part(name, seconds, (), name == "peer") for name, (_, seconds) in parts.items()}
+        monkeypatch.setattr(module, "PARTS", known)
+        monkeypatch.setattr(module, "CALLS", {"device": tuple(parts)})
         monkeypatch.setattr(module, "PEER_NEEDS", ("sys",))
         monkeypatch.setattr(sys, "argv", ["run.py", str(tmp_path), "--out", str(tmp_path / "out"), "--device", "cpu"])
         code = module.main()
@@ -63,9 +66,23 @@ def test_failures_are_told_and_the_others_go_on(call) -> None:
 
 
 def test_the_limits_leave_time_within_ten_minutes() -> None:
-    limits = _load("run").SECONDS
-    assert sum(limits.values()) <= 580
-    assert all((GPU / f"{part}.py").is_file() for part in limits)
+    module = _load("run")
+    for parts in module.CALLS.values():
+        assert sum(module.PARTS[part].seconds for part in parts) <= 580
+    assert {part for parts in module.CALLS.values() for part in parts} == set(module.PARTS)
+    assert all((GPU / f"{part.program}.py").is_file() for part in module.PARTS.values())
+
+
+def test_both_sides_are_paired_by_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(GPU))
+    scoring = _load("scoring")
+    ours = {"a": {"dice": 0.9}, "b": {"dice": 0.8, "nsd": 1.0}, "only ours": {"dice": 0.0}}
+    theirs = {"a": {"dice": 0.8}, "b": {"dice": 0.8}, "only theirs": {"dice": 0.0}}
+    found = scoring.paired(ours, theirs, "dice")
+    assert (found["ours"], found["peer"], found["cases"]) == (0.85, 0.8, 2)
+    assert found["difference"] == pytest.approx(0.05)
+    assert found["low"] <= 0.05 <= found["high"]
+    assert scoring.paired(ours, theirs, "nsd") == {}, "no case has it on both sides"
 
 
 @pytest.mark.parametrize("name", ["losses", "sliding_window", "resampling"])
@@ -86,13 +103,21 @@ def test_all_of_it_in_small_on_a_cpu(
     reference = shared_reference / "nnunet_percase_dice" / "Dataset004_Hippocampus.json"
     bundle, out = tmp_path / "bundle", tmp_path / "out"
     given = [str(shared_data / "Task04_Hippocampus"), str(reference), str(bundle), "--no-wheels"]
+    given += ["--openkbp", str(shared_data / "Task14_OpenKBP")]
     monkeypatch.setattr(sys, "argv", ["prepare.py", *given])
     assert _load("prepare").main() == 0
-    parts = ["data", "checks", "speed", "train_fold"]
+    parts = ["data", "checks", "speed", "train_fold", "hippocampus", "data_openkbp", "openkbp"]
+    if "AUTOSEG_PEER_PYTHON" in os.environ:
+        parts += ["peer_50", "peer_openkbp", "score"]
     arguments = [str(bundle), "--out", str(out), "--device", "cpu", "--smoke", "--parts", *parts]
     monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
     assert _load("run").main() == 0
     lines = {line["name"]: line for line in map(json.loads, (out / "results.jsonl").read_text().splitlines()[1:])}
     assert lines["checks that failed"]["ours"] == 0
-    assert lines["Dice after 1 s"]["cases"] == 40
+    assert lines["Dice after 1 s"]["cases"] == 2
     assert lines["training step, batch on the device"]["ours"] > 0
+    assert lines["Task04_Hippocampus, 5 folds: Dice"]["cases"] == 10
+    assert lines["Task14_OpenKBP, fold 0: surface Dice at 1 mm"]["cases"] == 2
+    if "AUTOSEG_PEER_PYTHON" in os.environ:
+        assert lines["Task04_Hippocampus, nnU-Net, its 50 epochs: Dice"]["cases"] == 2
+        assert 0 <= lines["Task14_OpenKBP, nnU-Net in the same time: Dice"]["peer"] < 1

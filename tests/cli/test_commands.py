@@ -151,3 +151,16 @@ def test_commands_after_which_nothing_must_follow_say_what_can(
     references = finished.folder.parent.parent / "data" / "labelsTr"
     assert main(["evaluate", str(references), str(references), "-o", str(tmp_path)]) == 0
     assert f"Next: look at the worst cases in {tmp_path / 'evaluation.csv'}" in capsys.readouterr().out
+
+
+def test_planning_tells_how_long_training_takes_here(tmp_path: Path, capsys: Captured) -> None:
+    folder = write_phantoms(tmp_path / "Two", num_cases=2, seed=0, two_d=True)
+    arguments = ["plan_and_preprocess", str(folder), "--work", str(tmp_path / "work"), "--preset", "small", "-c", "2d"]
+    arguments += ["--folds", "2", "--workers", "1", "--device", "cpu", "--set", "2d.patch_size=[64,64]"]
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "Predicted for cpu (" in shown
+    assert "  2d: about " in shown
+    assert " for 20 epochs of 100 steps, " in shown
+    assert " for 2 trainings\n" in shown
+    assert shown.splitlines()[-1].startswith("Next: autoseg train Two 2d")

@@ -125,6 +125,48 @@ def test_the_budget_counts_from_the_start_of_the_command_and_is_shared(
     assert shares[1:] == pytest.approx([440 / 3, 440 / 2, 440])  # no time passes while `note` trains
 
 
+def test_a_run_until_the_plateau_ends_each_fold_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A gain that no look can reach: the plateau shows after two looks, and a cooldown follows."""
+    folder = write_phantoms(tmp_path / "Some", num_cases=4, seed=0, two_d=True)
+    watch = ("cases=1", "every_epochs=1", "window=1", "patience=1", "min_gain=0.99")
+    settings = (*TINY, *(f"2d.recipe.watch.{one}" for one in watch))
+    arguments = [
+        "run",
+        str(folder),
+        "--work",
+        str(tmp_path / "work"),
+        "--preset",
+        "small",
+        "--device",
+        "cpu",
+        "-c",
+        "2d",
+    ]
+    arguments += ["--folds", "2", "--workers", "1", "--epochs", "30", "--iterations", "1"]
+    arguments += [word for setting in settings for word in ("--set", setting)]
+    assert main([*arguments, "--budget", "auto"]) == 0
+    shown = capsys.readouterr().err
+    assert "each training ends at its plateau; at most about" in shown
+    assert "30 epochs of 1 steps" in shown
+    folds = sorted((tmp_path / "work" / "Some" / "models" / "small_plateau" / "2d").glob("fold_?"))
+    assert len(folds) == 2
+    for fold in folds:
+        schedule = json.loads((fold / "schedule.json").read_text())
+        assert schedule["until_plateau"]
+        assert schedule["cooldown"]["why"] == "plateau"
+        assert json.loads((fold / "fold.json").read_text())["epochs"] < 10
+    assert (tmp_path / "work" / "Some" / "selection.json").is_file()
+    assert main([*arguments, "--budget", "auto:2h"]) == 0, "called again all is done"
+    assert "each training ends" not in capsys.readouterr().err
+
+
+def test_a_named_plan_must_itself_say_how_it_plateaus(tmp_path: Path) -> None:
+    folder = write_phantoms(tmp_path / "One", num_cases=1, seed=0, two_d=True)
+    options = replace(OPTIONS, until_plateau=True, prepare=replace(OPTIONS.prepare, configurations=("2d",)))
+    with pytest.raises(UsageError, match="has the schedule cosine and watches 0 cases"):
+        run_dataset(str(folder), tmp_path / "work", options)
+
+
 def test_what_a_run_says_at_its_end(tmp_path: Path) -> None:
     result = RunResult(dataset="D", selection=None, report=tmp_path / "index.html", predictions=(), seconds=3.0)
     assert "0 test cases segmented; 3 s" in result.as_text()

@@ -130,8 +130,8 @@ def test_steps_are_timed_until_the_limit() -> None:
 
 
 def test_precision_that_is_named_is_not_measured() -> None:
-    assert module._precisions("float16", module.torch.device("cpu")) == ["float16"]
-    assert module._precisions("auto", module.torch.device("cpu"))[0] == "float32"
+    assert module.precisions("float16", module.torch.device("cpu")) == ["float16"]
+    assert module.precisions("auto", module.torch.device("cpu"))[0] == "float32"
 
 
 def test_steps_are_timed_with_the_trainings_own_tuning(monkeypatch: pytest.MonkeyPatch) -> None:

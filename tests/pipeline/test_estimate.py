@@ -1,0 +1,45 @@
+"""What people are told about the time of the planned trainings, with a step whose time is given."""
+
+import pytest
+
+from autoseg.pipeline import estimate
+from autoseg.pipeline.estimate import describe_times
+from autoseg.training.step_time import StepTime
+from tests.pipeline.fakes import make_plan
+
+PLAN = make_plan(names=("3d_lowres", "3d_fullres"))
+
+
+@pytest.fixture(autouse=True)
+def _steps_of_half_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimate, "predict_step_time", lambda *_: StepTime(0.5, "float32"))
+
+
+def test_the_times_by_hand() -> None:
+    rows = describe_times(PLAN, {"3d_lowres": 1, "3d_fullres": 5}, "cpu", epochs=10, iterations=24)
+    assert rows[0].startswith("Predicted for cpu (")
+    assert rows[1:] == [
+        "  3d_lowres: about 0.5 s a step (float32), 2 min for 10 epochs of 24 steps, 2 min for 1 training",
+        "  3d_fullres: about 0.5 s a step (float32), 2 min for 10 epochs of 24 steps, 10 min for 5 trainings",
+    ]
+
+
+def test_the_plan_gives_the_length_where_nothing_else_is_asked_for() -> None:
+    course = PLAN.configurations["3d_lowres"].recipe.schedule
+    rows = describe_times(PLAN, {"3d_lowres": 2}, "cpu")
+    assert f"for {course.epochs} epochs of {course.iterations_per_epoch} steps" in rows[1]
+
+
+def test_a_budget_and_a_plateau_are_told() -> None:
+    few = {"3d_lowres": 2}
+    assert describe_times(PLAN, few, "cpu", 10, 24, 60.0)[-1].endswith("the budget, which leaves 60 s for them")
+    open_ended = describe_times(PLAN, few, "cpu", 10, 24, None, True)[-1]
+    assert open_ended.endswith("at its plateau; at most about 4 min, if all epochs are needed")
+    assert describe_times(PLAN, few, "cpu", 10, 24, 7200.0, True)[-1].endswith("at its plateau; at most 2.0 h")
+
+
+def test_what_cannot_be_predicted_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimate, "predict_step_time", lambda *_: None)
+    assert describe_times(PLAN, {"3d_lowres": 1}, "cpu")[1] == (
+        "  3d_lowres: the time of a step cannot be predicted for this loss or network"
+    )
