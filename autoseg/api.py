@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from autoseg.devices import choose_device
-from autoseg.errors import UsageError
+from autoseg.errors import ResourceError, UsageError
 from autoseg.images.volume import Volume
+from autoseg.inference.pieces import Pieces
 from autoseg.inference.voices import Spoken
 from autoseg.postprocessing.case_grid import grid_of_image
 from autoseg.records.geometry import Geometry, affine_rows
@@ -27,6 +28,7 @@ from autoseg.records.results import PreprocessedCase
 from autoseg.records.trust import Judgement
 from autoseg.selection.answering import answer, ask
 from autoseg.selection.predictor import Predictor, hastened, load_predictor, prepare_volume
+from autoseg.selection.room import lack_of_room
 from autoseg.spatial.cropping import box_slices
 from autoseg.spatial.orientation import Turn, turn
 
@@ -107,7 +109,7 @@ class LoadedModel:
             UsageError: shape, spacing, affine or orientation make no sense.
             DataError: the channels are not those of the model, or a value is NaN or infinite.
             ModelError: the network's values are not finite.
-            ResourceError: the disk of the temporary folder is full.
+            ResourceError: it does not fit into the memory, or the disk of the temporary folder is full.
         """
         volume, is_flat = _as_volume(np.asarray(image), spacing_mm, affine, orientation)
         found = self.segment_volume(volume, probabilities)
@@ -116,10 +118,16 @@ class LoadedModel:
         said = found.probabilities
         return replace(found, labels=found.labels[0], probabilities=None if said is None else said[:, 0])
 
-    def segment_volume(self, volume: Volume, probabilities: bool = False) -> Segmentation:
-        """Segment an image as readers give it; otherwise as `segment`."""
+    def segment_volume(self, volume: Volume, probabilities: bool = False, scratch: Path | None = None) -> Segmentation:
+        """Segment an image as readers give it; otherwise as `segment`.
+
+        What the folds say is kept inside the folder `scratch` meanwhile where post-processing or the caller wants it;
+        by default in the system's temporary folder.
+        """
         predictor = replace(self.predictor, saves_probabilities=probabilities)
         grids = prepare_volume(predictor, "image", volume)
+        if (reason := lack_of_room(predictor, grids)) is not None:
+            raise ResourceError(f"This image cannot be segmented: {reason}")
         first, spoken = predictor.models[0], list[npt.NDArray[np.float16]]()
         meta = grids[first.configuration].meta
 
@@ -127,7 +135,8 @@ class LoadedModel:
             spoken.append(_on_own_grid(said.probabilities, meta, self.scheme))
 
         grid = partial(grid_of_image, volume.array, meta, first.plan, first.configuration)
-        found = answer(predictor, meta, ask(predictor, grids), grid, Path(tempfile.gettempdir()), keep)
+        folder = Path(tempfile.gettempdir()) if scratch is None else scratch
+        found = answer(predictor, meta, ask(predictor, grids), grid, folder, keep)
         labels = self.scheme.to_file(found.classes)
         return Segmentation(labels, spoken[0] if spoken else None, found.judgement, found.changes or ())
 
@@ -216,12 +225,12 @@ def _directions(orientation: str) -> npt.NDArray[np.float64]:
     return steps
 
 
-def _on_own_grid(
-    cropped: npt.NDArray[np.float16], meta: PreprocessedCase, labels: LabelScheme
-) -> npt.NDArray[np.float16]:
+def _on_own_grid(cropped: Pieces, meta: PreprocessedCase, labels: LabelScheme) -> npt.NDArray[np.float16]:
     """Probabilities `H z y x` of the crop box on the image's own grid; around it is background for certain."""
-    whole = np.zeros((len(cropped), *meta.geometry.shape), np.float16)
+    whole = np.zeros((cropped.shape[0], *meta.geometry.shape), np.float16)
     if not labels.has_regions:
         whole[0] = 1
-    turn(whole, Turn(meta.axes, meta.flips))[(slice(None), *box_slices(meta.crop))] = cropped
+    inside = turn(whole, Turn(meta.axes, meta.flips))[(slice(None), *box_slices(meta.crop))]
+    for rows, slab in cropped.slabs():
+        inside[:, rows] = slab
     return whole

@@ -22,8 +22,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+from planted import ERRORS, plant
 
-from autoseg.datasets.planted import ERRORS, plant
 from autoseg.images.reading import read_label
 from autoseg.images.writing import write_label
 from autoseg.pipeline.audit import audit

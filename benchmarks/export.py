@@ -70,7 +70,8 @@ class Blocks:
 
 
 def run_ours(parts: object, num_heads: int) -> np.ndarray:
-    from autoseg.inference.export import native_windows, to_native_labels
+    from autoseg.inference.export import native_windows
+    from autoseg.inference.predictor import segmentation
     from autoseg.records.geometry import Geometry
     from autoseg.records.labels import LabelScheme
     from autoseg.records.results import PreprocessedCase
@@ -89,7 +90,7 @@ def run_ours(parts: object, num_heads: int) -> np.ndarray:
         shape=SMALL,
         spacing_mm=SMALL_MM,
     )
-    return to_native_labels(native_windows(parts, meta), meta, scheme)
+    return segmentation(((window,) for window in native_windows(parts, meta)), meta, scheme)
 
 
 def run_peer(logits: np.ndarray, resampler: str, threads: int) -> np.ndarray:

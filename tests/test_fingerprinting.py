@@ -5,12 +5,12 @@ import pytest
 from scipy import ndimage
 
 from autoseg import fingerprinting
-from autoseg.datasets.opening import open_dataset
 from autoseg.datasets.pairs import read_pair
 from autoseg.fingerprinting import combine, measure_case
 from autoseg.images.pictures import flat_geometry
 from autoseg.images.volume import Volume
 from autoseg.records.labels import LabelScheme
+from tests.datasets.folders_on_disk import open_dataset
 
 LABELS = LabelScheme(class_names=("background", "a", "b"), class_values=(0, 2, 7), num_entries=3)
 

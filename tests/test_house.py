@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,29 @@ def test_nothing_executes_data() -> None:
         and FOREIGN.get(str(path.relative_to(ROOT)), "-") not in line
     ]
     assert not found, "\n".join(found)
+
+
+def test_nothing_is_there_for_tests_alone() -> None:
+    """Every function, class and constant of a module is used by another line of the package, or named by a string."""
+    trees = {path: ast.parse(path.read_text("utf-8")) for path in SOURCES}
+    used = Counter[str]()
+    for node in (node for tree in trees.values() for node in ast.walk(tree)):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+            used[node.id] += 1
+        elif isinstance(node, ast.Attribute):
+            used[node.attr] += 1
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            used[node.value] += 1
+    defined = []
+    for path, node in ((path, node) for path, tree in trees.items() for node in tree.body):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            defined.append((path, node.name))
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            defined += [(path, target.id) for target in targets if isinstance(target, ast.Name)]
+    assert len(defined) > 1000
+    unused = [f"{path.relative_to(ROOT)}: {name}" for path, name in defined if not used[name] and name[:2] != "__"]
+    assert not unused, f"used by nothing but tests, if at all: {unused}"
 
 
 def test_the_drawing_names_every_room() -> None:

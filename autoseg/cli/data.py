@@ -61,7 +61,9 @@ def plan(
     preset: o.Preset = "auto",
     like: Annotated[
         Path | None,
-        typer.Option(metavar="MODEL", help="Plan this model's networks and spacing, so that it can be fine-tuned."),
+        typer.Option(
+            metavar="MODEL", help="Plan the networks and spacing of this model (zip or folder), to fine-tune it."
+        ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the plan; default: the preset's.")] = None,
     set_: o.Settings = None,

@@ -71,21 +71,23 @@ def _next_command(paths: Paths, steps: Mapping[str, object], held_out: bool) -> 
 
 def info(
     model: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="A model folder, the folder of one of its folds, or a packed model.")
+        Path, typer.Argument(metavar="MODEL", help="A packed model (zip), a model folder, or that of one of its folds.")
     ],
     as_json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """What a model folder says about itself, wherever it was copied to: labels, channels, folds, origin, licence."""
+    """What a model says about itself, wherever it was copied to: labels, channels, folds, origin, licence."""
     from autoseg.inference.model_card import describe_model
+    from autoseg.inference.opening import opened_configuration
     from autoseg.reporting.package import read_package, readme
 
     o.start(None, quiet)
     package = read_package(model)
     if package is not None:
-        o.show(package.model_dump(mode="json"), as_json, "\n".join([readme(package), *_uses(model)[:1]]))
+        o.show(package.model_dump(mode="json"), as_json, "\n".join([readme(package), *_uses(model)]))
         return
-    card = describe_model(model)
+    with opened_configuration(model) as folder:
+        card = describe_model(folder)
     o.show(card.model_dump(mode="json"), as_json, "\n".join([*_card_lines(card), *_uses(model)]))
 
 

@@ -39,7 +39,9 @@ def import_(
 
 def export(
     kind: Annotated[str, typer.Argument(metavar="KIND", help="For what tool: nnunet, onnx, torch, monai-bundle.")],
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder, or the folder of one of its folds.")],
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="A packed model (zip), a model folder, or that of one of its folds.")
+    ],
     output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to be written; missing or empty.")],
     as_json: o.Json = False,
     quiet: o.Quiet = False,

@@ -29,7 +29,11 @@ def train(
     ] = False,
     from_: Annotated[
         Path | None,
-        typer.Option("--from", metavar="MODEL", help="Fine-tune this model's weights: a model folder or a fold of it."),
+        typer.Option(
+            "--from",
+            metavar="MODEL",
+            help="Fine-tune this model's weights: a packed model (zip), a model folder or a fold of it.",
+        ),
     ] = None,
     budget: Annotated[
         str | None,
@@ -163,7 +167,7 @@ def predict(
     input_: Annotated[Path | None, typer.Option("-i", "--input", help="Folder of images, or one image.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for the segmentations.")] = None,
     model: Annotated[
-        Path | None, typer.Option("--model", help="A model folder or a packed model (zip) instead of DATASET.")
+        Path | None, typer.Option("--model", help="A packed model (zip) or a model folder instead of DATASET.")
     ] = None,
     plan: o.PlanName = None,
     continue_: Annotated[bool, typer.Option("--continue", help="Keep segmentations that are already there.")] = False,
@@ -194,9 +198,9 @@ def predict(
         raise UsageError("predict needs -i IMAGES and -o OUT.")
     which: str | Path | None = model if dataset is None else dataset
     if which is None or (dataset is not None and model is not None):
-        raise UsageError("predict needs either DATASET or --model FOLDER.")
+        raise UsageError("predict needs either DATASET or --model MODEL.")
     if model is not None and plan is not None:
-        raise UsageError("--plan chooses among the plans of a DATASET; the folder given by --model has its own.")
+        raise UsageError("--plan chooses among the plans of a DATASET; the model given by --model has its own.")
     if fast and shift:
         raise UsageError("--shift measures full predictions; leave out --fast.")
     workspace = o.start(work, quiet)

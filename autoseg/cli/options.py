@@ -44,9 +44,6 @@ Settings = Annotated[
 ]
 GpuMemory = Annotated[float | None, typer.Option("--gpu-memory", metavar="GIB", help="Plan for a card of this size.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Cases handled at a time; default: one a core.")]
-Budget = Annotated[
-    str | None, typer.Option(help="Time for the whole command, e.g. 90s, 15m, 2h; training is fitted into it.")
-]
 PatientRegex = Annotated[
     str | None,
     typer.Option(help="Pattern whose first group is the patient in a case id; patients are never split over folds."),

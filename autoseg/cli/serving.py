@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -31,9 +34,8 @@ def serve(
 ) -> None:
     """Serve a model over HTTP: POST an image to /segment, get its segmentation; the model stays loaded."""
     try:
-        import uvicorn
-
         from autoseg.serving.app import LOOPBACK, Limits, make_app
+        from autoseg.serving.server import Server, listen
     except ImportError as error:
         raise UsageError(f"{error.name} is missing. Install it: pip install 'autoseg-medical[serve]'") from error
     from autoseg.api import load_model
@@ -45,21 +47,24 @@ def serve(
     loaded = load_model(model, device=device, fast=fast)
     limits = Limits(num_seats=seats, most_bytes=max_mib << 20)
     app = make_app(loaded, limits, token, LOOPBACK if host in LOOPBACK else ("*",))
-    typer.echo(f"Serving {model} on http://{host}:{port} until interrupted.")
-    typer.echo(f"Next: curl --data-binary @SCAN.nii.gz -o SEGMENTATION.nii.gz http://{host}:{port}/segment")
-    uvicorn.run(
-        app,
-        host=host,
-        port=port,
-        access_log=False,
-        log_level="warning",
-        server_header=False,
-        timeout_graceful_shutdown=_SECONDS_TO_END,
+    listening = listen(host, port)
+    url = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
+    typer.echo(f"Serving {model} on {url} until interrupted.")
+    typer.echo(f"Next: {_example(loaded.channel_names, url, token is not None)}")
+    with suppress(KeyboardInterrupt):  # which the server raises once more when it has ended
+        Server(app).run([listening])
+
+
+def _example(channel_names: Sequence[str], url: str, guarded: bool) -> str:
+    """A call of the service in the shell."""
+    one = len(channel_names) == 1
+    image = (
+        "--data-binary @SCAN.nii.gz"
+        if one
+        else " ".join(f"-F {shlex.quote(name)}=@{number}.nii.gz" for number, name in enumerate(channel_names))
     )
-
-
-_SECONDS_TO_END = 30
-"""For images that are being segmented when the service is told to stop."""
+    authorization = f' -H "Authorization: Bearer ${_TOKEN}"' if guarded else ""
+    return f"curl -f {image}{authorization} -o SEGMENTATION.nii.gz {url}/segment"
 
 
 def read_token(file: Path | None) -> str | None:

@@ -2,8 +2,8 @@
 
 Nothing in the folder is changed and nothing outside it is read: absolute paths, `..` and links that lead
 out are faults. Hidden files (`._case.nii.gz` of macOS) are ignored. `inspect_dataset` goes on after a
-fault, so that one run of the checks names all of them; `open_dataset` raises. Test images that are not there are no
-fault, since nothing but their prediction needs them.
+fault, so that one run of the checks names all of them. Test images that are not there are no fault, since nothing but
+their prediction needs them.
 """
 
 import re
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from autoseg.datasets.description import FILE_NAME, Description, read_description
-from autoseg.datasets.findings import Finding, fault, raise_faults, warning
+from autoseg.datasets.findings import Finding, fault, warning
 from autoseg.datasets.folders import list_images, nnunet_cases
 from autoseg.images.formats import known_ending, stem
 from autoseg.records.dataset import Case, Dataset
@@ -29,22 +29,6 @@ class Listing(NamedTuple):
     """Those whose files are there."""
     test: list[Case]
     findings: list[Finding]
-
-
-def open_dataset(root: Path) -> Dataset:
-    """Open a dataset folder.
-
-    Args:
-        root: folder with dataset.json, in Decathlon's or nnU-Net v2's layout.
-
-    Raises:
-        DataError: dataset.json or the listed files are faulty; all faults are named.
-    """
-    dataset, findings = inspect_dataset(root)
-    raise_faults(findings, f"{root} cannot be opened as a dataset")
-    if dataset is None:
-        raise AssertionError("a dataset without faults must exist")
-    return dataset
 
 
 def inspect_dataset(root: Path) -> tuple[Dataset | None, list[Finding]]:

@@ -6,6 +6,7 @@ bytes at hand, and a compressed block is unpacked once to compare its checksum, 
 failed" and goes on (5 and 30 of 30 flipped bits passed silently when measured). Uncompressed blocks have no checksum.
 """
 
+import mmap
 import re
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,7 @@ def _check(path: Path) -> str:
     """Check what can be checked before SimpleITK reads; return the digest of the file with its data file."""
     contents = read_contents(path)
     is_nrrd = path.name.lower().endswith((".nrrd", ".nhdr"))
-    if is_nrrd != contents.raw.startswith(b"NRRD"):
+    if is_nrrd != (contents.raw[:4] == b"NRRD"):
         expected = "NRRD" if is_nrrd else "MetaImage"
         raise ImageError("not_an_image", f"{path} is no {expected} file (it begins with {contents.raw[:8]!r}).")
     end, fields = _nrrd_fields(contents.raw) if is_nrrd else _meta_fields(contents.raw)
@@ -150,7 +151,7 @@ def _check_block(fields: dict[str, str], block: memoryview, path: Path) -> None:
     if packed:
         for _ in range(int(fields.get("line skip", fields.get("lineskip", "0")))):
             block = block[bytes(block[:_LARGEST_HEADER]).find(b"\n") + 1 :]
-        num_unpacked = len(inflate(block, announced * _MOST_BYTES + _LARGEST_HEADER, path))
+        num_unpacked = sum(len(piece) for piece in inflate(block, announced * _MOST_BYTES + _LARGEST_HEADER, path))
         skips = int(fields.get("byte skip", fields.get("byteskip", "0"))) != 0
         if _type(fields) in _BYTES and num_unpacked != announced and not skips:
             message = f"{path}: its header announces {announced} bytes of voxels, unpacked there are {num_unpacked}."
@@ -169,7 +170,7 @@ def _type(fields: dict[str, str]) -> str:
     return re.sub(r"met_|unsigned|signed|_t$|[\s_]", "", name).removeprefix("u")
 
 
-def _nrrd_fields(raw: bytes) -> tuple[int, dict[str, str]]:
+def _nrrd_fields(raw: bytes | mmap.mmap) -> tuple[int, dict[str, str]]:
     """Where the voxels begin, and the header's fields with their names in lower case."""
     blank = re.search(rb"\r?\n\r?\n", raw[:_LARGEST_HEADER])
     text = raw[: blank.start() if blank else _LARGEST_HEADER].decode("latin-1")
@@ -177,7 +178,7 @@ def _nrrd_fields(raw: bytes) -> tuple[int, dict[str, str]]:
     return (blank.end() if blank else len(raw)), {name.strip().lower(): value.strip() for name, value in rows}
 
 
-def _meta_fields(raw: bytes) -> tuple[int, dict[str, str]]:
+def _meta_fields(raw: bytes | mmap.mmap) -> tuple[int, dict[str, str]]:
     """As `_nrrd_fields`; a MetaImage header ends with the line ElementDataFile."""
     last = re.search(rb"(?im)^\s*ElementDataFile\s*=[^\n]*\n?", raw[:_LARGEST_HEADER])
     text = raw[: last.end() if last else 0].decode("latin-1")

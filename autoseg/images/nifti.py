@@ -21,6 +21,7 @@ import numpy.typing as npt
 from autoseg.images.contents import read_contents, unpack, unpack_start
 from autoseg.images.volume import ImageError, Note, Volume
 from autoseg.records.geometry import Geometry, affine_rows
+from autoseg.storage.spacious import spacious
 
 Matrix = npt.NDArray[np.float64]
 
@@ -78,7 +79,13 @@ def read_nifti(path: Path, scaled_type: type[np.floating] = np.float32) -> Volum
     voxels = voxels.reshape(header.num_channels, *header.geometry.shape)
     voxels = voxels.astype(header.dtype.newbyteorder("="), copy=False)
     if header.is_scaled:
-        voxels = voxels.astype(scaled_type) * scaled_type(header.slope) + scaled_type(header.inter)
+        stored, voxels = voxels, spacious(voxels.shape, scaled_type)
+        for values, target in zip(
+            stored.reshape(-1, *stored.shape[2:]), voxels.reshape(-1, *stored.shape[2:]), strict=True
+        ):
+            target[...] = values
+            target *= scaled_type(header.slope)
+            target += scaled_type(header.inter)
     return Volume(voxels, header.geometry, (contents.sha256,), header.notes)
 
 

@@ -5,7 +5,9 @@ space, pixdim, qform, sform, their codes, the unit of length) and nothing else o
 nothing that could name a patient. Gzip streams carry neither time nor name, so equal arrays give equal files.
 """
 
-import gzip
+import itertools
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from autoseg.storage.atomic import write_atomically
 
 # Segmentations shrink 100 times at any level; beyond 4 the time grows and the size does not.
 _GZIP_LEVEL = 4
+_GZIP = 31  # zlib's code for a gzip stream, its header without time and name
 _LARGEST_PIXEL = np.iinfo(np.uint16).max
 _COPIED = ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
 
@@ -56,8 +59,10 @@ def _write(path: Path, array: npt.NDArray[Any], geometry: Geometry, like: Path |
     if output_ending(path) != ending:
         raise DataError(f"{path}: files of this kind are not written; use {output_ending(path)}.")
     if ending in NIFTI:
-        content = _nifti_bytes(array, geometry, like, ending)
-        write_atomically(path, lambda temporary: _put(temporary, content), _verifier(path, array, geometry), ending)
+        header = _nifti_header(array, geometry, like)
+        write_atomically(
+            path, lambda temporary: _write_nifti(temporary, header, array), _verifier(path, array, geometry), ending
+        )
         return
     write = _write_itk if ending in ITK else _write_tiff if ending in TIFF else _write_png
     kept = geometry if ending in ITK else None  # other formats have no place for the patient's axes
@@ -66,8 +71,21 @@ def _write(path: Path, array: npt.NDArray[Any], geometry: Geometry, like: Path |
     )
 
 
-def _put(temporary: Path, content: bytes) -> None:
-    temporary.write_bytes(content)
+def _write_nifti(temporary: Path, header: bytes, array: npt.NDArray[Any]) -> None:
+    """Write slice by slice: neither the bytes nor what they pack to exist as a whole."""
+    engine = zlib.compressobj(_GZIP_LEVEL, wbits=_GZIP) if temporary.name.endswith(".gz") else None
+    with temporary.open("wb") as stream:
+        for part in itertools.chain([header], _slice_bytes(array)):
+            stream.write(part if engine is None else engine.compress(part))
+        if engine is not None:
+            stream.write(engine.flush())
+
+
+def _slice_bytes(array: npt.NDArray[Any]) -> Iterator[bytes]:
+    """The slices of `array` (C Z Y X) one after another, little endian."""
+    for channel in array:
+        for plane in channel:
+            yield np.ascontiguousarray(plane, array.dtype.newbyteorder("<")).tobytes()
 
 
 def _verifier(path: Path, array: npt.NDArray[Any], geometry: Geometry | None) -> Any:
@@ -78,8 +96,10 @@ def _verifier(path: Path, array: npt.NDArray[Any], geometry: Geometry | None) ->
             stored = read_image([temporary])
         except AutosegError as error:
             raise ResourceError(f"{path} could not be read back after writing ({error}); is the disk full?") from error
-        is_equal = stored.array.shape == array.shape and np.array_equal(
-            stored.array, array, equal_nan=array.dtype.kind == "f"
+        pairs = zip(stored.array, array, strict=False)
+        slices = itertools.chain.from_iterable(zip(*pair, strict=False) for pair in pairs)
+        is_equal = stored.array.shape == array.shape and all(
+            np.array_equal(found, wanted, equal_nan=array.dtype.kind == "f") for found, wanted in slices
         )
         if is_equal and geometry is not None:
             shift = np.abs(stored.geometry.matrix - geometry.matrix)[:3]
@@ -91,7 +111,7 @@ def _verifier(path: Path, array: npt.NDArray[Any], geometry: Geometry | None) ->
     return verify
 
 
-def _nifti_bytes(array: npt.NDArray[Any], geometry: Geometry, like: Path | None, ending: str) -> bytes:
+def _nifti_header(array: npt.NDArray[Any], geometry: Geometry, like: Path | None) -> bytes:
     from nibabel.nifti1 import Nifti1Header
     from nibabel.nifti2 import Nifti2Header
 
@@ -112,8 +132,8 @@ def _nifti_bytes(array: npt.NDArray[Any], geometry: Geometry, like: Path | None,
         _set_geometry(header, geometry)
     else:
         _copy_geometry(header, original)
-    raw = header.binaryblock + bytes(4) + np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
-    return gzip.compress(raw, _GZIP_LEVEL, mtime=0) if ending == ".nii.gz" else raw
+    packed: bytes = header.binaryblock + bytes(4)
+    return packed
 
 
 def _set_geometry(header: Any, geometry: Geometry) -> None:

@@ -23,6 +23,7 @@ from autoseg.records.results import PreprocessedCase
 from autoseg.spatial.cropping import box_slices
 from autoseg.spatial.orientation import Turn, turn
 from autoseg.spatial.resampling import Window, linear_depth, linear_windows, separate_axis
+from autoseg.storage.spacious import spacious
 
 Labels = npt.NDArray[np.int16]
 Probabilities = npt.NDArray[np.float16]
@@ -57,25 +58,8 @@ def probability_depth(num_heads: int, shape: IntTriple) -> int:
 
 def blank_labels(meta: PreprocessedCase) -> tuple[Labels, Labels]:
     """Background `Z Y X` on exactly the grid of `meta.geometry`, and the view of it that is the crop box `z y x`."""
-    native = np.zeros(meta.geometry.shape, dtype=np.int16)
+    native = spacious(meta.geometry.shape, np.int16)
     return native, turn(native, Turn(meta.axes, meta.flips))[box_slices(meta.crop)]
-
-
-def to_native_labels(windows: Iterable[Window], meta: PreprocessedCase, labels: LabelScheme) -> Labels:
-    """Labels of the image file's own grid.
-
-    Args:
-        windows: of logits, `native_windows`; channels after the heads are not looked at.
-        meta: how the case came onto the network's grid.
-        labels: scheme of the heads.
-
-    Returns:
-        `Z Y X` int16 internal class numbers on exactly the grid of `meta.geometry`, background outside the crop.
-    """
-    native, cropped = blank_labels(meta)
-    for window in windows:
-        cropped[window.where] = decide_window(window, labels, threshold=0.0).cpu().numpy()
-    return native
 
 
 def decide_window(window: Window, labels: LabelScheme, threshold: float) -> Tensor:
@@ -104,30 +88,6 @@ def to_disagreement(window: Window, num_heads: int) -> Disagreement | None:
     values = window.values(slice(num_heads, num_heads + 1))[0]
     stored: Disagreement = (values * 255).round_().clamp_(0, 255).byte().cpu().numpy()
     return stored
-
-
-def labels_from_probabilities(
-    probabilities: Sequence[Probabilities], meta: PreprocessedCase, labels: LabelScheme
-) -> Labels:
-    """Labels of the image file's own grid from the mean of one or more probability volumes.
-
-    Args:
-        probabilities: each `H z y x` on the crop box of the turned grid, one a configuration.
-        meta: of any of the configurations (they share the crop and the turn).
-        labels: scheme of the heads.
-
-    Returns:
-        `Z Y X` int16 internal class numbers on the grid of `meta.geometry`.
-    """
-    return uncrop(classes_from_probabilities(probabilities, labels), meta)
-
-
-def classes_from_probabilities(probabilities: Sequence[Probabilities], labels: LabelScheme) -> Labels:
-    """Internal class numbers `z y x`, still on the crop box, from the mean of probability volumes `H z y x`."""
-    cropped = np.empty(probabilities[0].shape[1:], dtype=np.int16)
-    for where in slabs(probabilities[0].shape):
-        cropped[where] = decide_mean([torch.from_numpy(p[:, where]) for p in probabilities], labels).numpy()
-    return cropped
 
 
 def mean_probabilities(probabilities: Sequence[Probabilities]) -> Probabilities:

@@ -115,7 +115,7 @@ def load_model(folders: Sequence[Path], device: torch.device, temperatures: Sequ
 def fast(model: Model) -> Model:
     """The same networks, without mirroring and with tiles further apart; the stage before a cascade likewise.
 
-    What it costs in Dice stands in `docs/predicting.md`.
+    What it costs in Dice stands in `docs/how-to/predict_large_images.md`.
     """
     settings = model.settings
     mirroring = settings.recipe.mirroring.model_copy(update={"in_prediction": False})

@@ -32,17 +32,6 @@ Flip = tuple[int, ...]
 Constant = tuple[float, ...]
 
 
-class Answer(NamedTuple):
-    """What networks say about a whole image."""
-
-    logits: Tensor
-    """`H Z Y X` float32, averaged over tiles, mirrorings and networks."""
-    disagreement: Tensor | None
-    """`Z Y X` float32 from 0 to 1: total variation distance between the probabilities of the image as it is and those
-    of a mirroring of it, averaged over mirrorings and tiles (regions: the largest difference of one). It costs a
-    softmax and shows where the answer hangs by a thread. None: nothing is mirrored."""
-
-
 class Job(NamedTuple):
     """One tile in one mirroring."""
 
@@ -69,43 +58,6 @@ class _Scene:
     heads: Sequence[int]
     has_previous: bool
     device: torch.device
-
-
-def predict_logits(
-    networks: Sequence[nn.Module],
-    image: Tensor,
-    patch_zyx: IntTriple,
-    num_heads: int,
-    mirroring: Mirroring,
-    labels: LabelScheme,
-    device: torch.device,
-    step: float = 0.5,
-    tile_batch: int | None = None,
-    precision: str = "float32",
-    has_previous: bool = False,
-    tile_weights: TileWeights = "symmetric",
-) -> Answer:
-    """Logits of a whole image at once: `predict_rows`, whose arguments and errors these are, put together."""
-    rows = predict_rows(
-        networks,
-        image,
-        patch_zyx,
-        num_heads,
-        mirroring,
-        labels,
-        device,
-        step,
-        tile_batch,
-        precision,
-        has_previous,
-        tile_weights,
-    )
-    whole, filled = torch.empty(0), 0
-    for part in rows:
-        whole = whole if filled else part.new_empty((len(part), *image.shape[1:]))
-        whole[:, filled : filled + part.shape[1]] = part
-        filled += part.shape[1]
-    return Answer(whole[:num_heads], whole[num_heads] if len(whole) > num_heads else None)
 
 
 def predict_rows(
@@ -142,7 +94,9 @@ def predict_rows(
 
     Yields:
         Consecutive rows `H n Y X` in float32 on `device`, or on the CPU where they would not fit; where something is
-        mirrored, one channel more: the disagreement (see `Answer`).
+        mirrored, one channel more, the disagreement from 0 to 1: total variation distance between the probabilities of
+        the image as it is and those of a mirroring of it, averaged over mirrorings and tiles (regions: the largest
+        difference of one). It costs a softmax and shows where the answer hangs by a thread.
 
     Raises:
         ModelError: an output is not finite, or the regions do not follow the classes that `mirroring` exchanges.

@@ -14,9 +14,9 @@ import numpy as np
 
 from autoseg.errors import ModelError
 from autoseg.inference.export import Disagreement, Probabilities, crop_shape, probability_depth
-from autoseg.records.base import read_record, write_record
+from autoseg.records.base import read_record
 from autoseg.records.results import PreprocessedCase
-from autoseg.storage.arrays import array_shape, array_writer, read_array, write_array
+from autoseg.storage.arrays import array_shape, array_writer, read_array
 
 
 def probabilities_path(folder: Path, case: str) -> Path:
@@ -33,7 +33,7 @@ def folds_path(folder: Path, case: str) -> Path:
     """Where the disagreement of the folds of an ensemble lies: uint8 `z y x`, 255 for 1, on the same box.
 
     The distance of each fold's probabilities to those of all folds of its configuration together, as mirrorings are
-    compared (`sliding_window.Answer`), averaged over folds and configurations.
+    compared (`sliding_window.predict_rows`), averaged over folds and configurations.
     """
     return folder / f"{case}.folds.b2nd"
 
@@ -41,18 +41,6 @@ def folds_path(folder: Path, case: str) -> Path:
 def meta_path(folder: Path, case: str) -> Path:
     """The record beside the probabilities of a case, written when they are complete."""
     return folder / f"{case}.json"
-
-
-def write_probabilities(folder: Path, meta: PreprocessedCase, probabilities: Probabilities) -> None:
-    """Write `H z y x` float16 and how to bring it to the file's grid; raises ResourceError when the disk is full."""
-    with probability_writer(probabilities_path(folder, meta.id), len(probabilities), meta) as put:
-        put(slice(0, probabilities.shape[1]), probabilities)
-    write_record(meta_path(folder, meta.id), meta)
-
-
-def write_disagreement(folder: Path, case: str, disagreement: Disagreement) -> None:
-    """Write `z y x` uint8; raises ResourceError when the disk is full."""
-    write_array(disagreement_path(folder, case), disagreement, (16, *disagreement.shape[1:]))
 
 
 @contextmanager

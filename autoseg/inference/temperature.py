@@ -9,11 +9,14 @@ number there is would take, over a hundred classes, a visible share from the oth
 surest voxels of a high temperature come out a little surer than in prediction, by up to 0.1 for regions at 4.
 """
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from autoseg.inference.export import Probabilities, slabs
+from autoseg.inference.pieces import Pieces, in_file
 from autoseg.records.labels import LabelScheme
 
 SURE = 1e4
@@ -50,3 +53,9 @@ def tempered(probabilities: Probabilities, temperature: float, labels: LabelSche
         values = torch.sigmoid(logits) if labels.has_regions else torch.softmax(logits, dim=0)
         calibrated[:, rows] = values.half().numpy()
     return calibrated
+
+
+def tempered_pieces(path: Path, temperature: float, labels: LabelScheme) -> Pieces:
+    """The same of a file, each time that rows of it are read; raises DataError when it is not readable."""
+    stored = in_file(path)
+    return Pieces(stored.shape, lambda rows: tempered(stored.read(rows), temperature, labels))

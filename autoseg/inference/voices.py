@@ -1,8 +1,9 @@
 """Loaded models and one case in, its segmentation out, and what each fold model says of it, one at a time.
 
 Learned post-processing looks at the models one by one, after the components of their joint segmentation are known.
-All networks work on the same rows at a time, and what each says is written to a folder as it comes, so that memory
-holds no probabilities but those of one window.
+All networks work on the same rows at a time, and what each says is written to a folder as it comes, and read from
+there piece by piece, so that memory holds no probabilities but those of one window. Only what somebody will read is
+written.
 """
 
 import os
@@ -17,7 +18,6 @@ from torch import Tensor
 from autoseg.inference.export import (
     Disagreement,
     Labels,
-    Probabilities,
     blank_labels,
     crop_shape,
     decide,
@@ -30,6 +30,7 @@ from autoseg.inference.export import (
     to_probabilities,
 )
 from autoseg.inference.model import Model
+from autoseg.inference.pieces import Pieces, in_file, mean_pieces
 from autoseg.inference.predictor import OnGrid, Watch, Windows, network_input, network_rows
 from autoseg.inference.sliding_window import probability_distance
 from autoseg.inference.store import (
@@ -63,22 +64,23 @@ class Spoken:
     """Of each model."""
 
     @property
-    def probabilities(self) -> Probabilities:
-        """`H z y x` of the ensemble, on the crop box of the turned grid; read from `folder`."""
-        return read_array(probabilities_path(self.folder, _ALL))
+    def probabilities(self) -> Pieces:
+        """Of the ensemble, read from `folder`."""
+        return in_file(probabilities_path(self.folder, _ALL))
 
-    def voices(self) -> Iterator[tuple[Probabilities, Disagreement | None]]:
+    def voices(self) -> Iterator[tuple[Pieces, Disagreement | None]]:
         """Probabilities and mirroring disagreement of each fold; of several configurations the mean of that fold.
 
         That is what the out-of-fold prediction of a case was: one fold of each configuration. A configuration with
-        fewer folds begins again with its first.
+        fewer folds begins again with its first. They are there if `speak` was told that they would be listened to.
         """
         for fold in range(max(self.num_folds)):
             names = [f"{model}_{fold % count}" for model, count in enumerate(self.num_folds)]
-            probabilities = [read_array(probabilities_path(self.folder, name)) for name in names]
+            names = names if sum(self.num_folds) > 1 else [_ALL]
+            probabilities = [in_file(probabilities_path(self.folder, name)) for name in names]
             files = [disagreement_path(self.folder, name) for name in names]
             yield (
-                mean_probabilities(probabilities),
+                mean_pieces(probabilities),
                 mean_disagreement([read_array(f) if f.is_file() else None for f in files]),
             )
 
@@ -112,6 +114,9 @@ def speak(
     labels: LabelScheme,
     folder: Path,
     watch: Watch | None = None,
+    *,
+    heard: bool = True,
+    kept: bool = True,
 ) -> Spoken:
     """Segment one case as `predictor.segmentation` does and keep what each fold says in `folder`.
 
@@ -122,6 +127,8 @@ def speak(
         labels: scheme of the heads.
         folder: empty; the caller removes it.
         watch: is shown the case as `predictor.segmentation` shows it; the disagreement is the mean of the folds' own.
+        heard: whether `Spoken.voices` will be asked for.
+        kept: whether `Spoken.keep` will be called.
 
     Raises:
         ModelError: the networks' values are not finite.
@@ -129,7 +136,7 @@ def speak(
     """
     native, cropped = blank_labels(meta)
     with ExitStack() as files:
-        keeper = _Keeper(files, folder, num_folds, meta, labels)
+        keeper = _Keeper(files, folder, num_folds, meta, labels, heard, kept)
         for together in windows:
             cropped[together[0].where] = keeper.take(together, watch).cpu().numpy()
     return Spoken(labels=native, meta=meta, folder=folder, num_folds=tuple(num_folds))
@@ -139,14 +146,26 @@ class _Keeper:
     """The open files of one case."""
 
     def __init__(
-        self, files: ExitStack, folder: Path, num_folds: Sequence[int], meta: PreprocessedCase, labels: LabelScheme
+        self,
+        files: ExitStack,
+        folder: Path,
+        num_folds: Sequence[int],
+        meta: PreprocessedCase,
+        labels: LabelScheme,
+        heard: bool,
+        kept: bool,
     ) -> None:
         self.files, self.folder, self.num_folds, self.meta, self.labels = files, folder, num_folds, meta, labels
+        self.folds_apart, self.kept = heard and sum(num_folds) > 1, kept  # one fold alone says what all say
+        self.all_mirrorings = kept or not self.folds_apart
+        names = [f"{model}_{fold}" for model, count in enumerate(num_folds) for fold in range(count)]
         self.put_probabilities = {
             name: files.enter_context(
-                probability_writer(probabilities_path(folder, name), labels.num_heads, meta, durable=name == _ALL)
+                probability_writer(
+                    probabilities_path(folder, name), labels.num_heads, meta, durable=kept and name == _ALL
+                )
             )
-            for name in [*(f"{model}_{fold}" for model, count in enumerate(num_folds) for fold in range(count)), _ALL]
+            for name in [*(names if self.folds_apart else []), _ALL]
         }
         self.put_bytes: dict[Path, Callable[[slice, Disagreement], None]] = {}
 
@@ -160,16 +179,17 @@ class _Keeper:
             values = [window.values(slice(0, labels.num_heads)) for window in folds]
             said = [to_probabilities(one, labels) for one in values]
             own = [to_disagreement(window, labels.num_heads) for window in folds]
-            for fold, (probabilities, disagreement) in enumerate(zip(said, own, strict=True)):
-                self.put_probabilities[f"{model}_{fold}"](rows, probabilities.numpy())
-                self._put(disagreement_path(self.folder, f"{model}_{fold}"), rows, disagreement)
+            if self.folds_apart:
+                self._put_folds(model, rows, said, own)
             logits = torch.stack(values).mean(0) if count > 1 else values[0]
             means.append(to_probabilities(logits, labels))
             everyone += own
             apart.append(mean_disagreement(own))
-            between += [probability_distance(one.float(), means[-1].float(), labels) for one in said if count > 1]
+            if self.kept and count > 1:
+                between += [probability_distance(one.float(), means[-1].float(), labels) for one in said]
         self.put_probabilities[_ALL](rows, mean_probabilities([mean.numpy() for mean in means]))
-        self._put(disagreement_path(self.folder, _ALL), rows, mean_disagreement(everyone))
+        if self.all_mirrorings:
+            self._put(disagreement_path(self.folder, _ALL), rows, mean_disagreement(everyone))
         if between:
             stored = (torch.stack(between).mean(0) * 255).round_().clamp_(0, 255).byte().numpy()
             self._put(folds_path(self.folder, _ALL), rows, stored)
@@ -177,10 +197,18 @@ class _Keeper:
             watch(means, [one for one in apart if one is not None])
         return decide(logits, labels, threshold=0.0) if len(means) == 1 else decide_mean(means, labels)
 
+    def _put_folds(self, model: int, rows: slice, said: Sequence[Tensor], own: Sequence[Disagreement | None]) -> None:
+        """Write what each fold of a model says of a window."""
+        for fold, (probabilities, disagreement) in enumerate(zip(said, own, strict=True)):
+            name = f"{model}_{fold}"
+            self.put_probabilities[name](rows, probabilities.numpy())
+            self._put(disagreement_path(self.folder, name), rows, disagreement)
+
     def _put(self, path: Path, rows: slice, values: Disagreement | None) -> None:
         """Write rows of a file that is opened with the first of them; where there is nothing, none is made."""
         if values is None:
             return
         if path not in self.put_bytes:
-            self.put_bytes[path] = self.files.enter_context(disagreement_writer(path, self.meta, _ALL in path.name))
+            durable = self.kept and _ALL in path.name
+            self.put_bytes[path] = self.files.enter_context(disagreement_writer(path, self.meta, durable))
         self.put_bytes[path](rows, values)

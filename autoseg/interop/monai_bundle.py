@@ -53,7 +53,7 @@ def export_monai_bundle(model: Path, output: Path) -> Path:
     """Write all folds of a configuration as one bundle.
 
     Args:
-        model: folder of a configuration with its `fold_*`, or of one fold.
+        model: a folder or a zip, of which one configuration predicts.
         output: folder of the bundle; missing or empty.
 
     Returns:
@@ -61,11 +61,11 @@ def export_monai_bundle(model: Path, output: Path) -> Path:
 
     Raises:
         UsageError: MONAI's transforms cannot prepare images as the plan says; every reason is named.
-        ModelError: no fold is there, or a file is damaged.
+        ModelError: it is no model, or a file is damaged.
         ResourceError: the disk is full.
     """
-    folders = folds_to_export(model, output)
-    loaded = load_model(folders, torch.device("cpu"))
+    with folds_to_export(model, output) as folders:
+        loaded = load_model(folders, torch.device("cpu"))
     if reasons := _obstacles(loaded.plan, loaded.settings):
         raise UsageError(f"{model} cannot become a MONAI bundle: {'; '.join(reasons)}.")
     with filled_folder(output) as folder:

@@ -40,7 +40,7 @@ def export_nnunet(model: Path, output: Path) -> Path:
     """Write the folds of a model folder in nnU-Net's layout.
 
     Args:
-        model: folder of a configuration with its `fold_*`, or of one fold.
+        model: a folder or a zip, of which one configuration predicts.
         output: folder of the results; missing or empty.
 
     Returns:
@@ -48,30 +48,30 @@ def export_nnunet(model: Path, output: Path) -> Path:
 
     Raises:
         UsageError: nnU-Net could not predict the same; every reason is named.
-        ModelError: no fold is there, or a file is damaged.
+        ModelError: it is no model, or a file is damaged.
         ResourceError: the disk is full.
     """
-    folders = folds_to_export(model, output)
-    plan, trained = read_fold(folders[0])
-    settings = plan.configurations[trained.configuration]  # type: ignore[index]
-    if reasons := _obstacles(plan, settings):
-        raise UsageError(f"{model} cannot be exported to nnU-Net: {'; '.join(reasons)}.")
-    if settings.tile_weights != "nnunet":
-        console.warn(
-            "nnU-Net weights overlapping tiles around a point half a voxel off the middle: where an image has several "
-            "tiles, a few voxels will differ (docs/how-to/exchange_models.md says how many and how to avoid it)."
-        )
-    load_model(folders, torch.device("cpu"))  # all folds are of one configuration, and their weights fit
-    with filled_folder(output) as folder:
-        _write_json(folder / "plans.json", _plans(plan, trained.configuration, settings))
-        _write_json(folder / "dataset.json", _dataset(plan))
-        for fold in folders:
-            _, one = read_fold(fold)
-            weights = tensors.load(fold / WEIGHTS)[0][WEIGHTS]
-            content = _checkpoint(weights, settings, trained.configuration, one.fold, one.epochs)
-            path = folder / f"fold_{one.fold}" / "checkpoint_final.pth"
-            path.parent.mkdir()
-            torch.save(content, path)
+    with folds_to_export(model, output) as folders:
+        plan, trained = read_fold(folders[0])
+        settings = plan.configurations[trained.configuration]  # type: ignore[index]
+        if reasons := _obstacles(plan, settings):
+            raise UsageError(f"{model} cannot be exported to nnU-Net: {'; '.join(reasons)}.")
+        if settings.tile_weights != "nnunet":
+            console.warn(
+                "nnU-Net weights overlapping tiles around a point half a voxel off the middle: where an image has "
+                "several tiles, a few voxels differ (docs/how-to/exchange_models.md: how many, and how to avoid it)."
+            )
+        load_model(folders, torch.device("cpu"))  # all folds are of one configuration, and their weights fit
+        with filled_folder(output) as folder:
+            _write_json(folder / "plans.json", _plans(plan, trained.configuration, settings))
+            _write_json(folder / "dataset.json", _dataset(plan))
+            for fold in folders:
+                _, one = read_fold(fold)
+                weights = tensors.load(fold / WEIGHTS)[0][WEIGHTS]
+                content = _checkpoint(weights, settings, trained.configuration, one.fold, one.epochs)
+                path = folder / f"fold_{one.fold}" / "checkpoint_final.pth"
+                path.parent.mkdir()
+                torch.save(content, path)
     return output
 
 

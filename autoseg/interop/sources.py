@@ -1,25 +1,26 @@
 """The paths of an export in, the folds to be exported out, once both are as they must be."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from autoseg.errors import ModelError, UsageError
-from autoseg.inference.model import fold_folders
+from autoseg.errors import UsageError
+from autoseg.inference.opening import folds_in, opened_configuration
 
 
-def folds_to_export(model: Path, output: Path) -> list[Path]:
-    """Fold folders of a model that is written to `output`.
+@contextmanager
+def folds_to_export(model: Path, output: Path) -> Iterator[list[Path]]:
+    """Yield the fold folders of a model that is written to `output`.
 
     Args:
-        model: folder of a configuration with its `fold_*`, or of one fold.
+        model: a folder or a zip as `inference.opening` takes them, of which one configuration predicts.
         output: must be missing or an empty folder.
 
     Raises:
-        ModelError: `model` holds no finished fold.
-        UsageError: something is in `output`.
+        ModelError: `model` is none.
+        UsageError: it holds several, or something is in `output`.
     """
-    folders = [model] if (model / "fold.json").is_file() else fold_folders(model)
-    if not folders:
-        raise ModelError(f"{model} holds no trained fold: fold.json is in neither it nor its fold_* folders.")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UsageError(f"{output} is there already and not empty; give another folder.")
-    return folders
+    with opened_configuration(model) as folder:
+        if output.exists() and (not output.is_dir() or any(output.iterdir())):
+            raise UsageError(f"{output} is there already and not empty; give another folder.")
+        yield folds_in(folder)

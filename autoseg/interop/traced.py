@@ -46,7 +46,7 @@ def export_traced(model: Path, output: Path, kind: str) -> Path:
     """Write all folds of a model folder into one file.
 
     Args:
-        model: folder of a configuration with its `fold_*`, or of one fold. Of a cascade the second stage is written.
+        model: a folder or a zip, of which one configuration predicts. Of a cascade the second stage is written.
         output: folder; missing or empty.
         kind: key of `KINDS`.
 
@@ -55,22 +55,24 @@ def export_traced(model: Path, output: Path, kind: str) -> Path:
 
     Raises:
         UsageError: `output` is not empty, or a package is missing; the message says which.
-        ModelError: no fold is there, a file is damaged, or the written file gives other logits.
+        ModelError: it is no model, a file is damaged, or the written file gives other logits.
     """
     known = KINDS[kind]
-    folders = folds_to_export(model, output)
-    loaded = load_model(folders, torch.device("cpu"))
-    module, example = plain_module(loaded.networks), _example(loaded)
-    with torch.inference_mode():
-        expected = torch.stack([network(example)[0] for network in loaded.networks]).mean(0)
-    with filled_folder(output) as folder:
-        known.write(module, example, folder / known.file)
-        found = known.run(folder / known.file, example)
-        difference = float((found - expected).abs().max() / expected.abs().max())
-        if not difference <= TOLERANCE:
-            raise ModelError(f"{known.file} would give other logits than {model} (by {difference:.2g} of the largest).")
-        content = {"file": known.file, "configuration": loaded.configuration, "num_folds": len(folders)}
-        write_record(folder / DESCRIPTION, TracedModel(**content, plan=loaded.plan))
+    with folds_to_export(model, output) as folders:
+        loaded = load_model(folders, torch.device("cpu"))
+        module, example = plain_module(loaded.networks), _example(loaded)
+        with torch.inference_mode():
+            expected = torch.stack([network(example)[0] for network in loaded.networks]).mean(0)
+        with filled_folder(output) as folder:
+            known.write(module, example, folder / known.file)
+            found = known.run(folder / known.file, example)
+            difference = float((found - expected).abs().max() / expected.abs().max())
+            if not difference <= TOLERANCE:
+                raise ModelError(
+                    f"{known.file} would give other logits than {model} (by {difference:.2g} of the largest)."
+                )
+            content = {"file": known.file, "configuration": loaded.configuration, "num_folds": len(folders)}
+            write_record(folder / DESCRIPTION, TracedModel(**content, plan=loaded.plan))
     return output / known.file
 
 

@@ -21,7 +21,7 @@ that is far too large finds what it covers; `iou` is the stricter rule.
 A case without lesions has no sensitivity, but its false candidates count in every pooled score and in the FROC curve.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,17 +136,6 @@ def lesion_counts(matches: LesionMatches) -> LesionCounts:
         found=int(matches.found.sum()),
         candidates=len(matches.candidate_sizes),
         false_candidates=int(matches.false.sum()),
-    )
-
-
-def pool_lesions(counts: Iterable[LesionCounts]) -> LesionCounts:
-    """Sums over cases, so that a case weighs by its lesions."""
-    counts = list(counts)
-    return LesionCounts(
-        lesions=sum(c.lesions for c in counts),
-        found=sum(c.found for c in counts),
-        candidates=sum(c.candidates for c in counts),
-        false_candidates=sum(c.false_candidates for c in counts),
     )
 
 

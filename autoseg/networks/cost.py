@@ -28,8 +28,6 @@ _CAST = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear
 class StepCost(NamedTuple):
     """What one step takes besides weights, optimiser state and the batch itself."""
 
-    saved_bytes: int
-    """Held when forward and loss are done, for the backward pass."""
     peak_bytes: int
     """Most that lives at once in forward, loss and backward; the gradients of the weights are part of it."""
     flops: int
@@ -70,10 +68,8 @@ def trace_step(
         _make_half(network)
     with meta_stands_for(kind), _Counter(standing) as live:
         outputs = network(images)
-        value = loss(outputs, labels)
-        saved = live.now
-        value.backward()  # type: ignore[no-untyped-call]
-    return StepCost(saved, live.peak, live.flops)
+        loss(outputs, labels).backward()  # type: ignore[no-untyped-call]
+    return StepCost(live.peak, live.flops)
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]

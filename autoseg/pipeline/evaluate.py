@@ -26,6 +26,7 @@ from autoseg.records.base import write_record
 from autoseg.records.comparison import Comparison
 from autoseg.records.detection import FrocCurve
 from autoseg.records.labels import LabelScheme
+from autoseg.records.prediction_folder import COMPARISON, COMPARISON_TABLE, EVALUATION, EVALUATION_TABLE
 from autoseg.records.results import Evaluation, Score
 from autoseg.records.scoring import Group, Scoring
 from autoseg.selection.probabilities import has_probabilities, measure_probabilities
@@ -104,8 +105,8 @@ def evaluate(
     evaluation = summarize(f"{predictions} against {references}", _with_all_targets(scores), failed, scoring)
     evaluation = evaluation.model_copy(update={"froc": _froc_curves(candidates, scores)})
     folder = predictions if output is None else output
-    write_record(folder / "evaluation.json", evaluation)
-    write_text(folder / "evaluation.csv", to_csv(evaluation))
+    write_record(folder / EVALUATION, evaluation)
+    write_text(folder / EVALUATION_TABLE, to_csv(evaluation))
     return evaluation
 
 
@@ -124,8 +125,8 @@ def compare(first: Evaluation, second: Evaluation, names: tuple[str, str], outpu
     if not set(first.cases) & set(second.cases):
         raise DataError(f"{names[0]} and {names[1]} have no scored case in common, so nothing can be compared.")
     comparison = compare_evaluations(first, second, names=names)
-    write_record(output / "comparison.json", comparison)
-    write_text(output / "comparison.csv", comparison_csv(comparison))
+    write_record(output / COMPARISON, comparison)
+    write_text(output / COMPARISON_TABLE, comparison_csv(comparison))
     return comparison
 
 

@@ -12,10 +12,9 @@ from autoseg.images.reading import read_label
 from autoseg.metrics.measurements import measure_case
 from autoseg.records.labels import LabelScheme
 from autoseg.records.measurements import Measurement
+from autoseg.records.prediction_folder import MEASUREMENTS
 from autoseg.storage.atomic import write_text
 from autoseg.storage.tables import csv_text
-
-MEASUREMENTS = "measurements.csv"
 
 _STATISTICS = ("mean", "std", "minimum", "median", "maximum")
 _DIAMETERS = ("longest_mm", "longest_axial_mm", "perpendicular_mm", "axial_slice")

@@ -12,14 +12,15 @@ from pathlib import Path
 from autoseg.errors import ModelError
 from autoseg.inference.model import WEIGHTS, fold_folders, read_fold
 from autoseg.inference.model_card import CARD, describe_folds
+from autoseg.inference.opening import opened, previous_stage
 from autoseg.records.base import Record, read_record, record_to_json
 from autoseg.records.calibration import Calibration
 from autoseg.records.model_card import ModelCard
-from autoseg.records.package import PACKAGE, Package
+from autoseg.records.package import PACKAGE, Package, anonymous_case
 from autoseg.records.results import Evaluation, Selection, TrainedFold
 from autoseg.records.workspace import Paths
 from autoseg.reporting.package import readme
-from autoseg.selection.sources import Sources, find_sources, opened, previous_stage
+from autoseg.selection.sources import Sources, find_sources
 from autoseg.storage.archives import write_archive
 from autoseg.version import __version__
 
@@ -170,7 +171,7 @@ def _numbers(folds: Sequence[TrainedFold]) -> dict[str, str]:
     """Case id -> what stands for it in all folds."""
     cases = {case for fold in folds for case in (*fold.train_cases, *fold.validation_cases, *fold.watched_cases)}
     cases |= {case for fold in folds for origin in fold.origins for case in origin.cases}
-    return {case: f"unnamed_{number:05d}" for number, case in enumerate(sorted(cases))}
+    return {case: anonymous_case(number) for number, case in enumerate(sorted(cases))}
 
 
 def _anonymous(fold: TrainedFold, numbers: Mapping[str, str]) -> TrainedFold:

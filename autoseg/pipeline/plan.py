@@ -43,12 +43,13 @@ def plan(
         gpu_memory_gib: memory of the card to plan for; the preset's own by default.
         device_kind: `cpu` or `cuda`; decides what `auto` means.
         overwrite: whether an existing plan is replaced.
-        like: folder of a model or of one of its folds, whose networks are planned so that it can be fine-tuned; the
-            plan is called `like_<its plan>` then.
+        like: model (a folder or a zip, as `inference.opening` takes them) whose networks are planned so that it can be
+            fine-tuned; the plan is called `like_<its plan>` then.
 
     Raises:
-        UsageError: unknown preset or field, or an invalid value; fingerprint or dataset are missing; there is no model
-            in the folder, or a preset or memory was named beside it.
+        UsageError: unknown preset or field, or an invalid value; fingerprint or dataset are missing; a preset or
+            memory was named beside a model, or that holds several.
+        ModelError: `like` is no model.
         DataError: fingerprint or dataset are faulty.
     """
     dataset = read_record(paths.dataset, Dataset, remedy="Name the dataset's folder once, it is remembered then.")
@@ -173,12 +174,11 @@ def _make(
 
 
 def _make_like(fingerprint: Fingerprint, dataset: Dataset, model: Path, name: str | None) -> Plan:
-    from autoseg.inference.model import fold_folders, read_fold  # torch, which planning does without otherwise
+    from autoseg.inference.model import read_fold  # torch, which planning does without otherwise
+    from autoseg.inference.opening import folds_in, opened_configuration
 
-    folders = [model] if (model / "fold.json").is_file() else fold_folders(model)
-    if not folders:
-        raise UsageError(f"{model} holds no trained fold: fold.json is in neither it nor its fold_* folders.")
-    known, trained = read_fold(folders[0])
+    with opened_configuration(model) as folder:
+        known, trained = read_fold(folds_in(folder)[0])
     configuration = next(key for key in known.configurations if key == trained.configuration)
     return plan_like(known, configuration, fingerprint, dataset, name or f"like_{known.name}"[:64])
 

@@ -15,9 +15,9 @@ from autoseg.datasets.folders import find_cases
 from autoseg.errors import DataError, ModelError, PartialError, UsageError
 from autoseg.images.formats import output_ending
 from autoseg.images.writing import write_label
-from autoseg.inference.export import Probabilities, labels_from_probabilities
-from autoseg.inference.store import read_disagreement, read_meta, read_probabilities
-from autoseg.inference.temperature import tempered
+from autoseg.inference.pieces import Pieces, labels_from_probabilities
+from autoseg.inference.store import probabilities_path, read_disagreement, read_meta
+from autoseg.inference.temperature import tempered_pieces
 from autoseg.metrics.build import score_counts, summarize
 from autoseg.metrics.overlap import Counts
 from autoseg.postprocessing.apply import Heard, changes_path, clean_components
@@ -33,6 +33,7 @@ from autoseg.records.dataset import Case, Dataset
 from autoseg.records.labels import LabelScheme
 from autoseg.records.plan import Plan
 from autoseg.records.postprocessing import CaseChanges, ComponentSettings, LearningSettings
+from autoseg.records.prediction_folder import FINISHED, QUALITY_TABLE, TABLES, remove_outdated
 from autoseg.records.results import PostprocessingRule, Score, Selection
 from autoseg.records.workspace import Paths
 from autoseg.selection.held_out import (
@@ -140,13 +141,14 @@ def postprocess_folder(
             f"{predictions} holds no probabilities (*{_ENDING}). `autoseg predict --save-probabilities` writes them."
         )
     root, cases = _cases_of(images, len(plan.channel_names))
+    remove_outdated(output, (*TABLES, FINISHED, QUALITY_TABLE))
     written, failed = [], {}
     for name in console.track(names, len(names), "post-processing"):
         try:
             if name not in cases:
                 raise DataError(f"{root} holds no image of it.")
             case, temperature = cases[name], (temperatures or {}).get(name, 1.0)
-            probabilities = tempered(read_probabilities(predictions, name), temperature, plan.labels)
+            probabilities = tempered_pieces(probabilities_path(predictions, name), temperature, plan.labels)
             written.append(_postprocess_case(rule, plan, configuration, predictions, root, case, output, probabilities))
         except (DataError, ModelError) as error:
             failed[name] = str(error)
@@ -164,12 +166,13 @@ def _postprocess_case(
     root: Path,
     case: Case,
     output: Path,
-    probabilities: Probabilities,
+    probabilities: Pieces,
 ) -> Path:
     labels, meta = plan.labels, read_meta(predictions, case.id)
     native = labels_from_probabilities([probabilities], meta, labels)
     if rule.components is None:
         native = apply_rule(native, rule)
+        changes_path(output, case.id).unlink(missing_ok=True)  # of an earlier segmentation
     else:
         heard = None
         if rule.components.needs_probabilities:

@@ -4,8 +4,8 @@ The model is what `select` chose, with its post-processing; before that, all tra
 configuration; or any folder of trained folds. It is loaded once. While the networks work on a case, one thread reads
 and prepares the next one, and another resamples, decides, cleans and writes what they have finished, of this case or
 the one before. A case that cannot be predicted is named and the others go on. `predicted.json` says which
-model each segmentation comes from; for a selected model it and `quality.csv` say how good it may be, between what its
-volumes lie, and why a person should look at it (`selection.judging`).
+model each segmentation comes from; nothing of an earlier one stays beside it. For a selected model it and `quality.csv`
+say how good it may be, between what its volumes lie, and why a person should look at it (`selection.judging`).
 """
 
 import threading
@@ -26,26 +26,27 @@ from autoseg.images.formats import output_ending
 from autoseg.images.writing import write_label
 from autoseg.inference.belt import Belt
 from autoseg.inference.predictor import Windows
+from autoseg.inference.store import disagreement_path, folds_path, meta_path, probabilities_path
 from autoseg.postprocessing.apply import changes_path
 from autoseg.postprocessing.case_grid import read_case_grid
 from autoseg.records.base import Record, read_record, write_record
 from autoseg.records.dataset import Case
 from autoseg.records.labels import LabelScheme
 from autoseg.records.postprocessing import CaseChanges
+from autoseg.records.prediction_folder import FINISHED, QUALITY_TABLE, TABLES, remove_outdated
 from autoseg.records.results import PreprocessedCase
 from autoseg.records.trust import Judgement
 from autoseg.records.workspace import Paths
 from autoseg.selection.answering import answer, ask
-from autoseg.selection.judging import QUALITY_TABLE, quality_table, tell
+from autoseg.selection.judging import quality_table, tell
 from autoseg.selection.predictor import Grids, Predictor, hastened, load_predictor, prepare
+from autoseg.selection.room import lack_of_room
 from autoseg.storage.atomic import write_text
 
 Outcome = Judgement | str | None
 """What is said about a segmentation, or as text why there is none; None: it was not judged."""
 Item = TypeVar("Item")
 Made = TypeVar("Made")
-
-FINISHED = "predicted.json"
 
 _WAITING_BYTES = 1 << 28
 """Finished logits that may wait for their export."""
@@ -113,8 +114,12 @@ def predict_cases(
     """Segment cases, whose paths are relative to `root`; the rest is as for `predict`."""
     targets = {case.id: output / (case.id + output_ending(case.images[0])) for case in cases}
     earlier = read_finished(output) if keep_finished else Finished()
-    finished, judged = dict(earlier.cases), dict(earlier.judged)
-    waiting = [c for c in cases if finished.get(c.id) != predictor.digest or not targets[c.id].is_file()]
+    # Other models' segmentations may stay where they are, but what is said here of labels holds for this model's.
+    own = {case for case, digest in earlier.cases.items() if digest == predictor.digest}
+    waiting = [case for case in cases if case.id not in own or not targets[case.id].is_file()]
+    own -= {case.id for case in waiting}
+    finished = dict.fromkeys(sorted(own), predictor.digest)
+    judged = {case: judgement for case, judgement in earlier.judged.items() if case in own}
     if len(waiting) < len(cases):
         console.say(f"{len(cases) - len(waiting)} of {len(cases)} cases are segmented already")
     failed: dict[str, str] = {}
@@ -125,22 +130,23 @@ def predict_cases(
             console.warn(f"{case.id}: {outcome}")
             return
         finished[case.id] = predictor.digest
-        judged.pop(case.id, None)  # of an earlier segmentation
         if outcome is not None:
             judged[case.id] = outcome
             tell(case.id, outcome)
-        if judged:
-            write_text(output / QUALITY_TABLE, quality_table(judged))
         write_finished()
 
     def write_finished() -> None:
+        if judged:
+            write_text(output / QUALITY_TABLE, quality_table(judged))
+        else:
+            (output / QUALITY_TABLE).unlink(missing_ok=True)  # of earlier segmentations
         plan = predictor.models[0].plan
         known = Finished(labels=plan.labels, channel_names=plan.channel_names, cases=finished, judged=judged)
         write_record(output / FINISHED, known)
 
-    if not judged:
-        (output / QUALITY_TABLE).unlink(missing_ok=True)  # of earlier segmentations
     write_finished()
+    if waiting:
+        remove_outdated(output, TABLES)
     for _ in console.track(_done_cases(predictor, root, waiting, targets, record), len(waiting), "predicting"):
         pass
     _raise_failed(failed, len(cases))
@@ -156,8 +162,9 @@ def _done_cases(
 ) -> Iterator[Case]:
     """Each case when it is done: prepared in one thread, asked of the networks here, exported in another thread.
 
-    At most one case is prepared ahead, and one waits for its export with no more than `_WAITING_BYTES`. `record` is
-    called in the thread that exports, as soon as a case is done. An error that ends the run ends all three.
+    At most one case is prepared ahead, and one waits for its export with no more than `_WAITING_BYTES`. A case
+    that does not fit into the memory, even with no other under way, is not begun. `record` is called in the thread that
+    exports, as soon as a case is done. An error that ends the run ends all three.
     """
     stopped, running = threading.Event(), deque[tuple[Case, Future[None]]]()
 
@@ -165,6 +172,7 @@ def _done_cases(
         try:
             if stopped.is_set():
                 return
+            _remove_earlier(targets[case.id], case.id)
             if isinstance(meta, str):
                 record(case, meta)
             else:
@@ -178,6 +186,11 @@ def _done_cases(
     ahead = closing(_ahead(lambda case: _prepare_or_reason(predictor, root, case), waiting))
     with ahead as prepared, ThreadPoolExecutor(1, thread_name_prefix="export") as pool:
         for case, grids in zip(waiting, prepared, strict=True):
+            if not isinstance(grids, str) and lack_of_room(predictor, grids) is not None:
+                while running:  # what the cases before still hold may be what is missing
+                    running[0][1].result()
+                    yield running.popleft()[0]
+                grids = lack_of_room(predictor, grids) or grids
             belt = Belt[Windows](_WAITING_BYTES, _bytes_of)
             meta = grids if isinstance(grids, str) else grids[predictor.models[0].configuration].meta
             running.append((case, pool.submit(export, case, meta, belt)))
@@ -193,6 +206,16 @@ def _done_cases(
 
 def _bytes_of(windows: Windows) -> int:
     return sum(window.rows.numel() * window.rows.element_size() for window in windows)
+
+
+def _remove_earlier(target: Path, case: str) -> None:
+    """Remove an earlier segmentation of a case and all that lies beside it, so that none of it passes for new."""
+    folder = target.parent
+    if probabilities_path(folder, case).is_file():
+        meta_path(folder, case).unlink(missing_ok=True)  # no other file of this general a name is ours
+    for beside in (probabilities_path, disagreement_path, folds_path, changes_path):
+        beside(folder, case).unlink(missing_ok=True)
+    target.unlink(missing_ok=True)
 
 
 def read_finished(output: Path) -> Finished:

@@ -9,7 +9,7 @@ from autoseg import console
 from autoseg.datasets.folders import find_cases
 from autoseg.devices import choose_device
 from autoseg.errors import UsageError
-from autoseg.inference.export import classes_from_probabilities
+from autoseg.inference.pieces import classes_from_probabilities
 from autoseg.inference.voices import speak, voice_windows
 from autoseg.postprocessing.apply import Heard, component_features
 from autoseg.postprocessing.case_grid import read_case_grid
@@ -17,6 +17,7 @@ from autoseg.postprocessing.features import feature_names, feature_shift
 from autoseg.records.base import write_record
 from autoseg.records.dataset import Case
 from autoseg.records.postprocessing import FeatureShift
+from autoseg.records.prediction_folder import COMPONENT_SHIFT
 from autoseg.records.workspace import Paths
 from autoseg.selection.predictor import Predictor, load_predictor, prepare
 from autoseg.storage.atomic import scratch_folder
@@ -52,7 +53,7 @@ def shift_of(predictor: Predictor, root: Path, cases: Sequence[Case], output: Pa
         with scratch_folder(output) as folder:
             windows = voice_windows(predictor.models, grids, predictor.device)
             counts = [len(one.networks) for one in predictor.models]
-            spoken = speak(windows, counts, grids[model.configuration].meta, labels, folder)
+            spoken = speak(windows, counts, grids[model.configuration].meta, labels, folder, kept=False)
             grid = read_case_grid(root, case, spoken.meta, model.plan, model.configuration)
             num_folds = max(spoken.num_folds)
             together = classes_from_probabilities([spoken.probabilities], labels)
@@ -71,5 +72,5 @@ def shift_of(predictor: Predictor, root: Path, cases: Sequence[Case], output: Pa
         shifts=shifts,
         spreads=spreads,
     )
-    write_record(output / "component_shift.json", shift)
+    write_record(output / COMPONENT_SHIFT, shift)
     return shift

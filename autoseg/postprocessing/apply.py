@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autoseg.inference.export import uncrop
+from autoseg.inference.pieces import Pieces
 from autoseg.postprocessing.decide import decide
 from autoseg.postprocessing.effects import decided_classes
 from autoseg.postprocessing.features import CaseGrid, Voice, feature_names, measure
@@ -26,8 +27,8 @@ from autoseg.spatial.orientation import Turn, turn
 class Heard:
     """What rules with a score need besides the segmentation."""
 
-    probabilities: npt.NDArray[np.float16]
-    """`H z y x` of the ensemble on the crop box, for candidates of lower thresholds."""
+    probabilities: Pieces
+    """Of the ensemble on the crop box, for candidates of lower thresholds."""
     voices: Iterable[Voice]
     """Its fold models, one after another."""
     grid: CaseGrid

@@ -13,17 +13,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from autoseg.inference.pieces import Pieces
 from autoseg.postprocessing.find import Classes, Found
 from autoseg.postprocessing.intensity_features import Scale, intensity_features
 from autoseg.postprocessing.position_features import position_features
-from autoseg.postprocessing.probability_features import Probabilities, probability_features
+from autoseg.postprocessing.probability_features import probability_features
 from autoseg.postprocessing.shape_features import shape_features
 from autoseg.records.geometry import Triple
 from autoseg.records.labels import LabelScheme
 
 Matrix = npt.NDArray[np.float64]
-Voice = tuple[Probabilities, npt.NDArray[np.uint8] | None]
-"""Probabilities `H z y x` and mirroring disagreement `z y x` of one fold model."""
+Voice = tuple[Pieces, npt.NDArray[np.uint8] | None]
+"""Probabilities and mirroring disagreement `z y x` of one fold model."""
 
 
 class Feature(NamedTuple):

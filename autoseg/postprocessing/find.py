@@ -7,7 +7,9 @@ region around the target's own). So the rows of a target never touch one another
 nothing about the others.
 
 Each target is labelled once, at the lowest threshold, and only inside the boxes of what that found again: the cost
-does not grow with thresholds times volume.
+does not grow with thresholds times volume. Probabilities are read once, slab by slab, and of each head only what
+reaches the lowest threshold is kept (in sum over the heads at most a few values a voxel, since they add up to 1),
+so that memory does not grow with classes times volume either.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,16 +20,23 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from autoseg.inference.pieces import Pieces
 from autoseg.postprocessing.segments import Offsets
 from autoseg.records.geometry import IntTriple
 from autoseg.records.labels import LabelScheme
 from autoseg.records.postprocessing import ComponentSettings
 from autoseg.spatial.components import components
 from autoseg.spatial.cropping import box_slices, mask_box
+from autoseg.spatial.slabs import slab_boxes
 
 Bools = npt.NDArray[np.bool_]
 Classes = npt.NDArray[np.integer[Any]]
+Head = npt.NDArray[np.float16]
 Piece = tuple[float, npt.NDArray[np.int64]]
+Sparse = tuple[npt.NDArray[np.int64], Head]
+"""Flat indices of voxels, rising, and their probabilities."""
+
+_COUNTED_VOXELS = 1 << 22
 
 DECIDED = 1.0
 """Level of a component of the segmentation itself."""
@@ -70,7 +79,7 @@ class Found:
 
 def find_components(
     classes: Classes,
-    probabilities: npt.NDArray[np.float16] | None,
+    probabilities: Pieces | None,
     labels: LabelScheme,
     settings: ComponentSettings,
     planar: bool = False,
@@ -84,11 +93,12 @@ def find_components(
         settings: thresholds and limits.
         planar: a 2-D image: the faces above and below it are no surface.
     """
-    parts = []
+    parts, thresholds = [], settings.restore_thresholds
+    reached = _reaching(probabilities, labels, min(thresholds)) if probabilities is not None and thresholds else {}
     for number, target in enumerate(labels.targets):
         member = _is_in(classes, target.members)
-        head = None if probabilities is None else probabilities[head_of(labels, number)]
-        pieces = list(_pieces(member, head, settings.restore_thresholds))
+        head = _filled(classes.shape, *reached.pop(number)) if reached else None
+        pieces = list(_pieces(member, head, thresholds))
         if head is not None:
             pieces = _restorable(pieces, classes, head, labels, number, settings.max_candidates)
         if pieces:
@@ -124,6 +134,29 @@ def restorable_classes(labels: LabelScheme, target: int) -> tuple[int, ...]:
     return (0, *sorted(around - members))
 
 
+def _reaching(probabilities: Pieces, labels: LabelScheme, threshold: float) -> dict[int, Sparse]:
+    """Of each target the voxels whose probability reaches a threshold."""
+    parts: list[list[Sparse]] = [[] for _ in labels.targets]
+    for rows, slab in probabilities.slabs():
+        first = rows.start * slab[0, 0].size
+        for number, found in enumerate(parts):
+            head = slab[head_of(labels, number)].reshape(-1)
+            voxels = np.flatnonzero(_at_least(head, threshold))
+            found.append((voxels + first, head[voxels]))
+    reached = {}
+    for number, found in enumerate(parts):
+        reached[number] = (np.concatenate([v for v, _ in found]), np.concatenate([values for _, values in found]))
+        found.clear()
+    return reached
+
+
+def _filled(shape: Sequence[int], voxels: npt.NDArray[np.int64], values: Head) -> Head:
+    """A volume with some values, 0 elsewhere."""
+    head = np.zeros(tuple(shape), dtype=np.float16)
+    head.reshape(-1)[voxels] = values
+    return head
+
+
 def _is_in(classes: Classes, members: Sequence[int]) -> Bools:
     mask: Bools = classes == members[0]
     for member in members[1:]:
@@ -131,14 +164,14 @@ def _is_in(classes: Classes, members: Sequence[int]) -> Bools:
     return mask
 
 
-def _at_least(head: npt.NDArray[np.float16], threshold: float) -> Bools:
+def _at_least(head: Head, threshold: float) -> Bools:
     """`head >= threshold`, compared as integers: their order is that of positive halves, at which numpy is slow."""
     lowest = np.asarray(threshold, dtype=np.float16)
     reached: Bools = head.view(np.uint16) >= lowest.view(np.uint16)
     return reached
 
 
-def _pieces(member: Bools, head: npt.NDArray[np.float16] | None, thresholds: Sequence[float]) -> Iterator[Piece]:
+def _pieces(member: Bools, head: Head | None, thresholds: Sequence[float]) -> Iterator[Piece]:
     """Level and flat indices of every component and candidate of one target."""
     levels = sorted(thresholds, reverse=True) if head is not None else []
     widest = member | _at_least(head, levels[-1]) if head is not None and levels else member
@@ -158,9 +191,7 @@ def _pieces(member: Bools, head: npt.NDArray[np.float16] | None, thresholds: Seq
             yield level, np.ravel_multi_index(tuple(a + s for a, s in zip(at, start, strict=True)), member.shape)
 
 
-def _split(
-    decided: Bools, inside: Bools, head: npt.NDArray[np.float16] | None, levels: Sequence[float]
-) -> Iterator[Piece]:
+def _split(decided: Bools, inside: Bools, head: Head | None, levels: Sequence[float]) -> Iterator[Piece]:
     """Components and candidates inside one component of the lowest threshold (`inside`), flat indices into its box."""
     any_decided = bool(decided.any())
     if any_decided and np.array_equal(decided, inside):
@@ -199,7 +230,7 @@ def _groups(numbers: npt.NDArray[np.integer[Any]], count: int) -> list[npt.NDArr
 def _restorable(
     pieces: list[Piece],
     classes: Classes,
-    head: npt.NDArray[np.float16],
+    head: Head,
     labels: LabelScheme,
     target: int,
     limit: int,
@@ -262,7 +293,10 @@ def _in_largest(classes: Classes, voxels: npt.NDArray[np.int64], offsets: Offset
     foreground = classes > 0
     box = mask_box(foreground)
     numbers, count = components(foreground[box_slices(box)])
-    sizes = np.bincount(numbers[numbers > 0], minlength=count + 1)
+    sizes = np.zeros(count + 1, np.int64)
+    for region in slab_boxes(numbers, _COUNTED_VOXELS):  # numpy counts with 8 bytes a voxel
+        sizes += np.bincount(numbers[region].reshape(-1), minlength=count + 1)
+    sizes[0] = 0
     first = np.stack(np.unravel_index(voxels[offsets[:-1][is_decided]], classes.shape))
     at_first = numbers[tuple(first - np.array([[start] for start, _ in box]))]
     inside[is_decided] = sizes[at_first] == sizes.max()

@@ -2,25 +2,26 @@
 
 Of a large component an even sample of voxels is read. `p` is the probability of the component's own target. Entropy
 is of all heads (regions: of the target's own), as a share of the largest possible one; the margin is `p` minus the
-largest probability of another head (regions: minus 1 - p).
+largest probability of another head (regions: minus 1 - p). Probabilities are read slab by slab.
 """
 
 import numpy as np
 import numpy.typing as npt
 
+from autoseg.inference.export import slabs
+from autoseg.inference.pieces import Pieces
 from autoseg.postprocessing.find import Found, head_of
 from autoseg.postprocessing.segments import Index, Offsets, deviations, largest, means, owners, quantiles, spread
 from autoseg.records.labels import LabelScheme
 
 Column = npt.NDArray[np.float64]
-Probabilities = npt.NDArray[np.float16]
 
 _SAMPLE = 4096
 _TINY = 1e-7
 
 
 def probability_features(
-    found: Found, probabilities: Probabilities, disagreement: npt.NDArray[np.uint8] | None, labels: LabelScheme
+    found: Found, probabilities: Pieces, disagreement: npt.NDArray[np.uint8] | None, labels: LabelScheme
 ) -> dict[str, Column]:
     """Confidence in each component.
 
@@ -34,10 +35,11 @@ def probability_features(
         Name -> `n` values.
     """
     taken, offsets = spread(found.offsets, _SAMPLE)
-    own, entropy, margin = _confidence(found, probabilities, taken, offsets, labels)
-    middle = quantiles(own, offsets, (0.1, 0.5, 0.9))
     rim, rim_offsets = border(found)
-    rim_own, rim_entropy, rim_margin = _confidence(found, probabilities, rim, rim_offsets, labels)
+    rows = np.concatenate([owners(offsets), owners(rim_offsets)])
+    known = _confidence(found, probabilities, np.concatenate([taken, rim]), rows, labels)
+    (own, rim_own), (entropy, rim_entropy), (margin, rim_margin) = (np.split(one, [len(taken)]) for one in known)
+    middle = quantiles(own, offsets, (0.1, 0.5, 0.9))
     columns = {
         "probability_mean": means(own, offsets),
         "probability_max": largest(own, offsets),
@@ -72,21 +74,33 @@ def border(found: Found, limit: int = _SAMPLE) -> tuple[Index, Offsets]:
 
 
 def _confidence(
-    found: Found, probabilities: Probabilities, taken: Index, offsets: Offsets, labels: LabelScheme
+    found: Found, probabilities: Pieces, positions: Index, rows: Index, labels: LabelScheme
 ) -> tuple[Column, Column, Column]:
-    """Probability of the own target, entropy and margin of each of the voxels at `taken`."""
-    num_heads = len(probabilities)
-    voxels = found.voxels[taken]
-    values = np.empty((num_heads, len(voxels)), dtype=np.float64)
-    for head, volume in enumerate(probabilities.reshape(num_heads, -1)):
-        values[head] = volume[voxels]
+    """Probability of the own target, entropy and margin of the voxels at `positions`, which belong to `rows`."""
+    voxels = found.voxels[positions]
     heads = np.array([head_of(labels, t) for t in range(len(labels.targets))], dtype=np.int64)
-    own_head = heads[found.targets[owners(offsets)]]
-    columns = np.arange(len(voxels))
+    own_head = heads[found.targets[rows]]
+    own, entropy, margin = (np.empty(len(voxels)) for _ in range(3))
+    order = np.argsort(voxels, kind="stable")
+    rising, plane = voxels[order], found.shape[1] * found.shape[2]
+    for where in slabs(probabilities.shape):
+        first, last = np.searchsorted(rising, [where.start * plane, where.stop * plane])
+        if first == last:
+            continue
+        at = np.unravel_index(rising[first:last] - where.start * plane, (where.stop - where.start, *found.shape[1:]))
+        values = probabilities.read(where)[:, *at].astype(np.float64)
+        chosen = order[first:last]
+        own[chosen], entropy[chosen], margin[chosen] = _judged(values, own_head[chosen], labels)
+    return own, entropy, margin
+
+
+def _judged(values: Column, own_head: Index, labels: LabelScheme) -> tuple[Column, Column, Column]:
+    """The same of voxels whose probabilities `H n` are given; `values` is used up."""
+    columns = np.arange(len(own_head))
     own = values[own_head, columns]
     if labels.has_regions:
         return own, _bits(own) + _bits(1 - own), 2 * own - 1
-    entropy = sum(_bits(row) for row in values) / np.log2(max(num_heads, 2))
+    entropy = sum(_bits(row) for row in values) / np.log2(max(len(values), 2))
     values[own_head, columns] = -1
     return own, np.asarray(entropy, dtype=np.float64), own - values.max(axis=0)
 

@@ -103,7 +103,6 @@ class Rows:
         return self.features[:, self.names.index(name)]
 
 
-_OF_CASES = ("voxel_mm3", "reference")
 _SHIFTED = {"case": "cases", "hit_rows": "rows", "hit_lesions": "lesions", "lesion_case": "cases",
             "atom_case": "cases", "atom_rows": "rows"}  # fmt: skip
 

@@ -48,7 +48,12 @@ def choose_rule(tables: Sequence[ComponentTable], labels: LabelScheme) -> Postpr
 
 
 def apply_rule(classes: npt.NDArray[np.int16], rule: PostprocessingRule) -> npt.NDArray[np.int16]:
-    """The segmentation (`Z Y X` internal class numbers) with the components that the rule removes set to background."""
+    """The segmentation (`Z Y X` internal class numbers) with the components that the rule removes set to background.
+
+    Without such a rule it is `classes` itself.
+    """
+    if not rule.keep_largest_foreground and not rule.keep_largest:
+        return classes
     cleaned = classes.copy()
     if not cleaned.any():
         return cleaned

@@ -1,93 +1,91 @@
-"""One channel in, its values on a scale that a network likes out: the schemes of nnU-Net.
+"""One channel in, how its values come onto a scale that a network likes out: the schemes of nnU-Net.
 
-A scheme is a function `(values Z Y X float32, mask or None, statistics or None) -> values`; it may work in place.
-With a mask (images that were mostly cropped away: skull-stripped heads) mean and deviation are those inside the
-nonzero mask and the outside stays as it is. nnU-Net also counts labelled voxels outside the mask; a case
-to predict has no labels, so here it never does, and training and prediction see the same values.
+Every scheme clips, subtracts and divides, the same for all voxels, so a channel is measured once, slab by slab, and
+normalised wherever rows of it are read: no normalised copy of the whole exists. With a mask (images that were mostly
+cropped away: skull-stripped heads) mean and deviation are those inside the nonzero mask and the outside stays as it
+is. nnU-Net also counts labelled voxels outside the mask; a case to predict has no labels, so here it never does, and
+training and prediction see the same values.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from autoseg.errors import DataError
+from autoseg.preprocessing.statistics import Channel, FloatArray, moments
 from autoseg.records.fingerprint import IntensityStatistics
 from autoseg.records.plan import Normalization
-
-FloatArray = npt.NDArray[np.float32]
-BoolArray = npt.NDArray[np.bool_]
-Scheme = Callable[[FloatArray, BoolArray | None, IntensityStatistics | None], FloatArray]
 
 _SMALLEST_DEVIATION = 1e-8  # nnU-Net's: a constant image becomes zero instead of dividing by zero
 
 
-def normalize(
-    image: FloatArray,
-    schemes: Sequence[Normalization],
-    masks: Sequence[BoolArray | None],
-    statistics: Sequence[IntensityStatistics | None],
-) -> FloatArray:
-    """Normalise each channel of `image` (C Z Y X float32) in place; the sequences have one entry a channel.
+class Scale(NamedTuple):
+    """What is done to each value, in this order, in float32; None: nothing."""
+
+    clip: tuple[float, float] | None = None
+    subtract: float | np.float32 | None = None
+    divide: float | np.float32 | None = None
+
+
+Scheme = Callable[[Channel, IntensityStatistics | None], Scale]
+
+
+def scale_of(channel: Channel, scheme: Normalization, statistics: IntensityStatistics | None) -> Scale:
+    """How a channel is normalised.
 
     Args:
-        image: cropped image.
-        schemes: keys of `SCHEMES`.
-        masks: nonzero mask Z Y X for channels whose statistics are taken inside it.
+        channel: of the cropped image; only the values inside its mask are measured.
+        scheme: key of `SCHEMES`.
         statistics: foreground intensities of the dataset, needed by `ct`.
 
-    Returns:
-        `image`.
-
     Raises:
-        DataError: a channel's values do not fit its scheme.
+        DataError: the values do not fit the scheme.
     """
-    if len(schemes) != len(image):
-        raise DataError(f"the image has {len(image)} channels, the plan normalises {len(schemes)}.")
-    for number, (scheme, mask, known) in enumerate(zip(schemes, masks, statistics, strict=True)):
-        try:
-            image[number] = SCHEMES[scheme](image[number], mask, known)
-        except DataError as error:
-            raise DataError(f"channel {number}: {error}") from error
-    return image
+    return SCHEMES[scheme](channel, statistics)
 
 
-def _ct(values: FloatArray, _mask: BoolArray | None, statistics: IntensityStatistics | None) -> FloatArray:
+def scaled(values: FloatArray, scale: Scale) -> FloatArray:
+    """`values` (any shape) normalised in place. It never changes their order: the largest stays the largest."""
+    if scale.clip is not None:
+        np.clip(values, *scale.clip, out=values)
+    if scale.subtract is not None:
+        values -= scale.subtract
+    if scale.divide is not None:
+        values /= scale.divide
+    return values
+
+
+def _ct(_channel: Channel, statistics: IntensityStatistics | None) -> Scale:
     if statistics is None:
         raise DataError("CT normalisation needs the dataset's intensities; the plan has none for this channel.")
-    np.clip(values, statistics.percentile_00_5, statistics.percentile_99_5, out=values)
-    values -= statistics.mean
-    values /= max(statistics.std, _SMALLEST_DEVIATION)
-    return values
+    limits = (statistics.percentile_00_5, statistics.percentile_99_5)
+    return Scale(limits, statistics.mean, max(statistics.std, _SMALLEST_DEVIATION))
 
 
-def _zscore(values: FloatArray, mask: BoolArray | None, _statistics: IntensityStatistics | None) -> FloatArray:
-    if mask is None or not mask.any():
-        mean, deviation = values.mean(), values.std()
-        values -= mean
-        values /= max(deviation, _SMALLEST_DEVIATION)
-        return values
-    inside = values[mask]
-    values[mask] = (inside - inside.mean()) / max(inside.std(), _SMALLEST_DEVIATION)
-    return values
+def _zscore(channel: Channel, _statistics: IntensityStatistics | None) -> Scale:
+    mean, deviation = moments(channel)
+    return Scale(None, mean, _divisor(deviation))
 
 
-def _none(values: FloatArray, _mask: BoolArray | None, _statistics: IntensityStatistics | None) -> FloatArray:
-    return values
+def _divisor(width: np.float32) -> float | np.float32:
+    return width if width > _SMALLEST_DEVIATION else _SMALLEST_DEVIATION
 
 
-def _rescale(values: FloatArray, _mask: BoolArray | None, _statistics: IntensityStatistics | None) -> FloatArray:
-    values -= values.min()
-    values /= max(values.max(), _SMALLEST_DEVIATION)
-    return values
+def _none(_channel: Channel, _statistics: IntensityStatistics | None) -> Scale:
+    return Scale()
 
 
-def _rgb(values: FloatArray, _mask: BoolArray | None, _statistics: IntensityStatistics | None) -> FloatArray:
-    low, high = values.min(), values.max()
-    if low < 0 or high > 255:
-        raise DataError(f"values from {low:g} to {high:g}; an RGB channel has 0 to 255. Is it another modality?")
-    values /= 255
-    return values
+def _rescale(channel: Channel, _statistics: IntensityStatistics | None) -> Scale:
+    return Scale(None, channel.low, _divisor(channel.high - channel.low))
+
+
+def _rgb(channel: Channel, _statistics: IntensityStatistics | None) -> Scale:
+    if channel.low < 0 or channel.high > 255:
+        raise DataError(
+            f"values from {channel.low:g} to {channel.high:g}; an RGB channel has 0 to 255. Is it another modality?"
+        )
+    return Scale(None, None, 255)
 
 
 SCHEMES: dict[Normalization, Scheme] = {
@@ -97,3 +95,6 @@ SCHEMES: dict[Normalization, Scheme] = {
     "rescale": _rescale,
     "rgb": _rgb,
 }
+
+MASKED: tuple[Normalization, ...] = ("zscore",)
+"""Those that look at a mask; the others normalise everything alike."""

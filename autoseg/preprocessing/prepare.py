@@ -2,7 +2,7 @@
 
 The order is nnU-Net's: turn, crop to nonzero, normalise, resample, draw foreground locations. Turning and
 cropping are the same for all configurations of a plan, so `crop_case` is done once and `onto_grid` for each. All
-is computed in float32.
+is computed in float32, and slab by slab from the file's own type: beside that only the result is whole.
 """
 
 import math
@@ -18,21 +18,26 @@ from autoseg.devices import available_memory_bytes
 from autoseg.errors import DataError
 from autoseg.images.volume import Volume
 from autoseg.preprocessing.locations import FlatIndices, draw_locations
-from autoseg.preprocessing.normalize import normalize
+from autoseg.preprocessing.normalize import MASKED, Scale, scale_of, scaled
+from autoseg.preprocessing.statistics import PIECE, BoolArray, Channel, measured, read
 from autoseg.records.geometry import Geometry, Triple
 from autoseg.records.plan import Configuration, Plan
 from autoseg.records.results import Box, PreprocessedCase
 from autoseg.spatial.cropping import crop, nonzero_box, nonzero_mask
 from autoseg.spatial.labels import resample_labels
 from autoseg.spatial.orientation import Turn, turn, turn_for, turned
-from autoseg.spatial.resampling import resample_image, resampled_shape, separate_axis
+from autoseg.spatial.resampling import Source, resample_into, resampled_shape, separate_axis
+from autoseg.spatial.slabs import Region, slab_boxes
+from autoseg.storage.spacious import spacious
 
 _MEASURED_VOXELS = 1 << 18
-_BYTES_A_VALUE = 8
-"""Of the resampled image and what resampling holds beside it."""
+"""Of each channel, for the percentiles of its intensities."""
+_BYTES_A_VALUE = 4
+_MOST_GROWTH = 8
+"""Values of the resampled image for one of the file's, beyond which a case that does not fit into the memory is taken
+for one with a wrong spacing."""
 _LONGEST_EDGE = 1 << 15
 """Voxels; a header whose spacing asks for more is wrong (33 m at 1 mm)."""
-"""Of each channel, for the percentiles of its intensities."""
 
 
 @dataclass(frozen=True)
@@ -69,24 +74,18 @@ class Prepared:
     meta: PreprocessedCase
 
 
-def prepare_case(case_id: str, image: Volume, label: Volume | None, plan: Plan, configuration: str) -> Prepared:
-    """Bring one case onto the grid of a configuration.
+def crop_case(case_id: str, image: Volume, label: Volume | None, plan: Plan) -> Cropped:
+    """Turn a case and crop it to everything nonzero.
 
     Args:
         case_id: name of the case.
         image: as read.
         label: in the image's voxel order and in file values, or None.
         plan: decides all of it.
-        configuration: its name in the plan.
 
     Raises:
-        DataError: channels, values or labels are not what the plan expects; the case is named.
+        DataError: channels or labels are not what the plan expects; the case is named.
     """
-    return onto_grid(crop_case(case_id, image, label, plan), plan, configuration)
-
-
-def crop_case(case_id: str, image: Volume, label: Volume | None, plan: Plan) -> Cropped:
-    """Turn a case and crop it to everything nonzero; arguments and errors as in `prepare_case`."""
     if len(image.array) != len(plan.channel_names):
         raise DataError(
             f"case {case_id}: {len(image.array)} channels, the plan {plan.name} expects "
@@ -106,7 +105,8 @@ def crop_case(case_id: str, image: Volume, label: Volume | None, plan: Plan) -> 
 def _check_size(case: Cropped, shape: Sequence[int], spacing_mm: Triple) -> None:
     """Raise DataError where a case, by a wrong spacing most likely, would not fit into memory."""
     num_bytes = _BYTES_A_VALUE * len(case.image) * math.prod(shape)
-    if num_bytes > available_memory_bytes() or max(shape) > _LONGEST_EDGE:
+    has_grown = math.prod(shape) > _MOST_GROWTH * math.prod(case.image.shape[1:])
+    if max(shape) > _LONGEST_EDGE or (has_grown and num_bytes > available_memory_bytes()):
         wanted, found = (" x ".join(f"{edge:.3g}" for edge in of) for of in (spacing_mm, case.spacing_mm))
         raise DataError(
             f"case {case.id}: {' x '.join(map(str, shape))} voxels (z y x) at the plan's spacing of {wanted} mm would "
@@ -116,15 +116,21 @@ def _check_size(case: Cropped, shape: Sequence[int], spacing_mm: Triple) -> None
 
 
 def onto_grid(case: Cropped, plan: Plan, configuration: str) -> Prepared:
-    """Normalise and resample a turned and cropped case; errors as in `prepare_case`."""
+    """Normalise and resample a turned and cropped case for a configuration of the plan.
+
+    Raises:
+        DataError: a value is not finite, or the case would not fit into memory; the case is named.
+    """
     settings = plan.configurations[configuration]  # type: ignore[index]  # any text may be asked for
     before, after = case.spacing_mm, target_spacing(settings, case.spacing_mm)
     shape = resampled_shape(case.image.shape[1:], before, after)
     separate = separate_axis(before, after)
     _check_size(case, shape, after)
 
-    normalized = torch.from_numpy(_normalized(case, plan, settings))
-    image = resample_image(normalized, shape, separate).numpy()
+    sources = _sources(case, plan, settings)
+    image = spacious((len(sources), *shape), np.float32)
+    for target, source in zip(torch.from_numpy(image), sources, strict=True):
+        resample_into(target, source, separate)
     labels: npt.NDArray[np.int16] | None = None
     locations: dict[int, FlatIndices] = {}
     counts: tuple[int, ...] = ()
@@ -162,15 +168,51 @@ def target_spacing(settings: Configuration, before_mm: Sequence[float]) -> Tripl
     return z, y, x
 
 
-def _normalized(case: Cropped, plan: Plan, settings: Configuration) -> npt.NDArray[np.float32]:
-    image = np.array(case.image, dtype=np.float32, order="C")
-    for number, channel in enumerate(image):
-        if not np.isfinite(channel).all():
+def _sources(case: Cropped, plan: Plan, settings: Configuration) -> list[Source]:
+    """The channels of a case, normalised wherever they are read."""
+    if len(settings.normalization) != len(case.image):
+        raise DataError(
+            f"case {case.id}: the image has {len(case.image)} channels, the plan normalises "
+            f"{len(settings.normalization)}."
+        )
+    mask = _mask(case.image) if any(settings.use_mask_for_norm) else None
+    sources = []
+    schemes = zip(settings.normalization, settings.use_mask_for_norm, strict=True)
+    for number, (values, (scheme, is_masked)) in enumerate(zip(case.image, schemes, strict=True)):
+        channel = measured(values, mask if is_masked and scheme in MASKED else None)
+        if not np.isfinite(channel.low) or not np.isfinite(channel.high):
             raise DataError(f"case {case.id}: channel {number} has NaN or infinite values; repair the image.")
-    channels = range(len(image))
-    mask = nonzero_mask(image) if any(settings.use_mask_for_norm) else None
-    masks = [mask if uses_mask else None for uses_mask in settings.use_mask_for_norm]
-    try:
-        return normalize(image, settings.normalization, masks, [plan.intensities.get(str(c)) for c in channels])
-    except DataError as error:
-        raise DataError(f"case {case.id}: {error}") from error
+        try:
+            sources.append(_source(channel, scale_of(channel, scheme, plan.intensities.get(str(number)))))
+        except DataError as error:
+            raise DataError(f"case {case.id}: channel {number}: {error}") from error
+    return sources
+
+
+def _mask(image: npt.NDArray[Any]) -> BoolArray | None:
+    """The nonzero mask of an image, in float32 as all is; None where nothing is in it."""
+    mask = nonzero_mask(image.astype(np.float32) if image.dtype == np.float64 else image)
+    return mask if mask.any() else None
+
+
+def _source(channel: Channel, scale: Scale) -> Source:
+    """A channel that is normalised where it is read."""
+
+    def read_box(box: Region) -> torch.Tensor:
+        values = read(channel, box)
+        if channel.mask is None:
+            return torch.from_numpy(scaled(values, scale))
+        inside = channel.mask[box]
+        values[inside] = scaled(values[inside], scale)
+        return torch.from_numpy(values)
+
+    def limits() -> tuple[float, float]:
+        if channel.mask is None:
+            low, high = scaled(np.array([channel.low, channel.high]), scale)
+            return float(low), float(high)
+        parts = (read_box(box) for box in slab_boxes(channel.values, PIECE))
+        lows, highs = zip(*((float(part.min()), float(part.max())) for part in parts), strict=True)
+        return min(lows), max(highs)
+
+    z, y, x = channel.values.shape
+    return Source((z, y, x), read_box, limits)

@@ -8,6 +8,8 @@ from autoseg.records.trust import KnownRange
 PACKAGE = "package.json"
 """File in the packed model."""
 
+_UNNAMED = "unnamed_"
+
 DEFAULT_LIMITS = (
     "For research. It is no medical device, and nobody has shown that it is safe to decide on patients by it.",
     "Its scores hold for scans like those it was trained on; on others it may be wrong without any sign of it.",
@@ -42,3 +44,13 @@ class Package(Record):
     """What to cite; None: not stated."""
     versions: dict[str, str] = {}
     """Package -> version that packed it."""
+
+
+def anonymous_case(number: int) -> str:
+    """What stands for a case's name in a packed model."""
+    return f"{_UNNAMED}{number:05d}"
+
+
+def is_anonymous(case: str) -> bool:
+    """Whether this stands for a case's name, so that nobody can tell which case it is."""
+    return case.startswith(_UNNAMED)

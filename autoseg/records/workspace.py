@@ -8,6 +8,9 @@ from pathlib import Path
 
 from autoseg.records.base import Record
 
+MODELS = "models"
+"""Folder of all trained folds in that of a dataset."""
+
 POSTPROCESSING = "postprocessing.json"
 """Record `PostprocessingRule`, in a dataset's folder or beside the folds of an imported configuration."""
 
@@ -66,7 +69,7 @@ class Paths(Record):
 
     def configuration(self, plan: str, configuration: str) -> Path:
         """Folder of all folds of a configuration."""
-        return self.folder / "models" / plan / configuration
+        return self.folder / MODELS / plan / configuration
 
     def fold(self, plan: str, configuration: str, fold: str) -> Path:
         """Folder of one trained fold; `fold` is a number as text or `all`."""

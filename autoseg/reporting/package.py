@@ -1,23 +1,21 @@
 """A packed model in, its card out; and the page that people read of it (Markdown)."""
 
-import tempfile
 from pathlib import Path
 
 from autoseg.errors import ModelError
+from autoseg.inference.opening import opened
 from autoseg.records.base import read_record
 from autoseg.records.package import PACKAGE, Package
 from autoseg.records.results import Aggregate
-from autoseg.storage.archives import is_archive, unpacked
 
 _METRICS = {"dice": "Dice", "nsd": "surface Dice", "lesion_f1": "lesion F1"}
 
 
 def read_package(path: Path) -> Package | None:
-    """The card of a packed model, or of the folder it was unpacked to; None: it is a model without such a card."""
-    if is_archive(path):
-        with unpacked(path, Path(tempfile.gettempdir())) as folder:
-            return read_package(folder)
-    return read_record(path / PACKAGE, Package, ModelError) if (path / PACKAGE).is_file() else None
+    """The card of a packed model, or of the folder it was unpacked to; None: it has none. Raises as `opened`."""
+    with opened(path) as where:
+        card = (where if isinstance(where, Path) else where.folder) / PACKAGE
+        return read_record(card, Package, ModelError) if card.is_file() else None
 
 
 def readme(package: Package) -> str:

@@ -39,7 +39,7 @@ class Answer:
 
 def ask(predictor: Predictor, grids: Grids) -> Iterator[Windows]:
     """The networks' answers about a prepared case: of each fold where these are kept, else of all together."""
-    if _keeps_folds(predictor):
+    if predictor.asks_folds:
         return voice_windows(predictor.models, grids, predictor.device)
     return case_windows(predictor.models, grids, predictor.device, whole=predictor.trust is not None)
 
@@ -69,25 +69,19 @@ def answer(
     labels, rule = predictor.models[0].plan.labels, predictor.rule
     sums = FeatureSums(labels, meta.geometry.voxel_volume_mm3)
     watch = None if predictor.trust is None else sums.add
-    if not _keeps_folds(predictor):
+    if not predictor.asks_folds:
         classes, changes = _cleaned(rule, segmentation(windows, meta, labels, watch), meta, labels)
     else:
         with scratch_folder(folder) as scratch:
-            spoken = speak(windows, [len(one.networks) for one in predictor.models], meta, labels, scratch, watch)
-            heard = Heard(spoken.probabilities, spoken.voices(), grid()) if _listens(rule) else None
+            counts = [len(one.networks) for one in predictor.models]
+            kept = predictor.saves_probabilities
+            spoken = speak(windows, counts, meta, labels, scratch, watch, heard=predictor.listens, kept=kept)
+            heard = Heard(spoken.probabilities, spoken.voices(), grid()) if predictor.listens else None
             classes, changes = _cleaned(rule, spoken.labels, meta, labels, heard)
             if predictor.saves_probabilities:
                 keep(spoken)
     trust = predictor.trust
     return Answer(classes, changes, None if trust is None else judge(trust, meta, classes, labels, sums.result()))
-
-
-def _keeps_folds(predictor: Predictor) -> bool:
-    return predictor.saves_probabilities or _listens(predictor.rule)
-
-
-def _listens(rule: PostprocessingRule) -> bool:
-    return rule.components is not None and rule.components.needs_probabilities
 
 
 def _cleaned(

@@ -10,10 +10,11 @@ import numpy.typing as npt
 from autoseg.datasets.pairs import on_grid_of
 from autoseg.errors import DataError, ModelError
 from autoseg.images.reading import read_label
-from autoseg.inference.export import Probabilities, labels_from_probabilities
+from autoseg.inference.export import Probabilities
 from autoseg.inference.model import weights_digest
+from autoseg.inference.pieces import Pieces, labels_from_probabilities
 from autoseg.inference.store import probabilities_path, read_meta, read_probabilities
-from autoseg.inference.temperature import tempered
+from autoseg.inference.temperature import tempered, tempered_pieces
 from autoseg.records.base import read_record
 from autoseg.records.calibration import Calibration, ConfigurationCalibration
 from autoseg.records.dataset import Case, Dataset
@@ -65,6 +66,11 @@ def find_held_out(paths: Paths, plan: Plan) -> dict[str, HeldOut]:
 def calibrated_probabilities(held: HeldOut, case: str, labels: LabelScheme, rows: slice | None = None) -> Probabilities:
     """Held-out probabilities `H z y x` of a case, or of `rows` along z, as prediction would give them."""
     return tempered(read_probabilities(held.folders[case], case, rows), held.temperatures.get(case, 1.0), labels)
+
+
+def calibrated_pieces(held: HeldOut, case: str, labels: LabelScheme) -> Pieces:
+    """The same, read when it is looked at."""
+    return tempered_pieces(probabilities_path(held.folders[case], case), held.temperatures.get(case, 1.0), labels)
 
 
 def common_cases(held_out: Mapping[str, HeldOut]) -> list[str]:
@@ -147,7 +153,7 @@ def readers_of(case: str, held_out: Mapping[str, HeldOut], labels: LabelScheme) 
 def segmentation_of(case: str, members: Sequence[HeldOut], labels: LabelScheme) -> tuple[Classes, PreprocessedCase]:
     """Held-out segmentation `Z Y X` of a case on its image's grid by one configuration or an ensemble."""
     meta = read_meta(members[0].folders[case], case)
-    probabilities = [calibrated_probabilities(held, case, labels) for held in members]
+    probabilities = [calibrated_pieces(held, case, labels) for held in members]
     return labels_from_probabilities(probabilities, meta, labels), meta
 
 

@@ -17,9 +17,6 @@ from autoseg.selection.quality import predict_quality
 # A spreadsheet takes a cell that begins so for a formula; case names come from files of anyone.
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
-QUALITY_TABLE = "quality.csv"
-"""File beside the segmentations."""
-
 
 def read_trust(path: Path, selection: Selection) -> Trust | None:
     """What was learned about the selected candidate; None where nothing was, or only about another selection."""

@@ -13,13 +13,14 @@ from autoseg import console
 from autoseg.datasets.pairs import read_case_image
 from autoseg.images.volume import Volume
 from autoseg.inference.model import Model, fast, load_model
+from autoseg.inference.opening import opened
 from autoseg.inference.predictor import OnGrid, needed_configurations
 from autoseg.preprocessing.prepare import crop_case, onto_grid
 from autoseg.records.dataset import Case
 from autoseg.records.results import PostprocessingRule
 from autoseg.records.trust import Trust
 from autoseg.records.workspace import Paths
-from autoseg.selection.sources import find_sources, opened
+from autoseg.selection.sources import find_sources
 from autoseg.storage.hashing import sha256_json
 
 Grids = dict[str, OnGrid]
@@ -37,6 +38,16 @@ class Predictor:
     """Whether the ensemble's probabilities are written beside the segmentations."""
     trust: Trust | None = None
     """What judges the segmentations; None: nothing was learned about this model."""
+
+    @property
+    def listens(self) -> bool:
+        """Whether post-processing judges components by what each fold says of them."""
+        return self.rule.components is not None and self.rule.components.needs_probabilities
+
+    @property
+    def asks_folds(self) -> bool:
+        """Whether each fold is asked on its own, not only all of a model together."""
+        return self.saves_probabilities or self.listens
 
     @property
     def digest(self) -> str:

@@ -1,1 +1,1 @@
-"""The HTTP service: a queue in front of one loaded model (`desk`), and the routes to it (`app`)."""
+"""The HTTP service: a queue before one loaded model (`desk`), the routes to it (`app`), and its server (`server`)."""

@@ -8,39 +8,27 @@ import asyncio
 import hmac
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect
 
 from autoseg import console
 from autoseg.api import LoadedModel
-from autoseg.devices import is_full_memory
-from autoseg.errors import AutosegError, DataError, ResourceError
-from autoseg.images.reading import expected_bytes, read_image
-from autoseg.images.writing import write_label
-from autoseg.serving.desk import Desk, Full, TooLate
+from autoseg.serving.answers import NIFTI, Received, Refused, body_of, refusal, refusals, segmented
+from autoseg.serving.desk import Desk, Ending, Full, Gone, TooLate
+from autoseg.serving.folders import service_folder
 from autoseg.version import __version__
 
 LOOPBACK = ("127.0.0.1", "localhost")
 
-_NIFTI = "application/gzip"
-_BODY = {"required": True, "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
-_REFUSALS: dict[int | str, dict[str, Any]] = {
-    401: {"description": "The token is missing or wrong."},
-    403: {"description": "The request came from a page in a browser."},
-    408: {"description": "The image did not arrive in time."},
-    413: {"description": "The image is larger than this service takes."},
-    422: {"description": "The file is no image that the model can segment; `detail` says why."},
-    429: {"description": "All seats are taken; come again after `Retry-After` seconds."},
-    503: {"description": "It waited too long, the service ends, or memory is short."},
-}
+_HUNG_UP = 499  # in our own counts alone, as others count it; nobody is there to be told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,18 +47,10 @@ class Limits:
     """From the arrival of an image until the networks begin with it."""
 
 
-class Refused(Exception):  # noqa: N818 - an answer, no fault of the program
-    """An answer without a segmentation."""
-
-    def __init__(self, status: int, detail: str, retry_seconds: int | None = None) -> None:
-        super().__init__(detail)
-        self.status, self.detail, self.retry_seconds = status, detail, retry_seconds
-
-
 def make_app(
     model: LoadedModel, limits: Limits, token: str | None = None, hosts: tuple[str, ...] = LOOPBACK
 ) -> FastAPI:
-    """The service of a model.
+    """The service of a model; its `state.desk` must be stopped before the server ends, as `server.Server` does.
 
     Args:
         model: stays loaded.
@@ -82,90 +62,125 @@ def make_app(
     desk = Desk(limits.num_seats, limits.waiting_seconds)
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
-        desk.close()
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        with service_folder(Path(tempfile.gettempdir())) as app.state.folder:
+            yield
+            desk.close()
 
     app = FastAPI(title="autoseg", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
+    app.state.desk = desk
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
 
-    def check(request: Request) -> None:
-        if "origin" in request.headers:
-            raise Refused(403, "Pages in browsers are not served.")
-        given = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if token is not None and not hmac.compare_digest(given.encode(), token.encode()):
-            raise Refused(401, "The token is missing or wrong; send Authorization: Bearer TOKEN.")
+    def guarded(request: Request, answer: Callable[[], Response]) -> Response:
+        try:
+            check_caller(request, token)
+        except Refused as refused:
+            return refusal(refused)
+        return answer()
 
     async def segment(request: Request) -> Response:
-        """Segment an image: NIfTI (.nii or .nii.gz, several channels along the fourth axis) in, .nii.gz out."""
-        return await _answered(request, model, desk, limits, check)
+        """Segment an image: NIfTI (.nii or .nii.gz, several channels along the fourth axis) in, .nii.gz out.
 
-    def health() -> dict[str, object]:
-        """Whether the model is loaded, and how many seats are taken."""
-        return {"status": "ready", "seats_taken": desk.num_seated, "seats": desk.num_seats}
+        Or `multipart/form-data` with one such file a channel, each part named like its channel.
+        """
+        return await _answered(request, model, limits, token)
+
+    def health() -> JSONResponse:
+        """Whether images are taken, and how many seats are; 503: the service ends."""
+        status = "ending" if desk.is_stopped else "ready"
+        content = {"status": status, "seats_taken": desk.num_seated, "seats": desk.num_seats}
+        return JSONResponse(content, status_code=503 if desk.is_stopped else 200)
 
     def describe(request: Request) -> Response:
         """What the model needs and segments."""
-        try:
-            check(request)
-        except Refused as refusal:
-            return _refusal(refusal)
-        return JSONResponse(
-            {
-                "autoseg": __version__,
-                "digest": model.predictor.digest,
-                "channels": list(model.channel_names),
-                "labels": model.label_values,
-                "configurations": [one.configuration for one in model.predictor.models],
-            }
-        )
+        content = {
+            "autoseg": __version__,
+            "digest": model.predictor.digest,
+            "channels": list(model.channel_names),
+            "labels": model.label_values,
+            "configurations": [one.configuration for one in model.predictor.models],
+        }
+        return guarded(request, lambda: JSONResponse(content))
 
     def metrics(request: Request) -> Response:
         """Counts for monitoring, as Prometheus text."""
-        try:
-            check(request)
-        except Refused as refusal:
-            return _refusal(refusal)
-        return PlainTextResponse(desk.metrics(), media_type="text/plain; version=0.0.4")
+        return guarded(request, lambda: PlainTextResponse(desk.metrics(), media_type="text/plain; version=0.0.4"))
 
-    answers = {
-        200: {"description": "The segmentation, .nii.gz on the image's grid.", "content": {_NIFTI: {}}},
-        **_REFUSALS,
-    }
-    extra = {"requestBody": _BODY}
+    answers = refusals()
+    answers[200] = {"description": "The segmentation, .nii.gz on the image's grid.", "content": {NIFTI: {}}}
     app.add_api_route(
-        "/segment", segment, methods=["POST"], response_class=Response, responses=answers, openapi_extra=extra
+        "/segment",
+        segment,
+        methods=["POST"],
+        response_class=Response,
+        responses=answers,
+        openapi_extra={"requestBody": body_of(model.channel_names)},
     )
-    app.add_api_route("/health", health, methods=["GET"])
-    app.add_api_route("/model", describe, methods=["GET"], responses={401: _REFUSALS[401]})
-    app.add_api_route("/metrics", metrics, methods=["GET"], response_class=PlainTextResponse)
+    states = refusals(400)
+    states[503] = {"description": "The service ends.", "content": {"application/json": {}}}
+    app.add_api_route("/health", health, methods=["GET"], responses=states)
+    app.add_api_route("/model", describe, methods=["GET"], responses=refusals(400, 401, 403))
+    app.add_api_route(
+        "/metrics", metrics, methods=["GET"], response_class=PlainTextResponse, responses=refusals(400, 401, 403)
+    )
     return app
 
 
-async def _answered(request: Request, model: LoadedModel, desk: Desk, limits: Limits, check: Any) -> Response:
+def check_caller(request: Request, token: str | None) -> None:
+    """Raise Refused where a request comes from a page in a browser, or without the token."""
+    if "origin" in request.headers:
+        raise Refused(403, "Pages in browsers are not served.")
+    kind, _, given = request.headers.get("authorization", "").partition(" ")
+    # The token is compared first and in constant time, so that no answer comes sooner for a better guess.
+    if token is not None and not (hmac.compare_digest(given.encode(), token.encode()) and kind.lower() == "bearer"):
+        raise Refused(401, "The token is missing or wrong; send Authorization: Bearer TOKEN.")
+
+
+async def _answered(request: Request, model: LoadedModel, limits: Limits, token: str | None) -> Response:
     """The answer to one image, counted and told in one line that says nothing of it."""
     begun, received = time.monotonic(), [0]
+    desk: Desk = request.app.state.desk
     try:
-        check(request)
-        with desk.seat(), tempfile.TemporaryDirectory(prefix="autoseg_serve_") as folder:
-            image = Path(folder) / "image.nii.gz"
-            await _receive(request, image, limits, received)
-            response = await desk.do(partial(_segmented, model, image, limits))
+        response = await _asked(request, model, desk, limits, token, received)
     except Full:
-        response = _refusal(Refused(429, "All seats are taken.", desk.retry_seconds()))
+        response = refusal(Refused(429, "All seats are taken.", desk.retry_seconds()))
     except TooLate:
-        response = _refusal(Refused(503, "It waited too long, or the service ends.", desk.retry_seconds()))
-    except Refused as refusal:
-        response = _refusal(refusal)
+        response = refusal(Refused(503, "It waited too long for its turn.", desk.retry_seconds()))
+    except Ending:
+        response = refusal(Refused(503, "The service ends; the image was not segmented."))
+    except (Gone, ClientDisconnect):
+        response = Response(status_code=_HUNG_UP)
+    except Refused as refused:
+        response = refusal(refused)
     except Exception as error:  # whatever fails, the service goes on; the kind of error holds nothing of the image
         console.warn(f"a request failed: {type(error).__name__}")
-        response = _refusal(Refused(500, f"The segmentation failed: {type(error).__name__}."))
+        response = refusal(Refused(500, f"The segmentation failed: {type(error).__name__}."))
     desk.count(response.status_code, received[0])
     console.say(f"{response.status_code} after {time.monotonic() - begun:.2f} s")
     return response
 
 
-async def _receive(request: Request, image: Path, limits: Limits, received: list[int]) -> None:
+async def _asked(
+    request: Request, model: LoadedModel, desk: Desk, limits: Limits, token: str | None, received: list[int]
+) -> Response:
+    check_caller(request, token)
+    with desk.seat(), tempfile.TemporaryDirectory(dir=request.app.state.folder) as folder:
+        image = Received(Path(folder) / "image.nii.gz", request.headers.get("content-type", ""))
+        await _receive(request, image.body, desk, limits, received)
+        hung_up = asyncio.ensure_future(_hung_up(request))
+        try:
+            return await desk.do(partial(segmented, model, image, limits.most_voxel_bytes), hung_up)
+        finally:
+            hung_up.cancel()
+
+
+async def _hung_up(request: Request) -> None:
+    """Return when the caller has left; its body is read already."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _receive(request: Request, image: Path, desk: Desk, limits: Limits, received: list[int]) -> None:
     """Write the body to `image` and count its bytes in `received`, as far as it may go."""
     too_large = Refused(413, f"The body is larger than {limits.most_bytes} bytes.")
     told = request.headers.get("content-length", "0")
@@ -178,36 +193,8 @@ async def _receive(request: Request, image: Path, limits: Limits, received: list
                     received[0] += len(chunk)
                     if received[0] > limits.most_bytes:
                         raise too_large
+                    if desk.is_stopped:
+                        raise Ending
                     target.write(chunk)
     except TimeoutError as error:
         raise Refused(408, f"The image did not arrive within {limits.upload_seconds:g} s.") from error
-
-
-def _segmented(model: LoadedModel, image: Path, limits: Limits) -> Response:
-    """The segmentation of a file, as `predict` would write it."""
-    output = image.with_name("segmentation.nii.gz")
-    try:
-        if (num_bytes := expected_bytes(image)) > limits.most_voxel_bytes:
-            raise Refused(413, f"The image unpacks to {num_bytes} bytes; {limits.most_voxel_bytes} are taken.")
-        volume = read_image([image])
-        found = model.segment_volume(volume)
-        write_label(output, found.labels, volume.geometry, like=image)
-    except DataError as error:
-        raise Refused(422, str(error).replace(f"{image.parent}/", "")) from error
-    except (ResourceError, MemoryError, RuntimeError) as error:
-        if not isinstance(error, ResourceError) and not is_full_memory(error):
-            raise
-        raise Refused(503, "The image does not fit into the memory or the disk of this machine.") from error
-    except AutosegError as error:
-        raise Refused(500, f"The segmentation failed: {type(error).__name__}.") from error
-    headers = {"X-Autoseg-Model": model.predictor.digest}
-    if found.judgement is not None:
-        headers["X-Autoseg-Look-At-It"] = "yes" if found.judgement.reasons else "no"
-    return Response(output.read_bytes(), media_type=_NIFTI, headers=headers)
-
-
-def _refusal(refusal: Refused) -> Response:
-    headers = {} if refusal.retry_seconds is None else {"Retry-After": str(refusal.retry_seconds)}
-    if refusal.status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse({"detail": refusal.detail}, status_code=refusal.status, headers=headers)

@@ -1,7 +1,8 @@
 """Pieces of work in, done one after another in one thread; a limit on how many wait, and counts for monitoring.
 
 One model answers one image at a time: two at once would only share its cores and double its memory. Whoever comes
-while all seats are taken is sent away at once instead of being kept waiting for ever.
+while all seats are taken is sent away at once instead of being kept waiting for ever, and whoever waits is told as soon
+as its time has passed, the service ends, or nobody is there any more to be told.
 """
 
 import asyncio
@@ -9,9 +10,9 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Made = TypeVar("Made")
 
@@ -21,7 +22,15 @@ class Full(Exception):  # noqa: N818 - not a fault of the program
 
 
 class TooLate(Exception):  # noqa: N818
-    """The work waited longer than it may, or the service ends; it was not begun."""
+    """The work waited longer than it may; it was not begun."""
+
+
+class Ending(Exception):  # noqa: N818
+    """The service ends; the work was not begun."""
+
+
+class Gone(Exception):  # noqa: N818
+    """Whoever asked has left; the work was not begun."""
 
 
 class Desk:
@@ -32,9 +41,15 @@ class Desk:
         self.num_seated = 0
         self.answers: Counter[int] = Counter()
         self.num_done, self.seconds_done, self.num_bytes = 0, 0.0, 0
+        self.is_stopped = False
+        self._turns: set[Future[Any]] = set()
         self._lock = threading.Lock()
-        self._closed = False
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="segment")
+
+    @property
+    def is_working(self) -> bool:
+        """Whether something has begun and is not finished."""
+        return any(turn.running() for turn in tuple(self._turns))
 
     @contextmanager
     def seat(self) -> Iterator[None]:
@@ -42,11 +57,11 @@ class Desk:
 
         Raises:
             Full: none is free.
-            TooLate: the service ends.
+            Ending: the service ends.
         """
         with self._lock:
-            if self._closed:
-                raise TooLate
+            if self.is_stopped:
+                raise Ending
             if self.num_seated >= self.num_seats:
                 raise Full
             self.num_seated += 1
@@ -56,25 +71,43 @@ class Desk:
             with self._lock:
                 self.num_seated -= 1
 
-    async def do(self, work: Callable[[], Made]) -> Made:
+    async def do(self, work: Callable[[], Made], hung_up: asyncio.Future[None]) -> Made:
         """The result of `work`, done when those that came earlier are done; its errors are raised here.
 
+        Work that has begun is finished, whatever happens.
+
+        Args:
+            work: called in the desk's own thread.
+            hung_up: is done when nobody waits for the result any more.
+
         Raises:
-            TooLate: it waited too long, or the service ended before its turn.
+            TooLate: its turn did not come in time.
+            Ending: the service ended before its turn.
+            Gone: `hung_up` came before its turn.
         """
-        asked = time.monotonic()
 
         def in_turn() -> Made:
             begun = time.monotonic()
-            if self._closed or begun - asked > self.most_seconds_waiting:
-                raise TooLate
             made = work()
             with self._lock:
                 self.num_done += 1
                 self.seconds_done += time.monotonic() - begun
             return made
 
-        return await asyncio.wrap_future(self._pool.submit(in_turn))
+        with self._lock:
+            if self.is_stopped:
+                raise Ending
+            turn = self._pool.submit(in_turn)
+            self._turns.add(turn)
+            turn.add_done_callback(self._turns.discard)
+        result, limit = asyncio.wrap_future(turn), self.most_seconds_waiting
+        ends: list[asyncio.Future[Any]] = [result, hung_up]
+        await asyncio.wait(ends, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        if turn.cancelled():  # by `stop`
+            raise Ending
+        if turn.cancel():  # which succeeds only if it has not begun
+            raise Gone if hung_up.done() else TooLate
+        return await result
 
     def count(self, status: int, num_bytes: int) -> None:
         """Note a request that was answered."""
@@ -107,7 +140,13 @@ class Desk:
             ]
         return "\n".join(rows) + "\n"
 
+    def stop(self) -> None:
+        """Begin nothing more and send away at once who waits; what is being worked on goes on."""
+        with self._lock:
+            self.is_stopped = True
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
     def close(self) -> None:
-        """Begin nothing more; what is being worked on is finished."""
-        self._closed = True
+        """Stop, and wait until what is being worked on is finished."""
+        self.stop()
         self._pool.shutdown(wait=True)

@@ -13,13 +13,25 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from autoseg.records.results import Box
+from autoseg.spatial.slabs import slab_boxes
 
 BoolArray = npt.NDArray[np.bool_]
+
+_SLAB_VOXELS = 1 << 22
 
 
 def nonzero_box(image: npt.NDArray[Any]) -> Box:
     """Smallest box with every voxel of `image` (C Z Y X) that is nonzero in any channel; the whole image if none is."""
-    return mask_box(_any_channel_nonzero(image))
+    filled = [np.zeros(size, dtype=bool) for size in image.shape[1:]]
+    for channel in image:
+        for region in slab_boxes(channel, _SLAB_VOXELS):
+            mask = channel[region] != 0
+            for axis, line in enumerate(filled):
+                line[region[axis]] |= mask.any(axis=tuple(other for other in range(3) if other != axis))
+    if not filled[0].any():
+        filled = [~line for line in filled]
+    z, y, x = ((int(line.argmax()), len(line) - int(line[::-1].argmax())) for line in filled)
+    return z, y, x
 
 
 def mask_box(mask: npt.NDArray[Any]) -> Box:

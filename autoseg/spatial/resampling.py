@@ -4,8 +4,8 @@ Resampling to another spacing is separable, so each axis is one small matrix: th
 `scipy.ndimage.zoom` applies, obtained by zooming the identity, spline prefilter and edge rule included. That
 makes the result the one of skimage's order 3 (as nnU-Net calls it) to float32 rounding, as matrix products
 that run on any device. A spline's influence falls by 0.268 a voxel, so blocks of output rows need
-a narrow band of input rows only; and the volume passes in slabs, so beside input and result there is at most one
-volume resampled in plane, and only where that is smaller than the input. skimage clips to the input's range,
+a narrow band of input rows only; and the volume passes in slabs, so beside input and result there is no third volume,
+and the input may be one that is made where it is read (`Source`). skimage clips to the input's range,
 since splines overshoot at edges; so does this.
 
 Where one axis is much coarser than the others (nnU-Net's rule: more than three times), slices are resampled
@@ -13,7 +13,7 @@ one by one and the coarse axis takes the nearest slice. Labels: see `spatial.lab
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
@@ -57,6 +57,18 @@ def separate_axis(before_mm: Sequence[float], after_mm: Sequence[float]) -> int 
     return None
 
 
+class Source(NamedTuple):
+    """A volume that is read box by box and never held: normalised from a file's own type, for example."""
+
+    shape: IntTriple
+    read: Callable[[tuple[slice, slice, slice]], torch.Tensor]
+    """A box in, its values out: float32 Z Y X, rows of x contiguous."""
+    limits: Callable[[], tuple[float, float]]
+    """Its smallest and largest value."""
+    is_held: bool = False
+    """Whether it is in memory after all, so that reading a row twice costs nothing."""
+
+
 def resample_image(
     image: torch.Tensor, shape: Sequence[int], separate: int | None = None, clip: bool = True
 ) -> torch.Tensor:
@@ -75,13 +87,28 @@ def resample_image(
         return image
     result = torch.empty((image.shape[0], *shape), dtype=torch.float32, device=image.device)
     for source, target in zip(image.float(), result, strict=True):
-        if separate is None:
-            _spline(source, target)
-            if clip:
-                target.clamp_(source.min(), source.max())
-        else:
-            _spline_slices(source.movedim(separate, 0), target.movedim(separate, 0), clip)
+        resample_into(target, _in_memory(source), separate, clip)
     return result
+
+
+def resample_into(target: torch.Tensor, source: Source, separate: int | None = None, clip: bool = True) -> None:
+    """Fill `target` (float32 Z Y X) with what `resample_image` makes of a channel; of the same shape: as it is."""
+    if tuple(target.shape) == source.shape:
+        everything = (slice(None), slice(None))
+        for where in _slabs(source.shape[0], target[0].numel()):
+            target[where] = source.read((where, *everything))
+    elif separate is None:
+        _spline(source, target)
+        if clip:
+            target.clamp_(*source.limits())
+    else:
+        _spline_slices(source, target, separate, clip)
+
+
+def _in_memory(channel: torch.Tensor) -> Source:
+    """A channel `Z Y X` as a source."""
+    z, y, x = channel.shape
+    return Source((z, y, x), lambda box: channel[box], lambda: (float(channel.min()), float(channel.max())), True)
 
 
 class Window(NamedTuple):
@@ -183,29 +210,75 @@ def _operators(before: Sequence[int], after: Sequence[int], orders: Sequence[Spl
     return [None if n == m else axis_operator(n, m, order) for n, m, order in triples]
 
 
-def _spline(source: torch.Tensor, target: torch.Tensor) -> None:
+def _spline(source: Source, target: torch.Tensor) -> None:
     """Fill `target` (Z Y X) with cubic values of `source`, in the order that keeps the volume between small."""
     along_z, *in_plane = _operators(source.shape, target.shape, (3, 3, 3))
-    planes = [_bands(operator, source.device) for operator in in_plane]
-    if target[0].numel() < source[0].numel():
-        between = target.new_empty((source.shape[0], *target.shape[1:]))
-        for where in _slabs(source.shape[0], source[0].numel()):
-            between[where] = _resample_planes(source[where], planes)
-        source, planes = between, [None, None]
-    for where in _slabs(target.shape[0], max(source[0].numel(), target[0].numel())):
-        target[where] = _resample_planes(_take_slices(source[None], along_z, where)[0], planes)
+    planes: list[Bands | None] = [_bands(operator, target.device) for operator in in_plane]
+    read, voxels = _kept_rows(source, 0), source.shape[1] * source.shape[2]
+    if target[0].numel() < voxels:
+        read, planes, voxels = _rising(_in_plane(source, planes)), [None, None], target[0].numel()
+    for where in _slabs(target.shape[0], max(voxels, target[0].numel())):
+        target[where] = _resample_planes(_take_slices(read, along_z, where, target.device), planes)
 
 
-def _spline_slices(source: torch.Tensor, target: torch.Tensor, clip: bool) -> None:
-    """Fill `target` (Z Y X) slice by slice with the nearest slice of `source`, cubic in plane."""
-    along_z, *in_plane = _operators(source.shape, target.shape, (0, 3, 3))
-    planes = [_bands(operator, source.device) for operator in in_plane]
-    for where in _slabs(target.shape[0], max(source[0].numel(), target[0].numel())):
-        nearest = _take_slices(source[None], along_z, where)[0]
+def _in_plane(source: Source, planes: Sequence[Bands | None]) -> Iterator[torch.Tensor]:
+    """The slices of a source, resampled in plane alone, in parts."""
+    for where in _slabs(source.shape[0], source.shape[1] * source.shape[2]):
+        yield _resample_planes(_rows_of(source, 0, where), planes)
+
+
+def _spline_slices(source: Source, target: torch.Tensor, separate: int, clip: bool) -> None:
+    """Fill `target` (Z Y X) slice by slice across `separate` with the nearest slice of `source`, cubic in plane."""
+    moved = [separate, *(axis for axis in range(3) if axis != separate)]
+    before, target = [source.shape[axis] for axis in moved], target.movedim(separate, 0)
+    along_z, *in_plane = _operators(before, target.shape, (0, 3, 3))
+    planes = [_bands(operator, target.device) for operator in in_plane]
+    read = _kept_rows(source, separate)
+    for where in _slabs(target.shape[0], max(before[1] * before[2], target[0].numel())):
+        nearest = _take_slices(read, along_z, where, target.device)
         slab = _resample_planes(nearest, planes)
         if clip:
             slab = slab.clamp(nearest.amin((1, 2), keepdim=True), nearest.amax((1, 2), keepdim=True))
         target[where] = slab
+
+
+def _rows_of(source: Source, axis: int, where: slice) -> torch.Tensor:
+    """Rows along an axis, which comes first."""
+    everything = slice(None)
+    box = (where, everything, everything), (everything, where, everything), (everything, everything, where)
+    return source.read(box[axis]).movedim(axis, 0)
+
+
+def _kept_rows(source: Source, axis: int) -> Callable[[slice], torch.Tensor]:
+    """A reader of rows along an axis, for slices that rise: rows that two of them share are read once."""
+    held, first = torch.empty(0), 0
+
+    def read_once(where: slice) -> torch.Tensor:
+        nonlocal held, first
+        known = held[where.start - first :][: where.stop - where.start] if first <= where.start else held[:0]
+        start = where.start + len(known)
+        if start == where.stop:
+            return known
+        fresh = _rows_of(source, axis, slice(start, where.stop))
+        held, first = (torch.cat([known, fresh]) if len(known) else fresh), where.start
+        return held
+
+    return (lambda where: _rows_of(source, axis, where)) if source.is_held else read_once
+
+
+def _rising(parts: Iterable[torch.Tensor]) -> Callable[[slice], torch.Tensor]:
+    """A reader of a volume that comes in parts along z, for slices that rise: rows before the last one are let go."""
+    waiting, held, first = iter(parts), torch.empty(0), 0
+
+    def read(where: slice) -> torch.Tensor:
+        nonlocal held, first
+        while first + len(held) < where.stop:
+            gone = min(max(where.start - first, 0), len(held))
+            part = next(waiting)
+            held, first = (torch.cat([held[gone:], part]) if gone < len(held) else part), first + gone
+        return held[where.start - first : where.stop - first]
+
+    return read
 
 
 def _slabs(num_slices: int, voxels_per_slice: int) -> list[slice]:
@@ -213,13 +286,15 @@ def _slabs(num_slices: int, voxels_per_slice: int) -> list[slice]:
     return [slice(start, min(start + step, num_slices)) for start in range(0, num_slices, step)]
 
 
-def _take_slices(volume: torch.Tensor, operator: Operator | None, where: slice) -> torch.Tensor:
-    """Slices `where` of the target's z axis, C z Y X float32, from `volume` (C Z Y X)."""
+def _take_slices(
+    read: Callable[[slice], torch.Tensor], operator: Operator | None, where: slice, device: torch.device
+) -> torch.Tensor:
+    """Slices `where` of the target's z axis, z y x float32, from a reader of the source's."""
     if operator is None:
-        return volume[:, where].float()
-    needed, weights = _band(operator, where, volume.device)
-    stack = volume[:, needed].float().flatten(2)
-    return torch.matmul(weights, stack).view(volume.shape[0], -1, *volume.shape[2:])
+        return read(where)
+    needed, weights = _band(operator, where, device)
+    rows = read(needed)
+    return torch.matmul(weights, rows[None].flatten(2)).view(-1, *rows.shape[1:])
 
 
 def _resample_planes(slices: torch.Tensor, planes: Sequence[Bands | None]) -> torch.Tensor:

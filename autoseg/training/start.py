@@ -14,12 +14,14 @@ from torch import Tensor, nn
 
 from autoseg import console
 from autoseg.errors import ModelError, UsageError
-from autoseg.inference.model import WEIGHTS, fold_folders, read_fold, weights_digest
+from autoseg.inference.model import WEIGHTS, read_fold, weights_digest
+from autoseg.inference.opening import folds_in, opened_configuration
 from autoseg.networks.distractor import HidesDistractor, widened
 from autoseg.networks.transfer import Interface, shared, transfer
 from autoseg.records.dataset import Fold
 from autoseg.records.fine_tuning import Origin, matching_names
 from autoseg.records.inputs import TrainingInputs
+from autoseg.records.package import is_anonymous
 from autoseg.records.plan import Configuration, NetworkSpec, Plan
 from autoseg.storage import tensors
 
@@ -57,21 +59,24 @@ def find_start(model: Path, plan: Plan, configuration: str, fold: str, cases: Fo
     the first.
 
     Args:
-        model: folder of a trained fold or of all folds of a configuration.
+        model: a folder or a zip as `inference.opening` takes them; of several configurations that of the same name.
         plan: of the training.
         configuration: to be trained; without distractors.
         fold: number as text, or `all`.
         cases: to train on and to hold out.
 
     Raises:
-        UsageError: there is no trained fold, its network is another one than the plan's, or it has seen held-out cases.
-        ModelError: its files are damaged.
+        UsageError: its network is another one than the plan's, the fold to start from is not trained, or it has seen
+            held-out cases, or may have.
+        ModelError: it is no model, or its files are damaged.
     """
-    folder = _choose_fold(model, plan.dataset, fold)
-    model_plan, trained = read_fold(folder)
+    with opened_configuration(model, configuration) as folder:
+        chosen = _choose_fold(folder, plan.dataset, fold, model)
+        model_plan, trained = read_fold(chosen)
+        digest, weights = weights_digest(chosen), tensors.load(chosen / WEIGHTS)[0][WEIGHTS]
     settings, theirs = plan.configurations[configuration], model_plan.configurations[trained.configuration]  # type: ignore[index]
     _check_network(settings.network, theirs.network, model, plan, configuration)
-    _tell_differences(plan, settings, model_plan, theirs, folder)
+    _tell_differences(plan, settings, model_plan, theirs, model)
     known, wanted = interface(model_plan, theirs), interface(plan, settings)
     common = shared(known, wanted)
     origin = Origin(
@@ -79,14 +84,13 @@ def find_start(model: Path, plan: Plan, configuration: str, fold: str, cases: Fo
         plan=trained.plan,
         configuration=trained.configuration,
         fold=trained.fold,
-        weights=weights_digest(folder),
+        weights=digest,
         cases=trained.train_cases,
         kept_heads=common.heads,
         kept_channels=common.channels,
     )
     origins = (*trained.origins, origin)
     _check_unseen(origins, plan.dataset, cases.validation)
-    weights = tensors.load(folder / WEIGHTS)[0][WEIGHTS]
     if theirs.recipe.distractors is not None:
         weights = {name.removeprefix(_WRAPPED): value for name, value in weights.items()}
     return Start(weights, known, origins)
@@ -148,18 +152,16 @@ def check_same_origin(folder: Path, then: TrainingInputs, now: TrainingInputs) -
     raise UsageError(f"{folder} was begun {reason} to go on, or delete the folder to start anew.")
 
 
-def _choose_fold(model: Path, dataset: str, fold: str) -> Path:
-    if (model / "fold.json").is_file():
-        return model
-    numbered = fold_folders(model)
-    whole = model / "fold_all"
-    if not numbered:
-        raise UsageError(f"{model} holds no trained fold: fold.json is in neither it nor its fold_* folders.")
-    same = model / f"fold_{fold}"
+def _choose_fold(folder: Path, dataset: str, fold: str, model: Path) -> Path:
+    """Of an opened `model`, the folder of one fold or of all folds of a configuration."""
+    numbered, whole = folds_in(folder), folder / "fold_all"
+    if numbered == [folder]:
+        return folder
+    same = folder / f"fold_{fold}"
     preferred = [same] if read_fold(numbered[0])[0].dataset == dataset else [whole, same, numbered[0]]
-    for folder in preferred:
-        if (folder / "fold.json").is_file():
-            return folder
+    for one in preferred:
+        if (one / "fold.json").is_file():
+            return one
     raise UsageError(
         f"{model} is of this dataset and has no trained fold {fold}; its others were trained on cases that fold {fold} "
         "holds out. Name a fold's own folder to take its weights nevertheless, or train that fold first."
@@ -180,7 +182,7 @@ def _check_network(wanted: NetworkSpec, known: NetworkSpec, model: Path, plan: P
         )
 
 
-def _tell_differences(plan: Plan, settings: Configuration, model: Plan, theirs: Configuration, folder: Path) -> None:
+def _tell_differences(plan: Plan, settings: Configuration, model: Plan, theirs: Configuration, where: Path) -> None:
     """Warn of what does not keep the weights from fitting, and makes them worth less."""
     found = [field for field in ("orientation", "transpose") if getattr(plan, field) != getattr(model, field)]
     fields = ("spacing_mm", "previous_stage")
@@ -192,13 +194,20 @@ def _tell_differences(plan: Plan, settings: Configuration, model: Plan, theirs: 
         found.append("normalization")
     if found:
         console.warn(
-            f"{plan.name} prepares images otherwise than {folder} was trained with ({', '.join(found)}), so less of "
+            f"{plan.name} prepares images otherwise than {where} was trained with ({', '.join(found)}), so less of "
             "what it learned holds; `autoseg plan DATASET --like MODEL` takes them from the model."
         )
 
 
 def _check_unseen(origins: Sequence[Origin], dataset: str, held_out: Sequence[str]) -> None:
-    seen = sorted({case for origin in origins if origin.dataset == dataset for case in origin.cases} & {*held_out})
+    same = [origin for origin in origins if origin.dataset == dataset]
+    if held_out and any(not origin.cases or any(map(is_anonymous, origin.cases)) for origin in same):
+        raise UsageError(
+            f"The model was trained on {dataset} and does not say on which of its cases, as packed and imported ones "
+            "do not, so it may have seen those that this fold holds out. Start from the model's folder in the "
+            "workspace, or train fold `all`."
+        )
+    seen = sorted({case for origin in same for case in origin.cases} & {*held_out})
     if seen:
         more = f" and {len(seen) - 5} more" if len(seen) > 5 else ""
         raise UsageError(

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from common import CONFIGURATION, DATASET, FOLD, default_plan, emit, options, workspace
 
-from autoseg.inference.export import labels_from_probabilities
-from autoseg.inference.store import read_meta, read_probabilities
+from autoseg.inference.pieces import in_file, labels_from_probabilities
+from autoseg.inference.store import probabilities_path, read_meta
 from autoseg.metrics.build import score_case, summarize
 from autoseg.pipeline.train import TrainOptions, train
 from autoseg.records.base import read_record
@@ -78,7 +78,7 @@ def score(folder: Path, dataset: Dataset, trained: TrainedFold, plan: Plan) -> E
     scores = {}
     for case in trained.validation_cases:
         meta = read_meta(folder / "validation", case)
-        found = labels_from_probabilities([read_probabilities(folder / "validation", case)], meta, plan.labels)
+        found = labels_from_probabilities([in_file(probabilities_path(folder / "validation", case))], meta, plan.labels)
         truth = reference_of(dataset, case, meta.geometry)
         scores[case] = score_case(found, truth, plan.labels, meta.geometry)
     return summarize("held out", scores)

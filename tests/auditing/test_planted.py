@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from autoseg.datasets.planted import ERRORS
-from autoseg.datasets.planted import plant as plant_error
 from autoseg.records.audit import AuditedCase
+from benchmarks.planted import ERRORS
+from benchmarks.planted import plant as plant_error
 from tests.auditing.made import LABELS, audit_made, predict, truth
 
 NUM_CASES = 40

@@ -6,9 +6,20 @@ from typing import Any
 
 import numpy as np
 
+from autoseg.datasets.findings import raise_faults
+from autoseg.datasets.opening import inspect_dataset
+from autoseg.records.dataset import Dataset
 from tests.images.making import write_nifti
 
 LABELS = {"background": 0, "organ": 1, "lesion": 2}
+
+
+def open_dataset(root: Path) -> Dataset:
+    """The dataset in a folder; raises DataError with all faults."""
+    dataset, findings = inspect_dataset(root)
+    raise_faults(findings, f"{root} cannot be opened as a dataset")
+    assert dataset is not None
+    return dataset
 
 
 def image_of(seed: int, shape: tuple[int, ...] = (4, 5, 6)) -> np.ndarray:

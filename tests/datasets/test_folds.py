@@ -39,7 +39,7 @@ def test_single_cases_get_sklearns_folds_on_sorted_ids():
 
 
 def test_hippocampus_fold_0_is_the_published_one(shared_data):
-    from autoseg.datasets.opening import open_dataset
+    from tests.datasets.folders_on_disk import open_dataset
 
     folds = make_folds(open_dataset(shared_data / "Task04_Hippocampus"))
     assert folds.source == "kfold"

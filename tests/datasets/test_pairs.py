@@ -6,13 +6,12 @@ import nibabel
 import numpy as np
 import pytest
 
-from autoseg.datasets.opening import open_dataset
 from autoseg.datasets.pairs import compare_grids, read_case_image, read_pair
 from autoseg.errors import DataError
 from autoseg.images.reading import read_geometry
 from autoseg.records.dataset import Case
 from autoseg.spatial.orientation import Turn
-from tests.datasets.folders_on_disk import decathlon, image_of, label_of
+from tests.datasets.folders_on_disk import decathlon, image_of, label_of, open_dataset
 from tests.images.making import write_nifti
 
 AFFINE = np.array([[1.9, -0.3, 0.1, 10.0], [0.3, 2.9, 0.5, -20.0], [-0.1, -0.5, 3.9, 5.0], [0, 0, 0, 1]])

@@ -10,13 +10,13 @@ import tifffile
 
 from autoseg.datasets.findings import describe, raise_faults
 from autoseg.datasets.guessing import guess_dataset
-from autoseg.datasets.opening import inspect_dataset, open_dataset
+from autoseg.datasets.opening import inspect_dataset
 from autoseg.datasets.pairs import read_pair
 from autoseg.datasets.verify import check_overall, read_and_check
 from autoseg.errors import DataError
 from autoseg.images.pictures import flat_geometry
 from autoseg.images.writing import write_image
-from tests.datasets.folders_on_disk import LABELS, decathlon, image_of, label_of
+from tests.datasets.folders_on_disk import LABELS, decathlon, image_of, label_of, open_dataset
 from tests.images.making import write_nifti
 
 ROGUE = {

@@ -1,17 +1,20 @@
 """NIfTI headers and streams, good and bad, against nibabel and against what they are."""
 
 import gzip
+import tempfile
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK
 
 from autoseg.errors import DataError, ResourceError
 from autoseg.images import contents
 from autoseg.images.nifti import xyz_matrix
 from autoseg.images.reading import read_geometry, read_image
 from autoseg.images.volume import ImageError
+from autoseg.storage import spacious
 from tests.images.making import change_header, ramp, write_nifti
 
 OBLIQUE = np.array([[0.0, -2.9, 0.8, 10.0], [2.0, 0.0, 0.0, -20.0], [0.0, 0.77, 3.9, 5.0], [0, 0, 0, 1]])
@@ -148,11 +151,37 @@ def test_a_bomb_is_stopped(tmp_path, monkeypatch):
     assert kind_of(path) == "size_mismatch"
 
 
-def test_more_than_the_memory_is_a_resource_error(tmp_path, monkeypatch):
-    path = write_nifti(tmp_path / "a.nii", ramp((10, 20, 30)))
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("slope", [1.0, 0.25])
+def test_large_files_are_mapped_and_give_the_same(tmp_path, monkeypatch, ending, slope):
+    path = write_nifti(tmp_path / f"a{ending}", ramp((10, 20, 30)), scl_slope=slope, scl_inter=slope - 1)
+    expected = read_image([path])
+    monkeypatch.setattr(contents, "_READ_BYTES", 0)
+    monkeypatch.setattr(spacious, "available_memory_bytes", lambda: 1000)
+    found = read_image([path])
+    np.testing.assert_array_equal(found.array, expected.array)
+    assert (found.array.dtype, found.sha256) == (expected.array.dtype, expected.sha256)
+    assert str(owner(found.array)).startswith("<mmap.mmap")
+    assert not str(owner(expected.array)).startswith("<mmap.mmap")
+
+
+def owner(array: np.ndarray) -> object:
+    """What holds the memory of an array."""
+    base: object = array
+    while (inner := base.obj if isinstance(base, memoryview) else getattr(base, "base", None)) is not None:
+        base = inner
+    return base
+
+
+def test_what_fits_neither_into_memory_nor_on_the_disk_is_a_resource_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(spacious, "available_memory_bytes", lambda: 15000)
     monkeypatch.setattr(contents, "available_memory_bytes", lambda: 15000)
-    with pytest.raises(ResourceError, match="memory"):
-        read_image([path])
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path / "nowhere"))
+    with pytest.raises(ResourceError, match="too large for the memory that is free"):
+        read_image([write_nifti(tmp_path / "a.nii.gz", ramp((10, 20, 30)))])
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(ramp((10, 20, 30))), str(tmp_path / "a.nrrd"))
+    with pytest.raises(ResourceError, match="memory are free, twice the voxels are needed"):
+        read_image([tmp_path / "a.nrrd"])
 
 
 def test_every_truncation_is_seen(tmp_path):

@@ -8,19 +8,17 @@ import torch
 
 from autoseg.inference.export import (
     decide,
-    labels_from_probabilities,
     native_windows,
     previous_stage_labels,
     to_disagreement,
-    to_native_labels,
 )
+from autoseg.inference.pieces import in_memory, labels_from_probabilities
+from autoseg.inference.predictor import segmentation
 from autoseg.inference.store import (
     probability_writer,
     read_disagreement,
     read_meta,
     read_probabilities,
-    write_disagreement,
-    write_probabilities,
 )
 from autoseg.records.geometry import Geometry
 from autoseg.records.labels import LabelScheme, Target
@@ -29,7 +27,7 @@ from autoseg.spatial import resampling
 from autoseg.spatial.orientation import Turn, turn, turned
 from autoseg.spatial.resampling import linear_windows
 from autoseg.storage.arrays import read_array
-from tests.inference.whole import native_labels, native_probabilities
+from tests.inference.whole import native_labels, native_probabilities, write_disagreement, write_probabilities
 from tests.spatial.whole import resample_linear
 
 CLASSES = LabelScheme(class_names=("background", "a", "b"), class_values=(0, 1, 2), num_entries=3)
@@ -112,7 +110,7 @@ def test_probabilities_give_the_same_labels(labels: LabelScheme) -> None:
     if not labels.has_regions:
         np.testing.assert_allclose(probabilities.astype(float).sum(0), 1, atol=2e-3)
     direct = native_labels(logits, meta, labels)
-    stored = labels_from_probabilities([probabilities], meta, labels)
+    stored = labels_from_probabilities([in_memory(probabilities)], meta, labels)
     ordered = np.sort(probabilities.astype(float), axis=0)
     margin = np.abs(probabilities.astype(float) - 0.5).min(0) if labels.has_regions else ordered[-1] - ordered[-2]
     tied = np.zeros(meta.shape_before_crop, bool)
@@ -126,9 +124,10 @@ def test_mean_of_several() -> None:
     meta = meta_for()
     first, second = (native_probabilities(logits_for(FILE_SHAPE, seed=s), meta, CLASSES) for s in (1, 2))
     mean = (first.astype(np.float32) + second.astype(np.float32)) / 2
-    np.testing.assert_array_equal(labels_from_probabilities([first, second], meta, CLASSES), mean.argmax(0))
+    one, two = in_memory(first), in_memory(second)
+    np.testing.assert_array_equal(labels_from_probabilities([one, two], meta, CLASSES), mean.argmax(0))
     np.testing.assert_array_equal(
-        labels_from_probabilities([first, first], meta, CLASSES), labels_from_probabilities([first], meta, CLASSES)
+        labels_from_probabilities([one, one], meta, CLASSES), labels_from_probabilities([one], meta, CLASSES)
     )
 
 
@@ -152,7 +151,7 @@ def test_previous_stage_on_the_next_grid() -> None:
     probabilities = native_probabilities(logits_for((3, 5, 3)) * 5, coarse, CLASSES)
     same = coarse.model_copy(update={"shape": (6, 10, 6), "spacing_mm": SPACING})
     found = previous_stage_labels([torch.from_numpy(probabilities)], coarse, same, CLASSES)
-    native = labels_from_probabilities([probabilities], coarse, CLASSES)
+    native = labels_from_probabilities([in_memory(probabilities)], coarse, CLASSES)
     np.testing.assert_array_equal(found, native[1:7, 0:10, 1:7])
     fine = coarse.model_copy(update={"shape": (12, 20, 12), "spacing_mm": (1.0, 0.5, 0.75)})
     finer = previous_stage_labels([torch.from_numpy(probabilities)], coarse, fine, CLASSES)
@@ -166,7 +165,7 @@ def test_stored_probabilities_come_back(tmp_path) -> None:
     write_probabilities(tmp_path, meta, probabilities)
     assert read_disagreement(tmp_path, meta.id) is None
     disagreement = (np.arange(probabilities[0].size) % 256).astype(np.uint8).reshape(probabilities[0].shape)
-    write_disagreement(tmp_path, meta.id, disagreement)
+    write_disagreement(tmp_path, meta, disagreement)
     np.testing.assert_array_equal(read_disagreement(tmp_path, meta.id), disagreement)
     np.testing.assert_array_equal(read_disagreement(tmp_path, meta.id, slice(1, 3)), disagreement[1:3])
     np.testing.assert_array_equal(read_probabilities(tmp_path, "case"), probabilities)
@@ -190,7 +189,7 @@ def test_heads_in_blocks_equal_all_heads_at_once(has_regions: bool, monkeypatch:
         monkeypatch.setattr(resampling, "_WINDOW_VOXELS", values)
         windows = list(native_windows([logits], meta))
         assert windows[0].block <= 4
-        found = to_native_labels(windows, meta, labels)
+        found = segmentation([(window,) for window in windows], meta, labels)
         np.testing.assert_array_equal(found, decide(whole, labels, threshold=0.0).numpy())
 
 

@@ -3,8 +3,7 @@
 import numpy as np
 
 from autoseg.inference.native_stage import native_labels_on_grid
-from autoseg.preprocessing.prepare import prepare_case
-from tests.preprocessing.cases import plan
+from tests.preprocessing.cases import plan, prepare_case
 from tests.preprocessing.test_prepare import oblique_case
 
 

@@ -9,13 +9,13 @@ from autoseg.inference import sliding_window
 from autoseg.inference.sliding_window import (
     head_permutation,
     mirror_flips,
-    predict_logits,
     predict_rows,
     prediction_precision,
 )
 from autoseg.records.labels import LabelScheme, Target
 from autoseg.records.recipe import Mirroring, Recipe
 from autoseg.spatial.tiles import gaussian_weights
+from tests.inference.whole import predict_logits
 
 CPU = torch.device("cpu")
 LABELS = LabelScheme(class_names=("background", "left", "right"), class_values=(0, 1, 2), num_entries=3)

@@ -31,7 +31,7 @@ def test_a_voice_is_the_same_fold_of_each_configuration(tmp_path: Path) -> None:
     write_array(tmp_path / "0_1.disagreement.b2nd", np.full((1, 1, 3), 81, np.uint8))
     spoken = Spoken(np.zeros((1, 1, 3), np.int16), None, tmp_path, (3, 2))
     heard = list(spoken.voices())
-    np.testing.assert_allclose([p[0, 0, 0, 0] for p, _ in heard], [0.15, 0.3, 0.25], atol=1e-3)
+    np.testing.assert_allclose([p.read(slice(0, 1))[0, 0, 0, 0] for p, _ in heard], [0.15, 0.3, 0.25], atol=1e-3)
     assert [None if d is None else int(d[0, 0, 0]) for _, d in heard] == [40, 81, None]
 
 
@@ -99,3 +99,40 @@ def test_what_the_folds_disagree_about_is_kept(tmp_path: Path) -> None:
         tmp_path / "one"
     )
     assert not folds_path(tmp_path / "one", "case").exists()
+
+
+def test_only_what_somebody_reads_is_written(tmp_path: Path) -> None:
+    """Nobody listens to the folds: only what all say; one fold alone is heard from there; nobody keeps it: no more."""
+    logits = torch.tensor([[[4.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [3.0, 0.0]]])
+    labels = LabelScheme(class_names=("background", "a"), class_values=(0, 1), num_entries=2)
+    meta = PreprocessedCase(
+        id="case",
+        geometry=Geometry(shape=(1, 1, 2), spacing_mm=(1, 1, 1), affine=((0, 0, 1, 0), (0, 1, 0, 0), (1, 0, 0, 0))),
+        axes=(0, 1, 2),
+        flips=(False, False, False),
+        crop=((0, 1), (0, 1), (0, 2)),
+        shape_before_crop=(1, 1, 2),
+        spacing_before_mm=(1, 1, 1),
+        shape=(1, 1, 2),
+        spacing_mm=(1, 1, 1),
+    )
+
+    def spoken(name: str, num_folds: int, heard: bool, kept: bool) -> tuple[Spoken, set[str]]:
+        folder = tmp_path / name
+        folder.mkdir()
+        mirrored = [torch.cat([fold, torch.tensor([[0.2, 0.4]])]) for fold in logits[:num_folds]]
+        windows = zip(*(native_windows([fold[:, None, None]], meta) for fold in mirrored), strict=True)
+        said = speak(windows, [num_folds], meta, labels, folder, heard=heard, kept=kept)
+        return said, {path.name.removesuffix(".b2nd") for path in folder.iterdir()}
+
+    everything = {"all.probabilities", "all.disagreement"}
+    assert spoken("saved", 2, False, True)[1] == {*everything, "all.folds"}
+    assert spoken("saved_one", 1, False, True)[1] == everything
+    folds = {f"0_{fold}.{what}" for fold in (0, 1) for what in ("probabilities", "disagreement")}
+    assert spoken("heard", 2, True, False)[1] == {"all.probabilities", *folds}
+    said, files = spoken("heard_one", 1, True, False)
+    assert files == everything
+    ((alone, disagreement),) = said.voices()
+    np.testing.assert_array_equal(alone.read(slice(0, 1)), read_array(said.folder / "all.probabilities.b2nd"))
+    np.testing.assert_array_equal(disagreement, [[[51, 102]]])
+    assert spoken("both", 2, True, True)[1] == {*everything, "all.folds", *folds}

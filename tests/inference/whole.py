@@ -2,21 +2,65 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from autoseg.inference.export import Labels, native_windows, to_disagreement, to_native_labels, to_probabilities
+from autoseg.inference.export import (
+    Disagreement,
+    Labels,
+    Probabilities,
+    native_windows,
+    to_disagreement,
+    to_probabilities,
+)
 from autoseg.inference.model import Model
-from autoseg.inference.predictor import OnGrid, network_input, network_rows
+from autoseg.inference.predictor import OnGrid, network_input, network_rows, segmentation
+from autoseg.inference.sliding_window import predict_rows
+from autoseg.inference.store import (
+    disagreement_path,
+    disagreement_writer,
+    meta_path,
+    probabilities_path,
+    probability_writer,
+)
 from autoseg.inference.voices import Spoken, speak, voice_windows
+from autoseg.records.base import write_record
 from autoseg.records.labels import LabelScheme
 from autoseg.records.results import PreprocessedCase
 
 
+class Whole(NamedTuple):
+    logits: Tensor
+    """`H Z Y X`."""
+    disagreement: Tensor | None
+    """`Z Y X`; None: nothing is mirrored."""
+
+
+def predict_logits(networks: Sequence[nn.Module], image: Tensor, *arguments, **named) -> Whole:
+    """The rows of `predict_rows`, whose arguments these are, put together."""
+    rows = torch.cat(list(predict_rows(networks, image, *arguments, **named)), 1)
+    num_heads = arguments[1]
+    return Whole(rows[:num_heads], rows[num_heads] if len(rows) > num_heads else None)
+
+
 def native_labels(logits: Tensor, meta: PreprocessedCase, labels: LabelScheme) -> Labels:
-    return to_native_labels(native_windows([logits], meta), meta, labels)
+    return segmentation(((window,) for window in native_windows([logits], meta)), meta, labels)
+
+
+def write_probabilities(folder: Path, meta: PreprocessedCase, probabilities: Probabilities) -> None:
+    """`H z y x` float16 and how to bring it to the file's grid, as validation leaves them."""
+    with probability_writer(probabilities_path(folder, meta.id), len(probabilities), meta) as put:
+        put(slice(0, probabilities.shape[1]), probabilities)
+    write_record(meta_path(folder, meta.id), meta)
+
+
+def write_disagreement(folder: Path, meta: PreprocessedCase, disagreement: Disagreement) -> None:
+    """`z y x` uint8."""
+    with disagreement_writer(disagreement_path(folder, meta.id), meta) as put:
+        put(slice(0, len(disagreement)), disagreement)
 
 
 def native_probabilities(logits: Tensor, meta: PreprocessedCase, labels: LabelScheme) -> np.ndarray:

@@ -14,6 +14,7 @@ from autoseg.cli.main import main
 from autoseg.errors import ModelError, UsageError
 from autoseg.inference.model import fold_folders, load_model
 from autoseg.interop import traced
+from autoseg.pipeline.pack import pack
 from autoseg.records.base import read_record
 from autoseg.records.plan import NetworkSpec
 from autoseg.records.traced import TracedModel
@@ -50,6 +51,21 @@ def test_the_file_answers_as_the_model(
     torch.testing.assert_close(found, expected, atol=2e-5 * float(expected.abs().max()), rtol=1e-4)
     about = read_record(tmp_path / "out" / "autoseg.json", TracedModel)
     assert (about.file, about.num_folds, about.plan) == (known.file, 2, loaded.plan)
+
+
+def test_a_packed_model_gives_the_same_files(tmp_path: Path) -> None:
+    model, zipped = model_folder(tmp_path / "m"), tmp_path / "model.zip"
+    pack(model, zipped)
+    for name, source in (("folder", model), ("zip", zipped)):
+        for kind in ("torch", "nnunet"):
+            assert main(["export", kind, str(source), str(tmp_path / name / kind), "-q"]) == 0
+    one, other = (sorted(p.relative_to(tmp_path / n) for p in (tmp_path / n).rglob("*")) for n in ("folder", "zip"))
+    assert one == other
+    for path in (path for path in one if path.suffix == ".json"):
+        assert (tmp_path / "folder" / path).read_text() == (tmp_path / "zip" / path).read_text()
+    patch = torch.randn((1, 1, *load_model(fold_folders(model), torch.device("cpu")).settings.patch_zyx))
+    found = [traced.KINDS["torch"].run(tmp_path / name / "torch" / "model.pt2", patch) for name in ("folder", "zip")]
+    assert torch.equal(*found)
 
 
 @pytest.mark.skipif(not HAS_ONNX, reason="onnx")

@@ -1,11 +1,14 @@
 """Lesion-wise scores and FROC: hand-computed cases and properties."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoseg.metrics.detection import (
+    LesionCounts,
     ScoredCandidate,
     froc,
     lesion_counts,
@@ -13,7 +16,6 @@ from autoseg.metrics.detection import (
     lesion_matches,
     lesion_precision,
     lesion_sensitivity,
-    pool_lesions,
     scored_candidates,
 )
 from autoseg.records.detection import LesionRule
@@ -22,6 +24,17 @@ from autoseg.records.detection import LesionRule
 def row(text: str) -> np.ndarray:
     """A volume of one row: `#` is in the mask."""
     return np.array([[[c == "#" for c in text]]])
+
+
+def pool_lesions(counts: Iterable[LesionCounts]) -> LesionCounts:
+    """Sums over cases, so that a case weighs by its lesions."""
+    counts = list(counts)
+    return LesionCounts(
+        lesions=sum(c.lesions for c in counts),
+        found=sum(c.found for c in counts),
+        candidates=sum(c.candidates for c in counts),
+        false_candidates=sum(c.false_candidates for c in counts),
+    )
 
 
 def score(prediction: str, reference: str, **rule):

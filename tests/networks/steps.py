@@ -4,11 +4,13 @@ import gc
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from autoseg.losses.build import build_loss
 from autoseg.networks.build import build_network
@@ -37,6 +39,27 @@ def network_of(architecture: str, features: Sequence[int], patch: Sequence[int])
     return build_network(spec, 1, LABELS.num_heads, seed=0).train()
 
 
+def saved_bytes(
+    network: torch.nn.Module,
+    loss: Callable[[Sequence[Tensor], Tensor], Tensor],
+    images: Tensor,
+    labels: Tensor,
+    *,
+    half: bool,
+    kind: Literal["cpu", "cuda"] = "cuda",
+) -> int:
+    """What `trace_step` counts as held when forward and loss are done, for the backward pass."""
+    held = []
+
+    def watched(outputs: Sequence[Tensor], labels: Tensor) -> Tensor:
+        value = loss(outputs, labels)
+        held.append(_get_current_dispatch_mode().now)  # of the counter
+        return value
+
+    trace_step(network, watched, images, labels, half=half, kind=kind)
+    return held[0]
+
+
 def traced(
     architecture: str,
     features: Sequence[int],
@@ -46,10 +69,15 @@ def traced(
     half: bool = False,
     kind: Literal["cpu", "cuda"] = "cuda",
 ) -> StepCost:
+    return trace_step(*step_of(architecture, features, patch, batch), half=half, kind=kind)
+
+
+def step_of(architecture: str, features: Sequence[int], patch: Sequence[int], batch: int):
+    """Network, loss, images and labels on the meta device."""
     with META:
         network = network_of(architecture, features, patch)
         images, labels = torch.empty(batch, 1, *patch), torch.empty(batch, *patch, dtype=torch.int16)
-        return trace_step(network, build_loss(Recipe(), LABELS, False), images, labels, half=half, kind=kind)
+    return network, build_loss(Recipe(), LABELS, False), images, labels
 
 
 def measured_bytes(architecture: str, features: Sequence[int], patch: Sequence[int], batch: int, half: bool) -> int:

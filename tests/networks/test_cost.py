@@ -13,7 +13,7 @@ from autoseg.networks.build import build_network
 from autoseg.networks.cost import META, StepCost, count_parameters, trace_step, weight_bytes
 from autoseg.records.plan import NetworkSpec
 from autoseg.records.recipe import Recipe
-from tests.networks.steps import LABELS, spec_of, traced
+from tests.networks.steps import LABELS, saved_bytes, spec_of, step_of, traced
 
 SPEC = NetworkSpec(
     architecture="plain_unet",
@@ -45,10 +45,14 @@ def test_parameters_by_hand() -> None:
     assert count_parameters(network) == 0
 
 
-def _trace_one_convolution(half: bool) -> StepCost:
+def _one_convolution():
     with META:
         images, labels = torch.empty(3, 2, 4, 6, 8), torch.empty(3, 4, 6, 8)
-        return trace_step(_OneConvolution(), lambda out, _: out[0].sum(), images, labels, half=half, kind="cuda")
+        return _OneConvolution(), lambda out, _: out[0].sum(), images, labels
+
+
+def _trace_one_convolution(half: bool) -> StepCost:
+    return trace_step(*_one_convolution(), half=half, kind="cuda")
 
 
 def test_one_convolution_by_hand() -> None:
@@ -56,7 +60,7 @@ def test_one_convolution_by_hand() -> None:
     cost = _trace_one_convolution(half=False)
     # Kept: the output and the scalar. Then the gradient of the scalar (that of the sum is a view of it), and of the
     # weights (the images have none).
-    assert cost.saved_bytes == 4 * (5 * voxels + 1)
+    assert saved_bytes(*_one_convolution(), half=False) == 4 * (5 * voxels + 1)
     assert cost.peak_bytes == 4 * (5 * voxels + 1 + 1 + weights)
     # Forward and the gradient of the weights, two operations a product.
     assert cost.flops == 2 * 2 * voxels * weights
@@ -65,7 +69,7 @@ def test_one_convolution_by_hand() -> None:
 def test_half_precision_keeps_copies_of_weights_and_images() -> None:
     voxels, weights = 3 * 4 * 6 * 8, 5 * 2 * 27
     cost = _trace_one_convolution(half=True)
-    assert cost.saved_bytes == 2 * (5 * voxels + 2 * voxels + weights) + 2
+    assert saved_bytes(*_one_convolution(), half=True) == 2 * (5 * voxels + 2 * voxels + weights) + 2
     assert cost.flops == _trace_one_convolution(half=False).flops
 
 
@@ -79,9 +83,12 @@ def test_a_trace_leaves_nothing_behind_for_real_steps() -> None:
 
 
 def test_bytes_grow_with_the_batch_and_fall_in_half_precision() -> None:
-    one, two = (traced("residual_unet", (16, 32), (32, 32, 32), batch).saved_bytes for batch in (1, 2))
+    one, two, half = (
+        saved_bytes(*step_of("residual_unet", (16, 32), (32, 32, 32), batch), half=half)
+        for batch, half in ((1, False), (2, False), (2, True))
+    )
     assert 1.98 < two / one <= 2
-    assert traced("residual_unet", (16, 32), (32, 32, 32), 2, half=True).saved_bytes < 0.6 * two
+    assert half < 0.6 * two
 
 
 CASES = [

@@ -5,9 +5,9 @@ from torch import nn
 from autoseg.errors import UsageError
 from autoseg.losses.build import build_loss
 from autoseg.networks.blocks import recompute_activations
-from autoseg.networks.cost import META, trace_step
+from autoseg.networks.cost import trace_step
 from autoseg.records.recipe import Recipe
-from tests.networks.steps import LABELS, network_of
+from tests.networks.steps import LABELS, network_of, saved_bytes, step_of
 
 ARCHITECTURES = ["plain_unet", "residual_unet", "fcn"]
 
@@ -34,18 +34,15 @@ def test_gradients_are_the_same(architecture: str, half: bool) -> None:
 
 @pytest.mark.parametrize("architecture", ["plain_unet", "residual_unet"])
 def test_less_is_kept_and_more_is_computed(architecture: str) -> None:
-    costs = []
-    for again in (False, True):
-        with META:
-            network = network_of(architecture, (16, 32, 64), (64, 64, 64))
-            if again:
-                recompute_activations(network)
-            images, labels = torch.empty(2, 1, 64, 64, 64), torch.empty(2, 64, 64, 64, dtype=torch.int16)
-            costs.append(
-                trace_step(network, build_loss(Recipe(), LABELS, False), images, labels, half=True, kind="cuda")
-            )
-    kept, recomputed = costs
-    assert recomputed.saved_bytes < 0.5 * kept.saved_bytes
+    def step(again: bool):
+        network, *rest = step_of(architecture, (16, 32, 64), (64, 64, 64), 2)
+        if again:
+            recompute_activations(network)
+        return network, *rest
+
+    saved = [saved_bytes(*step(again), half=True) for again in (False, True)]
+    assert saved[1] < 0.5 * saved[0]
+    kept, recomputed = (trace_step(*step(again), half=True, kind="cuda") for again in (False, True))
     assert recomputed.peak_bytes < 0.75 * kept.peak_bytes
     # Forward twice: four thirds, but for the heads and what no gradient flows into.
     assert recomputed.flops == pytest.approx(4 / 3 * kept.flops, rel=0.02)

@@ -9,11 +9,9 @@ import numpy as np
 import pytest
 
 from autoseg.cli.main import main
-from autoseg.datasets.planted import plant
 from autoseg.errors import UsageError
 from autoseg.images.reading import read_label
 from autoseg.images.writing import write_label
-from autoseg.inference.store import write_probabilities
 from autoseg.pipeline.audit import audit, to_csv
 from autoseg.records.audit import Audit
 from autoseg.records.base import read_record, write_record
@@ -22,7 +20,9 @@ from autoseg.records.plan import Plan
 from autoseg.records.results import PreprocessedCase
 from autoseg.records.workspace import Paths
 from autoseg.spatial.orientation import turn, turn_for, turned
+from benchmarks.planted import plant
 from tests.auditing.made import LABELS, predict
+from tests.inference.whole import write_probabilities
 from tests.pipeline.fakes import write_fold
 from tests.reporting.workspace import flip_label, make_dataset, make_plan
 

@@ -9,18 +9,22 @@ import pytest
 import torch
 
 from autoseg.errors import DataError, PartialError, ResourceError
+from autoseg.images import contents
 from autoseg.images.reading import read_label
+from autoseg.inference import export
 from autoseg.inference import predictor as inference
+from autoseg.inference.store import read_probabilities
 from autoseg.pipeline import predict as stage_module
 from autoseg.pipeline.predict import predict, read_finished
 from autoseg.records.dataset import Case
 from autoseg.records.postprocessing import ComponentRule, TargetRule
 from autoseg.records.results import PostprocessingRule
 from autoseg.records.trust import Trust
-from autoseg.selection import answering
+from autoseg.selection import answering, room
 from autoseg.selection import predictor as predictor_module
 from autoseg.selection.predictor import hastened, load_predictor, prepare
 from autoseg.spatial.tiles import tile_starts
+from autoseg.storage import spacious
 from tests.pipeline.fakes import LABELS, ByIntensity, blobs, make_plan, write_fold
 from tests.pipeline.test_predict import CLASSES, CPU, put
 
@@ -142,3 +146,56 @@ def test_fast_leaves_out_what_was_learned_from_full_predictions(tmp_path: Path, 
     assert quick.models[0].digest != predictor.models[0].digest
     assert not quick.models[0].settings.recipe.mirroring.in_prediction
     assert predictor.models[0].settings.recipe.mirroring.in_prediction
+
+
+def test_a_case_that_will_not_fit_is_named_before_it_is_begun(tmp_path: Path, images: Path, monkeypatch) -> None:
+    model = write_fold(tmp_path / "fold_0", make_plan())
+    put_many(images, "ab")
+    begun: list[str] = []
+    monkeypatch.setattr(answering, "case_windows", lambda *_, **__: begun.append("a case"))
+    monkeypatch.setattr(room, "available_memory_bytes", lambda: 1000)
+    with pytest.raises(PartialError, match=r"2 of 2 .*\n  a: it does not fit into memory: about .* GiB are needed"):
+        predict(model, images, tmp_path / "out", device="cpu")
+    assert not begun
+
+
+def test_a_case_waits_for_the_memory_of_those_before_it(tmp_path: Path, images: Path, monkeypatch) -> None:
+    """While `a` and `b` are under way there is no room for the next one; when they are written there is."""
+    model = write_fold(tmp_path / "fold_0", make_plan())
+    put_many(images, "abc")
+    asked: list[tuple[str, bool]] = []
+
+    def lack(_predictor, grids) -> str | None:
+        case = next(iter(grids.values())).meta.id
+        before = all((tmp_path / "out" / f"{other}.nii.gz").is_file() for other in "abc" if other < case)
+        asked.append((case, before))
+        return None if before else "no room"
+
+    monkeypatch.setattr(stage_module, "lack_of_room", lack)
+    assert len(predict(model, images, tmp_path / "out", device="cpu")) == 3
+    assert {case for case, before in asked if before} == set("abc")
+
+
+def test_arrays_that_lie_in_files_change_nothing(tmp_path: Path, images: Path, monkeypatch) -> None:
+    """As if hardly any memory were free: image, grid and labels are mapped; segmentations are the same bytes."""
+    model = write_fold(tmp_path / "fold_0", make_plan())
+    put_many(images, "ab")
+    wanted = predict(model, images, tmp_path / "wanted", device="cpu", save_probabilities=True)
+    made: list[np.ndarray] = []
+    original = export.spacious
+
+    def noted(*arguments) -> np.ndarray:
+        made.append(original(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(export, "spacious", noted)
+    monkeypatch.setattr(spacious, "available_memory_bytes", lambda: 100)
+    monkeypatch.setattr(contents, "_READ_BYTES", 0)
+    found = predict(model, images, tmp_path / "out", device="cpu", save_probabilities=True)
+    assert len(made) == 2
+    assert all(isinstance(labels.base, np.memmap) for labels in made)
+    for one, other in zip(wanted, found, strict=True):
+        assert one.read_bytes() == other.read_bytes()
+    for case in "ab":
+        parts = [read_probabilities(tmp_path / name, case) for name in ("wanted", "out")]
+        np.testing.assert_array_equal(*parts)

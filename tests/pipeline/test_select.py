@@ -8,7 +8,7 @@ import pytest
 
 from autoseg.errors import DataError, ModelError, UsageError
 from autoseg.images.writing import write_image, write_label
-from autoseg.inference.store import read_probabilities, write_probabilities
+from autoseg.inference.store import read_probabilities
 from autoseg.inference.temperature import tempered
 from autoseg.metrics.build import score_case
 from autoseg.pipeline.evaluate import evaluate
@@ -27,6 +27,7 @@ from autoseg.selection.held_out import calibrated_probabilities, find_held_out, 
 from autoseg.selection.objectives import objective_value, parse_objective, scoring_of
 from autoseg.selection.temperatures import stored_temperatures
 from autoseg.spatial.orientation import Turn, turn, turn_for, turned
+from tests.inference.whole import write_probabilities
 from tests.pipeline.fakes import LABELS, blobs, image_of, make_plan, make_workspace, oblique_grid, stored_as, write_fold
 
 NAMES = ("3d_fullres", "3d_lowres")

@@ -14,7 +14,7 @@ from scipy import ndimage
 from autoseg import console
 from autoseg.errors import ModelError, Preempted, UsageError
 from autoseg.inference.model import load_model
-from autoseg.inference.store import read_meta, read_probabilities, write_probabilities
+from autoseg.inference.store import read_meta, read_probabilities
 from autoseg.pipeline.flow import TrainRequest, train_folds, wanted_configurations
 from autoseg.pipeline.plan import choose_plan
 from autoseg.pipeline.postprocess import choose_postprocessing
@@ -34,6 +34,7 @@ from autoseg.records.results import TrainedFold
 from autoseg.records.workspace import Paths
 from autoseg.storage.arrays import read_array
 from autoseg.training.task import Task, new_learner
+from tests.inference.whole import write_probabilities
 from tests.pipeline.tiny import FOLDS, SHORT, prepare, weights_of
 
 CPU = torch.device("cpu")

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import tempfile
 from pathlib import Path
 
 import nibabel
@@ -12,10 +13,12 @@ import pytest
 import torch
 
 from autoseg import console
+from autoseg.cli.main import main
 from autoseg.errors import ModelError, Preempted, UsageError
 from autoseg.pipeline.fingerprint import verify_and_fingerprint
 from autoseg.pipeline.flow import TrainRequest, train_folds
 from autoseg.pipeline.ingest import ingest
+from autoseg.pipeline.pack import pack
 from autoseg.pipeline.plan import plan as plan_stage
 from autoseg.pipeline.preprocess import preprocess
 from autoseg.pipeline.train import train
@@ -118,8 +121,8 @@ def test_a_plan_like_the_model_has_its_network_and_the_datasets_labels(
     assert read_record(paths.plan("like_tiny"), Plan) == plan
     with pytest.raises(UsageError, match="--like takes preset, memory and orientation from the model"):
         plan_stage(paths, preset="small", like=paths.folder)
-    with pytest.raises(UsageError, match="holds no trained fold"):
-        plan_stage(paths, like=paths.folder)
+    with pytest.raises(ModelError, match=f"{paths.plans} holds no trained fold: expected a model"):
+        plan_stage(paths, like=paths.plans)
 
 
 def test_names_decide_what_is_kept(
@@ -205,8 +208,45 @@ def test_a_fold_never_starts_from_what_saw_its_held_out_cases(base: tuple[Paths,
         find_start(model / "fold_1", plan, "3d_fullres", "2", cases["2"])
     with pytest.raises(UsageError, match="has no trained fold all; its others were trained on"):
         find_start(model, plan, "3d_fullres", "all", cases["2"])
-    with pytest.raises(UsageError, match="holds no trained fold"):
-        find_start(paths.folder, plan, "3d_fullres", "0", cases["0"])
+    with pytest.raises(ModelError, match=f"{paths.plans} holds no trained fold: expected a model"):
+        find_start(paths.plans, plan, "3d_fullres", "0", cases["0"])
+
+
+def test_a_packed_model_is_as_good_as_its_folder(
+    model: Path, other: tuple[Paths, Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the commands: the same plan, the same first weights, and no trace of the folder that it was unpacked to."""
+    paths, plan = other
+    zipped, root = tmp_path / "model.zip", read_record(paths.dataset, Dataset).root
+    pack(model, zipped)
+    work = ["--work", str(paths.folder.parent), "--json"]
+    assert main(["plan", root, "--like", str(zipped), "--name", "zipped", *work]) == 0
+    assert read_record(paths.plan("zipped"), Plan) == plan.model_copy(update={"name": "zipped"})
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    wanted, _ = first_weights(monkeypatch, paths, plan, "1", model)
+    found, _ = first_weights(monkeypatch, paths, plan, "1", zipped)
+    assert all(torch.equal(value, found[name]) for name, value in wanted.items())
+    assert not list((tmp_path / "tmp").iterdir())
+    (tmp_path / "empty").mkdir()
+    for call in (["plan", root, "--like"], ["train", root, "3d_fullres", "1", "--plan", plan.name, "--from"]):
+        assert main([*call, str(tmp_path / "empty"), *work]) == 6, call
+
+
+def test_whose_cases_are_not_named_never_holds_any_out(base: tuple[Paths, Plan], model: Path, tmp_path: Path) -> None:
+    """A packed model names none of its cases; one of nnU-Net's never did."""
+    _, plan = base
+    record = read_record(model / "fold_0" / "fold.json", TrainedFold)
+    cases = Fold(train=record.train_cases, validation=record.validation_cases)
+    pack(model, tmp_path / "model.zip")
+    nameless = Path(shutil.copytree(model / "fold_0", tmp_path / "fold_0"))
+    write_record(nameless / "fold.json", record.model_copy(update={"train_cases": ()}))
+    for start in (tmp_path / "model.zip", nameless):
+        with pytest.raises(UsageError, match="does not say on which of its cases"):
+            find_start(start, plan, "3d_fullres", "0", cases)
+        elsewhere = plan.model_copy(update={"dataset": "Elsewhere"})
+        assert find_start(start, elsewhere, "3d_fullres", "0", cases).origins[-1].fold == "0"
+    assert find_start(nameless, plan, "3d_fullres", "all", Fold(train=("x",), validation=())).origins
 
 
 def test_ancestors_count_as_well(

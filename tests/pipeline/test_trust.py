@@ -14,7 +14,7 @@ from autoseg.errors import UsageError
 from autoseg.images.writing import write_image, write_label
 from autoseg.inference.model import load_model
 from autoseg.inference.predictor import segment
-from autoseg.inference.store import read_disagreement, read_probabilities, write_disagreement, write_probabilities
+from autoseg.inference.store import read_disagreement, read_probabilities
 from autoseg.pipeline.flow import choose
 from autoseg.pipeline.predict import predict, read_finished
 from autoseg.pipeline.report import report
@@ -29,7 +29,14 @@ from autoseg.records.workspace import Paths
 from autoseg.selection.features import FeatureSums
 from autoseg.selection.held_out import HeldOut, calibrated_probabilities, find_held_out
 from autoseg.selection.predictor import Predictor, load_predictor, prepare
-from tests.inference.whole import case_rows, native_disagreement, native_probabilities, speak_whole
+from tests.inference.whole import (
+    case_rows,
+    native_disagreement,
+    native_probabilities,
+    speak_whole,
+    write_disagreement,
+    write_probabilities,
+)
 from tests.pipeline.fakes import LABELS, blobs, image_of, make_plan, make_workspace, oblique_grid, write_fold
 
 CPU = torch.device("cpu")
@@ -84,7 +91,7 @@ def validate(fold: Path, root: Path, cases: list[Case]) -> None:
         rows, meta = case_rows(model, grids, CPU), grids[model.configuration].meta
         write_probabilities(fold / "validation", meta, native_probabilities(rows, meta, LABELS))
         disagreement = native_disagreement(rows, meta, LABELS.num_heads)
-        write_disagreement(fold / "validation", case.id, disagreement)
+        write_disagreement(fold / "validation", meta, disagreement)
 
 
 def predictor_of(*models):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from autoseg.inference.pieces import in_memory
 from autoseg.postprocessing.apply import Heard, clean_components, world_mm
 from autoseg.postprocessing.features import CaseGrid
 from autoseg.records.geometry import Geometry
@@ -49,7 +50,7 @@ def meta_of(geometry: Geometry, how: Turn = Turn((0, 1, 2), (False,) * 3), margi
 def cleaned(classes: np.ndarray, rule: ComponentRule, probabilities=None, labels: LabelScheme = ONE):
     meta = meta_of(oblique_grid(classes.shape, (1.0, 1.0, 1.0)))
     grid = CaseGrid(np.zeros((1, *classes.shape), np.float32), ((0.0, 1.0),), (1.0, 1.0, 1.0), False)
-    heard = None if probabilities is None else Heard(probabilities, [(probabilities, None)], grid)
+    heard = None if probabilities is None else Heard(in_memory(probabilities), [(in_memory(probabilities), None)], grid)
     return clean_components(classes, meta, labels, rule, heard)
 
 

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autoseg.inference.pieces import in_memory
 from autoseg.metrics.detection import lesion_counts, lesion_f1, lesion_matches
 from autoseg.metrics.overlap import confusion_matrix, dice, target_counts
 from autoseg.postprocessing.apply import Judged, apply_decisions
@@ -33,7 +34,8 @@ SETTINGS = ComponentSettings()
 
 def judge(classes, reference, labels: LabelScheme = ONE, probabilities=None, learning=LearningSettings(), case="case"):
     """Table of one case whose crop box is everything, and what was found."""
-    found = find_components(classes, probabilities, labels, SETTINGS)
+    said = None if probabilities is None else in_memory(probabilities)
+    found = find_components(classes, said, labels, SETTINGS)
     num = len(found.targets)
     box = tuple((0, n) for n in classes.shape)
     names = feature_names(1)

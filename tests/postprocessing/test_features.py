@@ -5,6 +5,8 @@ from itertools import permutations
 import numpy as np
 import pytest
 
+from autoseg.inference import export
+from autoseg.inference.pieces import Pieces, in_memory
 from autoseg.postprocessing.features import (
     FEATURES,
     CaseGrid,
@@ -13,8 +15,9 @@ from autoseg.postprocessing.features import (
     feature_shift,
     measure,
 )
-from autoseg.postprocessing.find import find_components
+from autoseg.postprocessing.find import find_components, head_of
 from autoseg.postprocessing.intensity_features import intensity_scales, thinned
+from autoseg.postprocessing.probability_features import probability_features
 from autoseg.postprocessing.segments import quantiles, spread
 from autoseg.records.fingerprint import IntensityStatistics
 from autoseg.records.labels import LabelScheme
@@ -40,8 +43,8 @@ def measured(
     if image is None:
         image = classes.astype(np.float32)
     grid = CaseGrid(image[None], ((0.0, 1.0),), spacing_mm, planar)
-    found = find_components(classes, probabilities, labels, SETTINGS, planar)
-    matrix = measure(found, classes, [(probabilities, disagreement)], labels, grid, ring_mm)
+    found = find_components(classes, in_memory(probabilities), labels, SETTINGS, planar)
+    matrix = measure(found, classes, [(in_memory(probabilities), disagreement)], labels, grid, ring_mm)
     return dict(zip(feature_names(1), matrix.T, strict=True))
 
 
@@ -252,7 +255,7 @@ def test_a_finer_grid_changes_nothing_that_is_meant_in_mm() -> None:
 def test_fold_models_are_averaged() -> None:
     """The components are the ensemble's, the confidence that of each model: the largest of a mean is not its part."""
     classes = np.array([0, 1, 1, 0], np.int16).reshape(1, 1, 4)
-    first, second = (two_heads(np.array(p).reshape(1, 1, 4)) for p in ([0, 1.0, 0.5, 0], [0, 0.25, 0.75, 0]))
+    first, second = (in_memory(two_heads(np.array(p).reshape(1, 1, 4))) for p in ([0, 1.0, 0.5, 0], [0, 0.25, 0.75, 0]))
     grid = CaseGrid(np.zeros((1, 1, 1, 4), np.float32), ((0.0, 1.0),), (1.0, 1.0, 1.0), False)
     found = find_components(classes, None, ONE, SETTINGS)
     names = feature_names(1)
@@ -296,3 +299,41 @@ def test_samples_are_even() -> None:
     assert thinned(np.zeros((8, 100, 100)), 10_000).size <= 10_000
     values = np.array([5.0, 1, 3, *range(10)])
     np.testing.assert_allclose(quantiles(values, offsets, (0.5, 0.25)), [[3, 2], [4.5, 2.25]])
+
+
+@pytest.mark.parametrize("labels", [TWO, REGIONS])
+def test_confidence_read_in_slabs_is_that_of_the_whole_volume(labels, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Written plainly, from all heads of all voxels of each component; and only slabs with components are read."""
+    rng = np.random.default_rng(8)
+    values = rng.exponential(size=(3, 8, 6, 7)) ** 3
+    values = (values / values.sum(0)).astype(np.float16)
+    classes = np.zeros(values.shape[1:], np.int16)
+    classes[0:3, 1:4, 1:5], classes[6:8, 2:5, 2:6], classes[2, 4, 6] = 1, 2, 2
+    found = find_components(classes, None, labels, SETTINGS)
+    monkeypatch.setattr(export, "_VALUES_PER_SLAB", 1)
+    read: list[int] = []
+
+    def reader(rows: slice) -> np.ndarray:
+        read.append(rows.start)
+        return values[:, rows]
+
+    columns = probability_features(found, Pieces(values.shape, reader), None, labels)
+    assert read == [0, 1, 2, 6, 7]
+    p = values.reshape(3, -1).astype(np.float64)
+    for row, target in enumerate(found.targets):
+        inside = p[:, found.voxels_of(row)]
+        own, others = inside[head_of(labels, target)], np.delete(inside, head_of(labels, target), axis=0)
+        if labels.has_regions:
+            entropy = np.array([binary_entropy(one) for one in own])
+            margin = own - (1 - own)
+        else:
+            entropy = -(inside * np.log2(np.maximum(inside, 1e-7))).sum(0) / np.log2(3)
+            margin = own - others.max(0)
+        assert columns["probability_mean"][row] == pytest.approx(own.mean())
+        assert columns["probability_max"][row] == own.max()
+        assert columns["entropy_mean"][row] == pytest.approx(entropy.mean())
+        assert columns["margin_mean"][row] == pytest.approx(margin.mean())
+
+
+def binary_entropy(p: float) -> float:
+    return float(sum(-q * np.log2(max(q, 1e-7)) for q in (p, 1 - p)))

@@ -1,9 +1,15 @@
 """Components and candidates: hand-made lines, regions, planes, and agreement with labelling whole volumes."""
 
 import numpy as np
+import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import ndimage
 
+from autoseg.inference import export
+from autoseg.inference.export import decide
+from autoseg.inference.pieces import in_memory
 from autoseg.postprocessing.find import DECIDED, fallback_class, find_components, restorable_classes
 from autoseg.records.labels import LabelScheme, Target
 from autoseg.records.postprocessing import ComponentSettings
@@ -43,7 +49,7 @@ def listed(found) -> list[tuple[int, float, list[int]]]:
 def test_candidates_are_peaks_that_the_decision_missed() -> None:
     """0.4 at 1 belongs to the component at 0; 0.35 is a candidate of 0.3; 0.2, 0.15 of 0.1; 0.2 at 9 touches 0.9."""
     own = line(0.6, 0.4, 0.05, 0.35, 0.2, 0, 0.2, 0.15, 0, 0.2, 0.9, 0)
-    found = find_components((own > 0.5).astype(np.int16), two_heads(own), ONE, SETTINGS)
+    found = find_components((own > 0.5).astype(np.int16), in_memory(two_heads(own)), ONE, SETTINGS)
     assert listed(found) == [(0, DECIDED, [0]), (0, DECIDED, [10]), (0, 0.3, [3]), (0, 0.1, [6, 7])]
     assert found.is_decided.tolist() == [True, True, False, False]
 
@@ -54,19 +60,21 @@ def test_without_probabilities_or_thresholds_there_are_components_alone() -> Non
     expected = [(0, DECIDED, [0]), (0, DECIDED, [4])]
     assert listed(find_components(classes, None, ONE, SETTINGS)) == expected
     no_thresholds = ComponentSettings(restore_thresholds=())
-    assert listed(find_components(classes, two_heads(own), ONE, no_thresholds)) == expected
+    assert listed(find_components(classes, in_memory(two_heads(own)), ONE, no_thresholds)) == expected
 
 
 def test_an_unsure_network_leaves_a_bounded_number_of_candidates() -> None:
     own = line(0.2, 0, 0.35, 0, 0.25, 0, 0.15, 0, 0.4)
-    found = find_components(np.zeros((1, 1, 9), np.int16), two_heads(own), ONE, ComponentSettings(max_candidates=2))
+    found = find_components(
+        np.zeros((1, 1, 9), np.int16), in_memory(two_heads(own)), ONE, ComponentSettings(max_candidates=2)
+    )
     assert sorted(listed(found)) == [(0, 0.3, [2]), (0, 0.3, [8])]
 
 
 def test_candidates_take_nothing_from_other_classes() -> None:
     probabilities = np.stack([line(0.1, 0.6, 0.65), line(0.6, 0, 0), line(0.3, 0.4, 0.35)]).astype(np.float16)
     classes = np.array([1, 0, 0], np.int16).reshape(1, 1, 3)
-    found = find_components(classes, probabilities, TWO, SETTINGS)
+    found = find_components(classes, in_memory(probabilities), TWO, SETTINGS)
     assert listed(found) == [(0, DECIDED, [0]), (1, 0.3, [1, 2])]
 
 
@@ -93,12 +101,14 @@ def test_regions_are_found_each_on_their_own() -> None:
 def test_a_candidate_of_a_region_may_lie_in_the_region_around_it() -> None:
     whole, core = line(0.9, 0.9, 0.9, 0), line(0, 0.4, 0, 0)
     probabilities = np.stack([whole, core, core * 0]).astype(np.float16)
-    found = find_components(np.array([1, 1, 1, 0], np.int16).reshape(1, 1, 4), probabilities, REGIONS, SETTINGS)
+    found = find_components(
+        np.array([1, 1, 1, 0], np.int16).reshape(1, 1, 4), in_memory(probabilities), REGIONS, SETTINGS
+    )
     assert listed(found) == [(0, DECIDED, [0, 1, 2]), (1, 0.3, [1])]
 
 
 def test_empty_segmentation() -> None:
-    found = find_components(np.zeros((2, 3, 4), np.int16), np.zeros((2, 2, 3, 4), np.float16), ONE, SETTINGS)
+    found = find_components(np.zeros((2, 3, 4), np.int16), in_memory(np.zeros((2, 2, 3, 4), np.float16)), ONE, SETTINGS)
     assert found.shape == (2, 3, 4)
     assert len(found.targets) == len(found.voxels) == len(found.in_largest) == 0
 
@@ -119,7 +129,9 @@ def test_rows_are_those_of_labelled_whole_volumes(seed: int) -> None:
     rng = np.random.default_rng(seed)
     own = (rng.random((4, 7, 8)) ** 4).astype(np.float16)
     classes = (own > 0.5).astype(np.int16)
-    found = find_components(classes, two_heads(own), ONE, ComponentSettings(restore_thresholds=(0.1, 0.2, 0.35)))
+    found = find_components(
+        classes, in_memory(two_heads(own)), ONE, ComponentSettings(restore_thresholds=(0.1, 0.2, 0.35))
+    )
     expected, taken = set(), classes > 0
     for level in (DECIDED, 0.35, 0.2, 0.1):
         mask = classes > 0 if level == DECIDED else (own >= np.float16(level)) | (classes > 0)
@@ -132,3 +144,20 @@ def test_rows_are_those_of_labelled_whole_volumes(seed: int) -> None:
             if at_level == level:
                 taken.reshape(-1)[list(voxels)] = True
     assert {(level, tuple(voxels)) for _, level, voxels in listed(found)} == expected
+
+
+@pytest.mark.parametrize("labels", [TWO, REGIONS])
+def test_slabs_find_what_the_whole_does(labels: LabelScheme, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Components and candidates that run through several slabs, and slabs without any."""
+    rng = np.random.default_rng(5)
+    rough = ndimage.gaussian_filter(rng.standard_normal((3, 9, 12, 11)), (0, 2, 1, 1))
+    rough[:, 4:6] -= 3
+    values = np.exp(6 * rough / rough.std())
+    values = (values / (values.sum(0) + 1)).astype(np.float16)
+    classes = decide(torch.from_numpy(values.astype(np.float32)), labels, 0.5).numpy()
+    whole = find_components(classes, in_memory(values), labels, SETTINGS)
+    assert 0 < whole.is_decided.sum() < len(whole.targets)
+    monkeypatch.setattr(export, "_VALUES_PER_SLAB", 1)
+    rows = find_components(classes, in_memory(values), labels, SETTINGS)
+    for name in ("targets", "levels", "offsets", "voxels", "faces", "in_largest"):
+        np.testing.assert_array_equal(getattr(rows, name), getattr(whole, name))

@@ -3,6 +3,7 @@
 import numpy as np
 
 from autoseg.images.volume import Volume
+from autoseg.preprocessing.prepare import Prepared, crop_case, onto_grid
 from autoseg.records.fingerprint import IntensityStatistics
 from autoseg.records.geometry import Geometry, affine_rows
 from autoseg.records.labels import LabelScheme, Target
@@ -21,6 +22,11 @@ REGIONS = LabelScheme(
 STATISTICS = IntensityStatistics(
     mean=40.0, median=38.0, std=20.0, min=-50.0, max=300.0, percentile_00_5=-20.0, percentile_99_5=180.0
 )
+
+
+def prepare_case(case_id: str, image: Volume, label: Volume | None, plan: Plan, configuration: str) -> Prepared:
+    """One case on the grid of one configuration."""
+    return onto_grid(crop_case(case_id, image, label, plan), plan, configuration)
 
 
 def network(dims: int) -> NetworkSpec:

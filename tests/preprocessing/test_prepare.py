@@ -2,14 +2,17 @@ from itertools import permutations, product
 
 import numpy as np
 import pytest
+import torch
 from scipy.spatial.transform import Rotation
 
 from autoseg.errors import DataError
 from autoseg.images.volume import Volume
-from autoseg.preprocessing import prepare
-from autoseg.preprocessing.prepare import prepare_case
+from autoseg.preprocessing import prepare, statistics
+from autoseg.spatial.cropping import box_slices, nonzero_mask
 from autoseg.spatial.orientation import Turn, turn, turn_back
-from tests.preprocessing.cases import REGIONS, canonical_matrix, plan, stored_as, volume
+from autoseg.spatial.resampling import resample_image, separate_axis
+from autoseg.storage import spacious
+from tests.preprocessing.cases import REGIONS, canonical_matrix, plan, prepare_case, stored_as, volume
 
 TURNS = [Turn(axes, flips) for axes in permutations(range(3)) for flips in product((False, True), repeat=3)]
 
@@ -84,6 +87,33 @@ def test_2d_keeps_the_distance_of_slices():
     assert found.image.shape[2:] == (round(11 * 0.5), 5)
 
 
+@pytest.mark.parametrize("spacing", [(3.0, 0.7, 0.9), (2.0, 1.0, 1.1), (4.0, 0.5, 0.9), (15.0, 1.0, 1.0)])
+@pytest.mark.parametrize(("scheme", "masked"), [("ct", False), ("zscore", False), ("zscore", True), ("rescale", False)])
+def test_slabs_and_files_give_what_the_whole_does(monkeypatch, spacing, scheme, masked):
+    """Bit for bit: normalised as a whole and then resampled; in slabs of a row; in an array that lies in a file."""
+    image, _ = example((23, 34, 29))
+    case = stored_as(volume(image, canonical_matrix()), Turn((1, 2, 0), (True, False, True)))
+    chosen = plan(spacing_mm=spacing, normalization=(scheme,), masked=masked)
+    expected = prepare_case("x", case, None, chosen, "3d_fullres")
+    values = turn(case.array, Turn(expected.meta.axes, expected.meta.flips))
+    values = np.array(values[(0, *box_slices(expected.meta.crop))], dtype=np.float32, order="C")
+    if scheme == "ct":
+        values = (values.clip(-20, 180) - np.float32(40)) / np.float32(20)
+    elif scheme == "rescale":
+        values = (values - values.min()) / (values.max() - values.min())
+    else:
+        inside = nonzero_mask(values[None]) if masked else np.ones(values.shape, bool)
+        values[inside] = (values[inside] - values[inside].mean()) / values[inside].std()
+    axis = separate_axis((3.0, 0.7, 0.9), spacing)
+    whole = resample_image(torch.from_numpy(values)[None], expected.meta.shape, axis)
+    np.testing.assert_array_equal(expected.image, whole)
+    monkeypatch.setattr(statistics, "PIECE", 128)
+    monkeypatch.setattr(spacious, "available_memory_bytes", lambda: 1000)
+    found = prepare_case("x", case, None, chosen, "3d_fullres")
+    assert isinstance(found.image.base, np.memmap)
+    np.testing.assert_array_equal(found.image, expected.image)
+
+
 def test_mask_rule_leaves_zeros_outside():
     image, _ = example(channels=2)
     image[:, 3, 5, 5] = 0  # a hole belongs to the inside
@@ -117,7 +147,8 @@ def test_one_slice_and_empty_image():
     flat = volume(np.arange(30, dtype=np.uint8).reshape(1, 1, 5, 6), canonical_matrix((999.0, 1.0, 1.0)))
     assert prepare_case("x", flat, None, plan(), "2d").image.shape == (1, 1, 5, 6)
     empty = volume(np.zeros((1, 4, 5, 6), dtype=np.int16), canonical_matrix((2.0, 1.0, 1.0)))
-    assert not prepare_case("x", empty, None, plan(), "3d_fullres").image.any()
+    for masked in (False, True):
+        assert not prepare_case("x", empty, None, plan(masked=masked), "3d_fullres").image.any()
 
 
 def test_a_coronal_planar_image_is_one_whole_slice():
@@ -130,14 +161,31 @@ def test_a_coronal_planar_image_is_one_whole_slice():
 
 def test_a_spacing_that_asks_for_more_than_the_memory_is_refused(monkeypatch):
     image, _ = example()
+    thick = canonical_matrix() @ np.diag([10, 10, 1, 1])
     monkeypatch.setattr(prepare, "available_memory_bytes", lambda: 1000)
     with pytest.raises(DataError, match=r"case x: .* voxels \(z y x\) at the plan's spacing .* would need about"):
-        prepare_case("x", volume(image, canonical_matrix()), None, plan(), "3d_fullres")
+        prepare_case("x", volume(image, thick), None, plan(), "3d_fullres")
+    prepare_case("x", volume(image, canonical_matrix()), None, plan(), "3d_fullres")  # large, but as it was drawn
     monkeypatch.setattr(prepare, "available_memory_bytes", lambda: 1 << 60)
-    prepare_case("x", volume(image, canonical_matrix()), None, plan(), "3d_fullres")
+    prepare_case("x", volume(image, thick), None, plan(), "3d_fullres")
     long = canonical_matrix() @ np.diag([1, 1, 1e5, 1])
     with pytest.raises(DataError, match="if that is wrong, correct the file"):
         prepare_case("x", volume(image, long), None, plan(), "3d_fullres")
+
+
+def test_a_plan_with_schemes_for_other_channels_is_refused():
+    image, _ = example()
+    chosen = plan()
+    two = {"normalization": ("none", "none"), "use_mask_for_norm": (False, False)}
+    edited = {"3d_fullres": chosen.configurations["3d_fullres"].model_copy(update=two)}
+    with pytest.raises(DataError, match="case x: the image has 1 channels, the plan normalises 2"):
+        prepare_case(
+            "x",
+            volume(image, canonical_matrix()),
+            None,
+            plan().model_copy(update={"configurations": edited}),
+            "3d_fullres",
+        )
 
 
 def test_errors_name_the_case():

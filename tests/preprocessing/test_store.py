@@ -6,9 +6,8 @@ import pytest
 
 from autoseg.errors import DataError, UsageError
 from autoseg.preprocessing import store
-from autoseg.preprocessing.prepare import prepare_case
 from autoseg.records.fingerprint import CaseFingerprint, Fingerprint
-from tests.preprocessing.cases import canonical_matrix, plan, volume
+from tests.preprocessing.cases import canonical_matrix, plan, prepare_case, volume
 
 
 def prepared():

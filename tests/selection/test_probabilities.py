@@ -7,7 +7,6 @@ import pytest
 
 from autoseg.errors import UsageError
 from autoseg.images.writing import write_label
-from autoseg.inference.store import write_probabilities
 from autoseg.metrics.calibration import brier_score, expected_calibration_error
 from autoseg.pipeline.evaluate import evaluate
 from autoseg.records.detection import LesionRule
@@ -17,6 +16,7 @@ from autoseg.records.results import PreprocessedCase
 from autoseg.records.scoring import Scoring
 from autoseg.selection.probabilities import has_probabilities, measure_probabilities
 from autoseg.spatial.orientation import Turn, turn, turned
+from tests.inference.whole import write_probabilities
 
 LABELS = LabelScheme(class_names=("background", "a", "b"), class_values=(0, 1, 2), ignore_value=9, num_entries=4)
 REGIONS = LABELS.model_copy(

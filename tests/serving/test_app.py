@@ -1,5 +1,8 @@
 """The service, asked by a real client over a real socket: right answers under load, refusals, no word about images."""
 
+import gzip
+import resource
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -12,7 +15,6 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the extra autoseg-medical[serve] is not installed")
 import httpx
-import uvicorn
 
 from autoseg import console, load_model
 from autoseg.api import LoadedModel
@@ -21,6 +23,7 @@ from autoseg.images.reading import read_label
 from autoseg.images.writing import write_image
 from autoseg.pipeline.predict import predict
 from autoseg.serving.app import Limits, make_app
+from autoseg.serving.server import Server, listen
 from tests.pipeline.fakes import LABELS, blobs, image_of, make_plan, oblique_grid, write_fold
 
 TOKEN = "a token of more than sixteen letters"
@@ -28,17 +31,24 @@ TOKEN = "a token of more than sixteen letters"
 
 @contextmanager
 def served(model: LoadedModel, limits: Limits | None = None, token: str | None = None) -> Iterator[httpx.Client]:
-    app = make_app(model, limits or Limits(), token)
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", access_log=False))
-    thread = threading.Thread(target=server.run)
+    with running(model, limits, token) as (_, client):
+        yield client
+
+
+@contextmanager
+def running(
+    model: LoadedModel, limits: Limits | None = None, token: str | None = None
+) -> Iterator[tuple[Server, httpx.Client]]:
+    server, listening = Server(make_app(model, limits or Limits(), token)), listen("127.0.0.1", 0)
+    thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
     while not server.started:
         time.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
+    port = listening.getsockname()[1]
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=120, trust_env=False) as client:
-            yield client
+            yield server, client
     finally:
         server.should_exit = True
         thread.join()
@@ -80,6 +90,10 @@ def test_the_answer_is_the_file_that_predict_writes(folder: Path, model: LoadedM
     assert set(paths) == {"/segment", "/health", "/model", "/metrics"}
     assert {"200", "401", "408", "413", "422", "429", "503"} <= set(paths["/segment"]["post"]["responses"])
     assert paths["/segment"]["post"]["requestBody"]["required"]
+    for status in (401, 403, 408, 413, 422, 429, 500, 503):
+        schema = paths["/segment"]["post"]["responses"][str(status)]["content"]["application/json"]["schema"]
+        assert schema["properties"] == {"detail": {"type": "string"}}
+    assert {"401", "403"} <= set(paths["/metrics"]["get"]["responses"]) & set(paths["/model"]["get"]["responses"])
 
 
 def test_the_page_runs(folder: Path, model: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,30 +134,82 @@ def test_two_hundred_requests_eight_at_a_time(folder: Path, model: LoadedModel) 
     ask_many(folder, model, 200, 8)
 
 
-def test_those_who_find_no_seat_are_sent_away(folder: Path, model: LoadedModel, monkeypatch) -> None:
-    content, go, original = put(folder, "wait.nii.gz", 1), threading.Event(), LoadedModel.segment_volume
+@pytest.fixture
+def held(monkeypatch) -> threading.Event:
+    """Every segmentation waits for this."""
+    go, original = threading.Event(), LoadedModel.segment_volume
 
     def slow(self: LoadedModel, *arguments):
-        assert go.wait(30)
+        assert go.wait(60)
         return original(self, *arguments)
 
     monkeypatch.setattr(LoadedModel, "segment_volume", slow)
+    return go
+
+
+def until_seated(client: httpx.Client, number: int) -> None:
+    while client.get("/health").json()["seats_taken"] != number:
+        time.sleep(0.01)
+
+
+def test_those_who_find_no_seat_are_sent_away(folder: Path, model: LoadedModel, held: threading.Event) -> None:
+    content = put(folder, "wait.nii.gz", 1)
     with served(model, Limits(num_seats=2)) as client, ThreadPoolExecutor(2) as pool:
         seated = [pool.submit(client.post, "/segment", content=content) for _ in range(2)]
-        while client.get("/health").json()["seats_taken"] < 2:
-            time.sleep(0.01)
+        until_seated(client, 2)
         refused = client.post("/segment", content=content)
-        go.set()
+        held.set()
         assert [one.result().status_code for one in seated] == [200, 200]
         assert client.post("/segment", content=content).status_code == 200
     assert refused.status_code == 429
     assert int(refused.headers["retry-after"]) >= 1
 
 
-def test_who_waits_too_long_is_told(folder: Path, model: LoadedModel) -> None:
+def test_who_waits_too_long_is_told_at_once(folder: Path, model: LoadedModel, held: threading.Event) -> None:
+    """While the one before is still in work."""
     content = put(folder, "late.nii.gz", 1)
-    with served(model, Limits(waiting_seconds=-1.0)) as client:
-        assert client.post("/segment", content=content).status_code == 503
+    with served(model, Limits(waiting_seconds=0.3)) as client, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(client.post, "/segment", content=content)
+        until_seated(client, 1)
+        late = client.post("/segment", content=content)
+        assert not first.done()
+        held.set()
+        assert first.result().status_code == 200
+    assert (late.status_code, late.json()["detail"]) == (503, "It waited too long for its turn.")
+    assert int(late.headers["retry-after"]) >= 1
+
+
+def test_told_to_stop_it_sends_the_queue_away_and_answers_the_image_in_work(
+    folder: Path, model: LoadedModel, held: threading.Event
+) -> None:
+    content = put(folder, "stop.nii.gz", 1)
+    with running(model) as (server, client), ThreadPoolExecutor(3) as pool:
+        first = pool.submit(client.post, "/segment", content=content)
+        until_seated(client, 1)
+        waiting = [pool.submit(client.post, "/segment", content=content) for _ in range(2)]
+        until_seated(client, 3)
+        server.should_exit = True
+        refused = [one.result(timeout=30) for one in waiting]
+        assert not first.done()
+        late, health = client.post("/segment", content=content), client.get("/health")
+        held.set()
+        assert first.result(timeout=60).status_code == 200
+    for answer in (*refused, late):
+        assert (answer.status_code, answer.json()["detail"]) == (503, "The service ends; the image was not segmented.")
+    assert (health.status_code, health.json()["status"]) == (503, "ending")
+
+
+def test_who_hangs_up_gives_its_seat_back(folder: Path, model: LoadedModel, held: threading.Event) -> None:
+    content = put(folder, "gone.nii.gz", 1)
+    with served(model) as client, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(client.post, "/segment", content=content)
+        until_seated(client, 1)
+        with pytest.raises(httpx.ReadTimeout):
+            client.post("/segment", content=content, timeout=0.5)
+        until_seated(client, 1)
+        held.set()
+        assert first.result().status_code == 200
+        assert "autoseg_segmentation_seconds_count 1\n" in client.get("/metrics").text
 
 
 def test_large_images_are_refused(folder: Path, model: LoadedModel) -> None:
@@ -156,6 +222,78 @@ def test_large_images_are_refused(folder: Path, model: LoadedModel) -> None:
         answer = client.post("/segment", content=content)
         assert answer.status_code == 413
         assert "unpacks to" in answer.json()["detail"]
+
+
+def test_an_image_that_unpacks_to_more_than_it_says_is_refused_early(folder: Path, model: LoadedModel) -> None:
+    """A bomb of 1 GiB behind the header of a small image, and a header that says more than there is."""
+    honest = gzip.decompress(put(folder, "bomb.nii.gz", 1))
+    zeros = gzip.compress(bytes(1 << 24)) * 64
+    lying = bytearray(honest)
+    lying[42:48] = np.array([30000] * 3, "<i2").tobytes()
+    stretched = bytearray(honest)
+    stretched[80:92] = np.array([1e4] * 3, "<f4").tobytes()
+    stretched[252:256] = bytes(4)  # neither qform nor sform: the spacing decides
+    with served(model) as client:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        answer = client.post("/segment", content=gzip.compress(honest) + zeros)
+        assert (answer.status_code, "unpacks to more" in answer.json()["detail"]) == (422, True)
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 18  # KiB
+        assert client.post("/segment", content=gzip.compress(lying)).status_code == 413
+        answer = client.post("/segment", content=gzip.compress(stretched))
+        assert (answer.status_code, "mm" in answer.json()["detail"]) == (422, True)
+
+
+def test_images_of_several_channels(folder: Path) -> None:
+    """One file a channel, in any order; one file with all; and every wrong number is told."""
+    plan = make_plan(num_channels=2).model_copy(update={"channel_names": ("FLAIR", "T1 w")})
+    write_fold(folder / "two" / "fold_0", plan)
+    classes = blobs(seed=5)
+    other = np.random.default_rng(5).normal(50, 20, classes.shape).astype(np.float32)
+    grid, channels = oblique_grid(classes.shape), [image_of(classes)[0], other]
+    for number, channel in enumerate(channels):
+        write_image(folder / "both" / f"case_{number:04d}.nii.gz", channel[None], grid)
+    write_image(folder / "whole" / "case.nii.gz", np.stack(channels), grid)
+    (path,) = predict(folder / "two", folder / "both", folder / "both_out", device="cpu")
+    flair, t1 = (path.read_bytes() for path in sorted((folder / "both").iterdir()))
+    with served(load_model(folder / "two", device="cpu")) as client:
+        for files in ([("FLAIR", flair), ("T1 w", t1)], [("T1 w", t1), ("FLAIR", flair)]):
+            answer = client.post("/segment", files=files)
+            assert answer.status_code == 200
+            assert answer.content == path.read_bytes()
+        whole = client.post("/segment", content=(folder / "whole" / "case.nii.gz").read_bytes())
+        (folder / "answer.nii.gz").write_bytes(whole.content)
+        np.testing.assert_array_equal(read_label(folder / "answer.nii.gz").array, read_label(path).array)
+        for files in ([("FLAIR", flair)], [("FLAIR", flair), ("T2", t1)], [("FLAIR", flair), ("T1 w", t1), ("T2", t1)]):
+            answer = client.post("/segment", files=files)
+            assert (answer.status_code, "FLAIR, T1 w" in answer.json()["detail"]) == (422, True)
+        one = client.post("/segment", content=flair)
+        assert one.status_code == 422
+        assert "1 channels" in one.json()["detail"]
+        assert "FLAIR, T1 w" in one.json()["detail"]
+        content = client.get("/openapi.json").json()["paths"]["/segment"]["post"]["requestBody"]["content"]
+    assert list(content["multipart/form-data"]["schema"]["properties"]) == ["FLAIR", "T1 w"]
+
+
+def test_what_the_folds_say_is_kept_in_the_services_own_folder(
+    folder: Path, model: LoadedModel, tmp_path: Path, monkeypatch
+) -> None:
+    """Images and all that is made of them: nothing lies beside it, and nothing is left."""
+    content, seen, original = put(folder, "own.nii.gz", 1), [], LoadedModel.segment_volume
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def look(self: LoadedModel, volume, probabilities, scratch):
+        seen.extend((scratch, *tmp_path.rglob("*")))
+        return original(self, volume, probabilities, scratch)
+
+    monkeypatch.setattr(LoadedModel, "segment_volume", look)
+    with served(model) as client:
+        assert client.post("/segment", content=content).status_code == 200
+        scratch, own, *inside = seen
+        assert scratch.parent == own
+        assert own.name.startswith("autoseg_service_")
+        assert all(path.is_relative_to(own) for path in inside)
+        assert [path.name for path in own.iterdir()] == [".lock"]
+    assert not list(tmp_path.iterdir())
 
 
 def test_faulty_images_are_explained_and_nothing_of_them_is_told(folder: Path, model: LoadedModel, capsys) -> None:
@@ -192,7 +330,12 @@ def test_a_token_guards_all_but_health(folder: Path, model: LoadedModel) -> None
     with served(model, token=TOKEN) as client:
         assert client.post("/segment", content=content).status_code == 200
         assert client.get("/model").status_code == client.get("/metrics").status_code == 200
-        for headers in ({"Authorization": "Bearer wrong"}, {"Authorization": ""}, {"Authorization": "Bearer \u00e9"}):
+        for headers in (
+            {"Authorization": "Bearer wrong"},
+            {"Authorization": ""},
+            {"Authorization": "Bearer \u00e9"},
+            {"Authorization": TOKEN},
+        ):
             encoded = {name: value.encode("utf-8") for name, value in headers.items()}
             assert client.post("/segment", content=content, headers=encoded).status_code == 401
             assert client.get("/model", headers=encoded).status_code == 401
@@ -222,7 +365,19 @@ def test_the_command_refuses_what_is_not_safe(folder: Path, monkeypatch, capsys)
     assert main(["serve", str(folder / "model"), "--token-file", str(folder / "token")]) == 2
     assert "16 ASCII" in capsys.readouterr().err
     assert main(["serve", str(folder / "nothing")]) == 6
-    called = {}
-    monkeypatch.setattr(uvicorn, "run", lambda app, **options: called.update(options))
-    assert main(["serve", str(folder / "model"), "--port", "0", "--device", "cpu"]) == 0
-    assert (called["host"], called["access_log"]) == ("127.0.0.1", False)
+
+
+def test_the_command_listens_and_says_how_to_call_it(folder: Path, monkeypatch, capsys) -> None:
+    listening = []
+    monkeypatch.setattr(Server, "run", lambda server, sockets: listening.append((server.config.access_log, *sockets)))
+    call = ["serve", str(folder / "model"), "--device", "cpu", "--port"]
+    monkeypatch.setenv("AUTOSEG_TOKEN", TOKEN)
+    assert main([*call, "0"]) == 0
+    ((logs, socket),) = listening
+    host, port = socket.getsockname()
+    assert (logs, host) == (False, "127.0.0.1")
+    example = '--data-binary @SCAN.nii.gz -H "Authorization: Bearer $AUTOSEG_TOKEN" -o SEGMENTATION.nii.gz'
+    assert f"Next: curl -f {example} http://127.0.0.1:{port}/segment\n" in capsys.readouterr().out
+    assert main([*call, str(port)]) == 2
+    assert f"127.0.0.1 port {port}" in capsys.readouterr().err
+    socket.close()

@@ -2,10 +2,16 @@
 
 import asyncio
 import threading
+import time
+from collections.abc import Callable
 
 import pytest
 
-from autoseg.serving.desk import Desk, Full, TooLate
+from autoseg.serving.desk import Desk, Ending, Full, Gone, TooLate
+
+
+async def ask(desk: Desk, work: Callable[[], object], hung_up: asyncio.Future | None = None) -> object:
+    return await desk.do(work, hung_up or asyncio.get_running_loop().create_future())
 
 
 def test_work_is_done_in_order_one_at_a_time() -> None:
@@ -18,10 +24,10 @@ def test_work_is_done_in_order_one_at_a_time() -> None:
         inside.remove(number)
         return 10 * number
 
-    async def ask() -> list[int]:
-        return await asyncio.gather(*(desk.do(lambda n=n: work(n)) for n in range(50)))
+    async def ask_all() -> list[object]:
+        return await asyncio.gather(*(ask(desk, lambda n=n: work(n)) for n in range(50)))
 
-    assert asyncio.run(ask()) == [10 * n for n in range(50)]
+    assert asyncio.run(ask_all()) == [10 * n for n in range(50)]
     assert order == list(range(50))
     desk.close()
 
@@ -32,29 +38,80 @@ def test_seats_are_given_back_even_after_an_error() -> None:
         with desk.seat(), pytest.raises(Full), desk.seat():
             pass
         with desk.seat(), pytest.raises(ZeroDivisionError):
-            asyncio.run(desk.do(lambda: 1 // 0))
+            asyncio.run(ask(desk, lambda: 1 // 0))
     assert desk.num_seated == 0
-    assert asyncio.run(desk.do(lambda: 7)) == 7
+    assert asyncio.run(ask(desk, lambda: 7)) == 7
     desk.close()
-    with pytest.raises(TooLate), desk.seat():
+    with pytest.raises(Ending), desk.seat():
         pass
+    with pytest.raises(Ending):
+        asyncio.run(ask(desk, lambda: 7))
 
 
-def test_what_waited_too_long_is_not_begun() -> None:
-    desk, go, begun = Desk(5, 0.05), threading.Event(), []
+def test_who_waits_is_told_at_its_limit_and_what_was_begun_is_finished() -> None:
+    """Not when its turn would have come: the first holds the desk until the second has been told."""
+    desk, go, begun = Desk(5, 0.2), threading.Event(), []
 
-    async def ask() -> list[object]:
-        first = asyncio.create_task(desk.do(lambda: go.wait(10)))
-        second = asyncio.create_task(desk.do(lambda: begun.append(2)))
-        await asyncio.sleep(0.2)
+    async def ask_two() -> tuple[object, float]:
+        first = asyncio.create_task(ask(desk, lambda: go.wait(30)))
+        while not desk.is_working:
+            await asyncio.sleep(0.01)
+        asked = time.monotonic()
+        with pytest.raises(TooLate):
+            await ask(desk, lambda: begun.append(2))
+        waited = time.monotonic() - asked
+        assert desk.is_working
         go.set()
-        return await asyncio.gather(first, second, return_exceptions=True)
+        return await first, waited
 
-    first, second = asyncio.run(ask())
+    first, waited = asyncio.run(ask_two())
+    assert first is True  # though it took longer than anybody may wait
+    assert 0.2 <= waited < 10
+    desk.close()
+    assert not begun
+    assert desk.num_done == 1
+
+
+def test_at_the_end_who_waits_is_told_at_once_and_what_was_begun_is_finished() -> None:
+    desk, go, begun = Desk(5, 600), threading.Event(), []
+
+    async def ask_three() -> list[object]:
+        first = asyncio.create_task(ask(desk, lambda: go.wait(30)))
+        others = [asyncio.create_task(ask(desk, lambda: begun.append(1))) for _ in range(2)]
+        while not desk.is_working:
+            await asyncio.sleep(0.01)
+        desk.stop()
+        told = await asyncio.wait_for(asyncio.gather(*others, return_exceptions=True), 10)
+        assert desk.is_working
+        go.set()
+        return [await first, *told]
+
+    first, *others = asyncio.run(ask_three())
     assert first is True
-    assert isinstance(second, TooLate)
+    assert [type(one) for one in others] == [Ending, Ending]
     assert not begun
     desk.close()
+    assert not desk.is_working
+
+
+def test_who_has_left_is_not_worked_for() -> None:
+    desk, go, begun = Desk(5, 600), threading.Event(), []
+
+    async def ask_two() -> list[object]:
+        left = asyncio.get_running_loop().create_future()
+        first = asyncio.create_task(ask(desk, lambda: go.wait(30), left))
+        second = asyncio.create_task(ask(desk, lambda: begun.append(2), left))
+        while not desk.is_working:
+            await asyncio.sleep(0.01)
+        left.set_result(None)
+        with pytest.raises(Gone):
+            await asyncio.wait_for(second, 10)
+        go.set()
+        return await first
+
+    assert asyncio.run(ask_two()) is True
+    desk.close()
+    assert not begun
 
 
 def test_counts_are_prometheus_text() -> None:
@@ -62,7 +119,7 @@ def test_counts_are_prometheus_text() -> None:
     assert desk.retry_seconds() == 1
     for status in (200, 200, 429):
         desk.count(status, 100)
-    asyncio.run(desk.do(lambda: None))
+    asyncio.run(ask(desk, lambda: None))
     rows = desk.metrics().splitlines()
     assert 'autoseg_requests_total{status="200"} 2' in rows
     assert 'autoseg_requests_total{status="429"} 1' in rows

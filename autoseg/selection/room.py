@@ -1,0 +1,53 @@
+"""A predictor and a prepared case in, why the case will not fit into the memory out, before anything is computed.
+
+Arrays of one value a voxel lie in files where memory is short (`storage.spacious`). What must fit are the rows being
+blended, which grow with the heads, and what post-processing does with the components, which grows with the voxels.
+"""
+
+import math
+
+from autoseg.devices import available_memory_bytes
+from autoseg.inference.memory import blending_bytes
+from autoseg.inference.model import Model
+from autoseg.inference.sliding_window import mirror_flips
+from autoseg.records.results import PostprocessingRule
+from autoseg.selection.predictor import Grids, Predictor
+
+_WRITTEN, _RULED, _COMPONENTS, _LISTENED = 4, 16, 40, 50
+"""Bytes for each voxel of the file, of which nearly all are foreground: values to be written and read back; rules of
+whole classes; components with their features; the same with candidates and probabilities. Upper limits of what
+`benchmarks/case_memory.py` and tracemalloc found (33 beside the labels for the last)."""
+
+
+def lack_of_room(predictor: Predictor, grids: Grids) -> str | None:
+    """Why a case does not fit into the memory that is free, with what to do; None where it does."""
+    meta = grids[predictor.models[0].configuration].meta
+    sums = 0
+    if predictor.device.type == "cpu":  # sums of a GPU go to the main memory only where there is enough
+        for model in predictor.models:
+            sums += _sums_of(model, grids) * (len(model.networks) if predictor.asks_folds else 1)
+    labels = math.prod(meta.geometry.shape) * _bytes_of(predictor.rule)
+    free = available_memory_bytes()
+    if sums + labels <= free:
+        return None
+    fast = ", predict with --fast, which asks all folds together" if predictor.listens else ""
+    return (
+        f"it does not fit into memory: about {sums / 2**30:.1f} GiB are needed to blend tiles and "
+        f"{labels / 2**30:.1f} GiB for {math.prod(meta.geometry.shape) / 1e6:.0f} million voxels after that, "
+        f"{free / 2**30:.1f} GiB are free. End other programs, take a machine with more{fast}, or crop the image."
+    )
+
+
+def _sums_of(model: Model, grids: Grids) -> int:
+    """Bytes of the rows that are blended at a time by one stream of a model."""
+    settings, patch = model.settings, model.settings.patch_zyx
+    mirrors = len(mirror_flips(settings.recipe.mirroring, patch)) > 1
+    shape = grids[model.configuration].meta.shape
+    z, y, x = (max(edge, tile) for edge, tile in zip(shape, patch, strict=True))
+    return blending_bytes(model.plan.labels.num_heads + mirrors, (z, y, x), patch)
+
+
+def _bytes_of(rule: PostprocessingRule) -> int:
+    if rule.components is not None and not rule.components.changes_nothing:
+        return _LISTENED if rule.components.needs_probabilities else _COMPONENTS
+    return _RULED if rule.keep_largest or rule.keep_largest_foreground else _WRITTEN

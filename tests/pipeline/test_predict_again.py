@@ -1,0 +1,129 @@
+"""Predicting where it was predicted before: nothing of an earlier segmentation stays beside a new one."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from autoseg import console
+from autoseg.cli.main import main
+from autoseg.errors import PartialError
+from autoseg.images.writing import write_image, write_label
+from autoseg.pipeline.postprocess import postprocess_folder
+from autoseg.pipeline.predict import predict, read_finished
+from autoseg.records.base import write_record
+from autoseg.records.postprocessing import ComponentRule, ComponentSettings, LearningSettings, TargetRule
+from autoseg.records.results import PostprocessingRule, Selection
+from autoseg.records.workspace import Paths
+from tests.pipeline.fakes import LABELS, blobs, image_of, make_plan, make_workspace, oblique_grid, write_fold
+
+GRID = oblique_grid(blobs().shape)
+
+
+def files(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> Paths:
+    """Two folds that mirror, and a rule of components that changes nothing."""
+    paths, plan = make_workspace(tmp_path), make_plan()
+    for fold in ("0", "1"):
+        write_fold(paths.fold("plan", "3d_fullres", fold), plan, fold=fold)
+    names = ("3d_fullres",)
+    write_record(
+        paths.selection, Selection(plan="plan", configurations=names, folds={names[0]: ("0", "1")}, candidates=())
+    )
+    rule = ComponentRule(
+        components=ComponentSettings(),
+        learning=LearningSettings(),
+        num_cases=6,
+        num_groups=6,
+        targets=tuple(TargetRule(target=name, method="nothing") for name in ("a", "b")),
+        counts={},
+        scores=(),
+    )
+    write_record(paths.postprocessing, PostprocessingRule(components=rule))
+    return paths
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    for case in "ab":
+        write_image(tmp_path / "images" / f"{case}.nii.gz", image_of(blobs(seed=ord(case))), GRID)
+        write_label(tmp_path / "truth" / f"{case}.nii.gz", LABELS.to_file(blobs(seed=ord(case))), GRID)
+    return tmp_path / "images"
+
+
+SIDE_FILES = {".components.json", ".probabilities.b2nd", ".disagreement.b2nd", ".folds.b2nd", ".json"}
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_side_files_of_another_model_are_removed(paths: Paths, images: Path, tmp_path: Path, keep: bool) -> None:
+    out = tmp_path / "out"
+    predict(paths, images, out, device="cpu", save_probabilities=True)
+    assert files(out) >= {f"{case}{ending}" for case in "ab" for ending in SIDE_FILES}
+    own = {"notes.json": "mine", "c.json": "{}", "a.json.txt": "mine"}
+    for name, content in own.items():
+        (out / name).write_text(content)
+    before = (out / "b.probabilities.b2nd").read_bytes()
+    (images / "b.nii.gz").rename(tmp_path / "b.nii.gz")  # it is not predicted again, so what is there is its own
+    predict(paths.fold("plan", "3d_fullres", "0"), images, out, device="cpu", keep_finished=keep)
+    others = {"predicted.json", *own, "b.nii.gz", *(f"b{ending}" for ending in SIDE_FILES)}
+    assert files(out) == {"a.nii.gz", *others}
+    assert (out / "b.probabilities.b2nd").read_bytes() == before
+    assert set(read_finished(out).cases) == {"a"}  # of this model
+
+
+def test_an_earlier_segmentation_of_a_case_that_fails_now_is_removed(
+    paths: Paths, images: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    predict(paths, images, out, device="cpu")
+    broken = image_of(blobs())
+    broken[0, 0, 0, 0] = np.nan
+    write_image(images / "a.nii.gz", broken, GRID)
+    for keep in (True, False):
+        model = paths.fold("plan", "3d_fullres", "0")
+        with pytest.raises(PartialError, match="1 of 2 cases"):
+            predict(model, images, out, device="cpu", keep_finished=keep)
+        assert files(out) == {"predicted.json", "b.nii.gz"}
+        assert set(read_finished(out).cases) == {"b"}
+
+
+def test_post_processed_segmentations_are_no_longer_as_predicted(paths: Paths, images: Path, tmp_path: Path) -> None:
+    """Into the folder of the predictions themselves, by a rule that lists no changes of components."""
+    out, plan = tmp_path / "out", make_plan()
+    predict(paths, images, out, device="cpu", save_probabilities=True)
+    for name in ("quality.csv", "measurements.csv", "evaluation.json"):
+        (out / name).write_text("of what was predicted")
+    rule = PostprocessingRule(keep_largest=(1,))
+    postprocess_folder(rule, plan, "3d_fullres", out, images, out)
+    kept = SIDE_FILES - {".components.json"}
+    assert files(out) == {f"{case}{ending}" for case in "ab" for ending in (".nii.gz", *kept)}
+    assert not read_finished(out).cases
+
+
+def test_scores_and_measurements_of_earlier_segmentations_are_removed(
+    paths: Paths, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, truth = tmp_path / "out", tmp_path / "truth"
+    call = ["predict", "-i", str(images), "-o", str(out), "--device", "cpu", "--model"]
+    first = [*call, str(paths.folder)]
+    assert main([*first, "--shift", "--measurements", "--references", str(truth)]) == 0
+    tables = {"measurements.csv", "evaluation.json", "evaluation.csv", "component_shift.json"}
+    assert main(["evaluate", str(out), str(truth), "--against", str(truth)]) == 0
+    assert files(out) >= tables | {"comparison.json", "comparison.csv"}
+    kept = (out / "measurements.csv").read_bytes()
+    assert main([*first, "--continue"]) == 0  # nothing is segmented anew: they still hold
+    assert files(out) >= tables
+    assert (out / "measurements.csv").read_bytes() == kept
+    capsys.readouterr()
+    console.configure(quiet=False)
+    assert main([*call, str(paths.fold("plan", "3d_fullres", "0")), "--continue"]) == 0
+    assert files(out) == {"predicted.json", "a.nii.gz", "b.nii.gz"}
+    told = capsys.readouterr().err
+    assert f"{out}: evaluation.json, " in told
+    assert "measurements.csv" in told
+    assert main([*call, str(paths.fold("plan", "3d_fullres", "0")), "--measurements"]) == 0
+    assert files(out) == {"predicted.json", "a.nii.gz", "b.nii.gz", "measurements.csv"}

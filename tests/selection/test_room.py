@@ -1,0 +1,69 @@
+"""What a case will need is counted before it is begun: sums of its networks, and bytes a voxel after them."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from autoseg.inference.memory import blending_bytes
+from autoseg.records.geometry import IntTriple
+from autoseg.records.postprocessing import TargetRule
+from autoseg.records.recipe import Mirroring
+from autoseg.records.results import PostprocessingRule
+from autoseg.selection import room
+from autoseg.selection.predictor import Predictor
+from autoseg.selection.room import lack_of_room
+from tests.pipeline.fakes import oblique_grid
+from tests.postprocessing.test_apply import meta_of, rule_of
+
+FILE: IntTriple = (100, 200, 300)
+GRID: IntTriple = (50, 80, 90)
+PATCH: IntTriple = (16, 32, 100)
+CPU = torch.device("cpu")
+
+
+def predictor(rule: PostprocessingRule = PostprocessingRule(), device: torch.device = CPU, axes=()) -> Predictor:
+    settings = SimpleNamespace(patch_zyx=PATCH, recipe=SimpleNamespace(mirroring=Mirroring(axes=axes)))
+    plan = SimpleNamespace(labels=SimpleNamespace(num_heads=7))
+    model = SimpleNamespace(configuration="3d", settings=settings, plan=plan, networks=(0, 1, 2))
+    return Predictor((model,), rule, device)
+
+
+GRIDS = {"3d": SimpleNamespace(meta=meta_of(oblique_grid(FILE)).model_copy(update={"shape": GRID}))}
+
+
+def needed(chosen: Predictor, monkeypatch: pytest.MonkeyPatch) -> int:
+    """The least that is enough, found by halving."""
+    low, high = 0, 1 << 40
+    while high - low > 1:
+        middle = (low + high) // 2
+        monkeypatch.setattr(room, "available_memory_bytes", lambda enough=middle: enough)
+        low, high = (low, middle) if lack_of_room(chosen, GRIDS) is None else (middle, high)
+    return high
+
+
+def test_needs_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The grid is padded to the patch along x; one stream of sums, or one a fold; then bytes of each rule a voxel."""
+    sums = 4 * (7 + 1) * 31 * 80 * 100
+    assert sums == blending_bytes(7, (50, 80, 100), PATCH)
+    voxels = 100 * 200 * 300
+    assert needed(predictor(), monkeypatch) == sums + 4 * voxels
+    assert needed(predictor(device=torch.device("cuda")), monkeypatch) == 4 * voxels
+    assert needed(replace(predictor(), saves_probabilities=True), monkeypatch) == 3 * sums + 4 * voxels
+    assert needed(predictor(axes=(2,)), monkeypatch) == sums * 9 // 8 + 4 * voxels
+    assert needed(predictor(PostprocessingRule(keep_largest=(1,))), monkeypatch) == sums + 16 * voxels
+    small = rule_of(TargetRule(target="a", method="minimum_volume", feature="volume_mm3", minimum=9.0))
+    unsure = rule_of(TargetRule(target="a", method="probability_mean", feature="probability_mean", minimum=0.5))
+    assert needed(predictor(PostprocessingRule(components=small)), monkeypatch) == sums + 40 * voxels
+    assert needed(predictor(PostprocessingRule(components=unsure)), monkeypatch) == 3 * sums + 50 * voxels
+
+
+def test_it_says_what_is_needed_and_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "available_memory_bytes", lambda: 300 << 20)
+    unsure = rule_of(TargetRule(target="a", method="probability_mean", feature="probability_mean", minimum=0.5))
+    message = lack_of_room(predictor(PostprocessingRule(components=unsure)), GRIDS)
+    assert "0.0 GiB are needed to blend tiles and 0.3 GiB for 6 million voxels after that, 0.3 GiB are free" in message
+    assert "--fast" in message
+    monkeypatch.setattr(room, "available_memory_bytes", lambda: 1 << 20)
+    assert "--fast" not in lack_of_room(predictor(), GRIDS)

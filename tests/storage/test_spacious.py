@@ -1,0 +1,41 @@
+"""Arrays that would fill the memory lie in a file without a name, or are refused where there is no place."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from autoseg.errors import ResourceError
+from autoseg.storage import spacious as module
+from autoseg.storage.spacious import spacious
+
+
+def lies_in_a_file(array: np.ndarray) -> bool:
+    return isinstance(array.base, np.memmap)
+
+
+def test_what_fits_stays_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "available_memory_bytes", lambda: 4000)
+    small, large = spacious((10, 50), np.int16, tmp_path), spacious((10, 51), np.int16, tmp_path)
+    assert not lies_in_a_file(small)
+    assert lies_in_a_file(large)
+    assert not any(tmp_path.iterdir())
+    for array in (small, large):
+        assert not array.any()
+        array[3, 7] = 5
+        assert array.sum() == 5
+    assert spacious((0, 4), np.int16).size == 0
+
+
+def test_a_full_disk_is_seen_before_the_first_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "available_memory_bytes", lambda: 3 << 30)
+
+    def full(handle: int, offset: int, length: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(ResourceError, match=r"1\.0 GiB is too large .*\(3\.0 GiB\) .*No space left.*TMPDIR"):
+        spacious((1 << 30,), np.uint8, tmp_path)
+    with pytest.raises(ResourceError, match=r"no place in .*nowhere"):
+        spacious((1 << 30,), np.uint8, tmp_path / "nowhere")
