@@ -52,7 +52,7 @@ def apply_rule(classes: npt.NDArray[np.int16], rule: PostprocessingRule) -> npt.
 
     Without such a rule it is `classes` itself.
     """
-    if not (rule.keep_largest_foreground or rule.keep_largest or rule.keep_largest_together):
+    if rule.changes_nothing:
         return classes
     cleaned = classes.copy()
     if not cleaned.any():

@@ -10,6 +10,7 @@ from autoseg.records.base import Record
 
 MODELS = "models"
 """Folder of all trained folds in that of a dataset."""
+
 POSTPROCESSING = "postprocessing.json"
 """Record `PostprocessingRule`, in a dataset's folder or beside the folds of an imported configuration."""
 

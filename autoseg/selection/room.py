@@ -50,4 +50,4 @@ def _sums_of(model: Model, grids: Grids) -> int:
 def _bytes_of(rule: PostprocessingRule) -> int:
     if rule.components is not None and not rule.components.changes_nothing:
         return _LISTENED if rule.components.needs_probabilities else _COMPONENTS
-    return _RULED if rule.keep_largest or rule.keep_largest_foreground else _WRITTEN
+    return _WRITTEN if rule.changes_nothing else _RULED
