@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from autoseg.cli.options import parse_duration
-from autoseg.datasets.opening import open_dataset
 from autoseg.datasets.pairs import on_grid_of
 from autoseg.images.reading import read_label
 from autoseg.metrics.build import case_mean, score_case
@@ -32,8 +31,8 @@ SIDES = ("ours", "nnunet", "nnunet_small", "monai")
 CONFIGURATION = "3d_fullres"
 
 
-def prepare(options: argparse.Namespace) -> tuple[Paths, Plan]:
-    """Our workspace, its folds and plan; and the task as a file that the peers read."""
+def prepare(options: argparse.Namespace) -> Paths:
+    """Our workspace with folds and plan; and the task as a file that the peers read."""
     paths = Paths(folder=options.work / "autoseg_work" / options.dataset.name)
     plan_file = paths.plan("small")
     if not plan_file.is_file():
@@ -57,7 +56,7 @@ def prepare(options: argparse.Namespace) -> tuple[Paths, Plan]:
         statistics = plan.intensities["0"]
         task["window"] = (statistics.percentile_00_5, statistics.percentile_99_5)
     (options.work / "task.json").write_text(json.dumps(task))
-    return paths, plan
+    return paths
 
 
 def train(options: argparse.Namespace, side: str, seed: int, paths: Paths) -> dict[str, Any]:
@@ -122,8 +121,8 @@ def main() -> None:
     options.work = (options.work / options.dataset.name).resolve()
     options.work.mkdir(parents=True, exist_ok=True)
     os.environ.update(OMP_NUM_THREADS=str(options.threads), MKL_NUM_THREADS=str(options.threads))
-    paths, _ = prepare(options)
-    dataset = open_dataset(options.dataset)
+    paths = prepare(options)
+    dataset = read_record(paths.dataset, Dataset)
     dice: dict[str, dict[str, float]] = {}
     about: dict[str, list[dict[str, Any]]] = {}
     for side in options.sides:
