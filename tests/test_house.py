@@ -1,6 +1,7 @@
 """The rules of the house: file length, no pickle, licence of nothing chosen by a string."""
 
 import ast
+import importlib
 import re
 from collections import Counter
 from pathlib import Path
@@ -84,7 +85,7 @@ def test_the_drawing_names_every_room() -> None:
 
 
 def test_stages_never_import_one_another() -> None:
-    conductors = {"flow", "showcase", "delivery"}
+    conductors = {"flow", "trainings", "showcase", "delivery"}
     found = []
     for path in (ROOT / "autoseg" / "pipeline").glob("*.py"):
         if path.stem in conductors:
@@ -93,3 +94,16 @@ def test_stages_never_import_one_another() -> None:
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("autoseg.pipeline"):
                 found.append(f"{path.name}:{node.lineno} imports {node.module}")
     assert not found, "\n".join(found)
+
+
+def test_benchmarks_import_what_there_is() -> None:
+    """Benchmarks run seldom, and import where they use: a name that was moved would break them unseen."""
+    missing = []
+    for path in sorted((ROOT / "benchmarks").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("autoseg"):
+                room = importlib.import_module(str(node.module))
+                names = [name.name for name in node.names if not hasattr(room, name.name)]
+                parts = {p.stem for p in (ROOT / str(node.module).replace(".", "/")).glob("*.py")}
+                missing += [f"{path.name}:{node.lineno} {node.module}.{name}" for name in names if name not in parts]
+    assert not missing, "\n".join(missing)

@@ -155,7 +155,8 @@ def plan_and_preprocess(
 ) -> None:
     """Verify, fingerprint, plan and preprocess a dataset; say about how long training will take here."""
     from autoseg.pipeline.estimate import describe_times
-    from autoseg.pipeline.flow import PrepareOptions, fold_names, prepare, wanted_configurations
+    from autoseg.pipeline.flow import PrepareOptions, prepare
+    from autoseg.pipeline.trainings import fold_names, wanted_configurations
 
     prepared = PrepareOptions(
         preset=preset,

@@ -56,7 +56,7 @@ def train(
 ) -> None:
     """Train one fold, all folds in turn, or one model on all cases; called again, it goes on where it stopped."""
     started = time.monotonic()
-    from autoseg.pipeline.flow import TrainRequest, train_folds
+    from autoseg.pipeline.trainings import TrainRequest, train_folds
 
     workspace = o.start(work, quiet)
     until_plateau, seconds = o.parse_budget(budget)

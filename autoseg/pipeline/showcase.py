@@ -16,17 +16,9 @@ from autoseg.errors import DataError, ModelError, PartialError, UsageError
 from autoseg.pipeline import plan as planning
 from autoseg.pipeline.benchmark import BenchmarkTable, tabulate
 from autoseg.pipeline.compare_fp import base_configuration, compare_false_positives, rivals
-from autoseg.pipeline.flow import (
-    PrepareOptions,
-    RunOptions,
-    TrainRequest,
-    fold_names,
-    prepare,
-    run_dataset,
-    train_jobs,
-    wanted_configurations,
-)
+from autoseg.pipeline.flow import PrepareOptions, RunOptions, prepare, run_dataset
 from autoseg.pipeline.ingest import ingest
+from autoseg.pipeline.trainings import TrainRequest, fold_names, train_jobs, wanted_configurations
 from autoseg.planning.presets import resolve_preset
 from autoseg.records.false_positives import FalsePositiveComparison
 from autoseg.records.plan import Plan

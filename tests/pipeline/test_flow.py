@@ -1,6 +1,7 @@
 """The order of the stages: what a run does when a stage can do only part of its work."""
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from autoseg.cli.main import main
 from autoseg.datasets.phantoms import write_phantoms
 from autoseg.errors import PartialError, UsageError
 from autoseg.pipeline import flow
-from autoseg.pipeline.flow import PrepareOptions, RunOptions, run_dataset, train_jobs, wanted_configurations
+from autoseg.pipeline.flow import PrepareOptions, RunOptions, run_dataset
 from autoseg.pipeline.train import TrainOptions
+from autoseg.pipeline.trainings import train_jobs, wanted_configurations
 from autoseg.records.base import write_record
 from autoseg.records.dataset import Folds
 from autoseg.records.plan import Plan
@@ -117,7 +119,7 @@ def test_the_budget_counts_from_the_start_of_the_command_and_is_shared(
 
     monkeypatch.setattr("autoseg.pipeline.train.train", note)
     monkeypatch.setattr("autoseg.pipeline.train.is_trained", lambda paths, plan, configuration, fold: fold == "0")
-    monkeypatch.setattr(flow.time, "monotonic", lambda: 1100.0)
+    monkeypatch.setattr(time, "monotonic", lambda: 1100.0)
     paths = Paths(folder=tmp_path)
     write_record(paths.folds, Folds(folds=(), source="kfold"))
     options = replace(OPTIONS, budget_seconds=540.0, started_seconds=1000.0)

@@ -15,7 +15,6 @@ from autoseg import console
 from autoseg.errors import ModelError, Preempted, UsageError
 from autoseg.inference.model import load_model
 from autoseg.inference.store import read_meta, read_probabilities
-from autoseg.pipeline.flow import TrainRequest, train_folds, wanted_configurations
 from autoseg.pipeline.plan import choose_plan
 from autoseg.pipeline.postprocess import choose_postprocessing
 from autoseg.pipeline.predict import predict
@@ -23,6 +22,7 @@ from autoseg.pipeline.preprocess import preprocess
 from autoseg.pipeline.report import report
 from autoseg.pipeline.select import select
 from autoseg.pipeline.train import train
+from autoseg.pipeline.trainings import TrainRequest, train_folds, wanted_configurations
 from autoseg.planning.distractors import plan_distractors
 from autoseg.preprocessing import store
 from autoseg.records.base import read_record, write_record

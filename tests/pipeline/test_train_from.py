@@ -16,12 +16,12 @@ from autoseg import console
 from autoseg.cli.main import main
 from autoseg.errors import ModelError, Preempted, UsageError
 from autoseg.pipeline.fingerprint import verify_and_fingerprint
-from autoseg.pipeline.flow import TrainRequest, train_folds
 from autoseg.pipeline.ingest import ingest
 from autoseg.pipeline.pack import pack
 from autoseg.pipeline.plan import plan as plan_stage
 from autoseg.pipeline.preprocess import preprocess
 from autoseg.pipeline.train import train
+from autoseg.pipeline.trainings import TrainRequest, train_folds
 from autoseg.planning.distractors import plan_distractors
 from autoseg.records.base import read_record, write_record
 from autoseg.records.dataset import Dataset, Fold
