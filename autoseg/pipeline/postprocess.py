@@ -132,7 +132,7 @@ def postprocess_folder(
         temperatures: case id -> what still divides the logits of its probabilities (`held_out_temperatures`).
 
     Raises:
-        UsageError: there are no probabilities.
+        UsageError: there are no probabilities, or segmentations would replace the images.
         PartialError: some cases could not be done; each is named with its reason.
     """
     names = sorted(path.name.removesuffix(_ENDING) for path in predictions.glob(f"*{_ENDING}"))
@@ -142,6 +142,8 @@ def postprocess_folder(
         )
     root, cases = _cases_of(images, len(plan.channel_names))
     targets = {name: output / (name + output_ending(cases[name].images[0])) for name in names if name in cases}
+    if any(target.resolve() == (root / cases[name].images[0]).resolve() for name, target in targets.items()):
+        raise UsageError(f"Segmentations in {output} would replace the images. Give another folder with -o.")
     remove_outdated(output, (*TABLES, FINISHED, QUALITY_TABLE), targets.values())
     written, failed = [], {}
     for name in console.track(names, len(names), "post-processing"):

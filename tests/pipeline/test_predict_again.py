@@ -7,7 +7,7 @@ import pytest
 
 from autoseg import console
 from autoseg.cli.main import main
-from autoseg.errors import PartialError
+from autoseg.errors import PartialError, UsageError
 from autoseg.images.writing import write_image, write_label
 from autoseg.pipeline.postprocess import postprocess_folder
 from autoseg.pipeline.predict import predict, read_finished
@@ -147,3 +147,11 @@ def test_files_of_others_stay_where_no_segmentation_was(paths: Paths, images: Pa
         (done / "evaluation.csv").write_text("mine")
         postprocess_folder(PostprocessingRule(keep_largest=(1,)), make_plan(), "3d_fullres", out, images, done)
         assert (done / "evaluation.csv").read_text() == "mine"
+
+
+def test_post_processing_does_not_replace_the_images(paths: Paths, images: Path, tmp_path: Path) -> None:
+    predict(paths, images, tmp_path / "out", device="cpu", save_probabilities=True)
+    before = {path.name: path.read_bytes() for path in images.iterdir()}
+    with pytest.raises(UsageError, match="would replace the images"):
+        postprocess_folder(PostprocessingRule(), make_plan(), "3d_fullres", tmp_path / "out", images, images)
+    assert {path.name: path.read_bytes() for path in images.iterdir()} == before
