@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from autoseg.inference import deciding
+from autoseg.inference import deciding, voices
 from autoseg.inference.deciding import decide
 from autoseg.inference.export import to_probabilities
-from autoseg.inference import voices
 from autoseg.records.labels import LabelScheme
 from autoseg.spatial.linear import Scratch, Taps, Window
 from tests.inference.test_deciding import scheme
