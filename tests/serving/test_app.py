@@ -328,9 +328,7 @@ def test_an_error_of_the_program_ends_one_request_alone(folder: Path, model: Loa
 
 
 @pytest.mark.parametrize(("number", "status"), [(errno.ENOSPC, 503), (errno.EIO, 500)])
-def test_a_full_disk_is_no_fault_of_the_program(
-    folder: Path, model: LoadedModel, monkeypatch, number: int, status: int
-) -> None:
+def test_a_full_disk_is_no_fault_of_the_program(folder: Path, model: LoadedModel, monkeypatch, number, status) -> None:
     """Wherever it is noticed: here while the image arrives."""
     content = put(folder, "full.nii.gz", 1)
 
