@@ -51,6 +51,13 @@ class Belt(Generic[Item]):
                 self._error, self._ended = error, True
                 self._changed.notify_all()
 
+    def abandon(self) -> None:
+        """Nothing more will be made: whoever waits for an item gets `Abandoned`. Without effect when all was made."""
+        with self._changed:
+            if not self._ended:
+                self._error, self._ended = Abandoned(), True
+                self._changed.notify_all()
+
     def close(self) -> None:
         """The user wants nothing more."""
         with self._changed:

@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -182,7 +182,8 @@ def _done_cases(
             belt.close()
 
     ahead = closing(_ahead(lambda case: _prepare_or_reason(predictor, root, case), waiting))
-    with ahead as prepared, ThreadPoolExecutor(1, thread_name_prefix="export") as pool:
+    # An interrupt may come between any two lines: what was handed to the export must not wait for more then.
+    with ahead as prepared, ThreadPoolExecutor(1, thread_name_prefix="export") as pool, ExitStack() as belts:
         for case, grids in zip(waiting, prepared, strict=True):
             if not isinstance(grids, str) and lack_of_room(predictor, grids) is not None:
                 while running:  # what the cases before still hold may be what is missing
@@ -190,6 +191,7 @@ def _done_cases(
                     yield running.popleft()[0]
                 grids = lack_of_room(predictor, grids) or grids
             belt = Belt[Windows](_WAITING_BYTES, _bytes_of)
+            belts.callback(belt.abandon)
             meta = grids if isinstance(grids, str) else grids[predictor.models[0].configuration].meta
             running.append((case, pool.submit(export, case, meta, belt)))
             if not isinstance(grids, str):

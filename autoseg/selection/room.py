@@ -16,8 +16,8 @@ from autoseg.selection.predictor import Grids, Predictor
 _WRITTEN, _RULED, _COMPONENTS, _LISTENED = 4, 7, 13, 16
 """Bytes for each voxel of the file: values to be written and read back; rules of whole classes; components with their
 features; the same with candidates and probabilities. Where all is foreground the last three are 16, 40 and 50
-(`benchmarks/case_memory.py` and tracemalloc found less); here a quarter of the voxels is, more than organs fill, since a
-case that would fit must not be refused."""
+(`benchmarks/case_memory.py` and tracemalloc found less); here a quarter of the voxels is, more than organs fill, since
+a case that would fit must not be refused."""
 
 
 def lack_of_room(predictor: Predictor, grids: Grids) -> str | None:

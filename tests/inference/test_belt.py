@@ -97,3 +97,25 @@ def test_a_user_who_stops_stops_the_maker() -> None:
     wait()
     assert closed == [True]
     belt.fill(lambda: [1, 2, 3])  # closed already: nothing waits
+
+
+def test_whoever_waits_for_an_abandoned_belt_is_told() -> None:
+    belt, said = Belt[int](limit=9, size_of=lambda item: 1), []
+
+    def use() -> None:
+        try:
+            list(belt)
+        except Abandoned:
+            said.append("abandoned")
+
+    wait = in_thread(use)
+    belt.abandon()
+    wait()
+    assert said == ["abandoned"]
+
+
+def test_what_was_made_whole_cannot_be_abandoned() -> None:
+    belt = Belt[int](limit=9, size_of=lambda item: 1)
+    belt.fill(lambda: [1, 2])
+    belt.abandon()
+    assert list(belt) == [1, 2]

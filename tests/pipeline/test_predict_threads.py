@@ -199,3 +199,25 @@ def test_arrays_that_lie_in_files_change_nothing(tmp_path: Path, images: Path, m
     for case in "ab":
         parts = [read_probabilities(tmp_path / name, case) for name in ("wanted", "out")]
         np.testing.assert_array_equal(*parts)
+
+
+def test_an_interrupt_before_the_first_window_ends_the_export(tmp_path: Path, images: Path, monkeypatch) -> None:
+    """The export has the case already and waits for what nobody will make."""
+    model = write_fold(tmp_path / "fold_0", make_plan())
+    put_many(images, "ab")
+
+    def interrupted(_belt: object, _items: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stage_module.Belt, "fill", interrupted)
+    ended: list[bool] = []
+
+    def run() -> None:
+        with pytest.raises(KeyboardInterrupt):
+            predict(model, images, tmp_path / "out", device="cpu")
+        ended.append(True)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert ended, "the command hangs"
