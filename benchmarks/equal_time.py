@@ -143,7 +143,7 @@ def main() -> None:
             "ours": round(sum(ours) / len(ours), 5),
             "peer": round(sum(theirs) / len(theirs), 5),
             "unit": "Dice",
-            "ratio": round(sum(ours) / max(sum(theirs), 1e-9), 4),
+            "ratio": round(sum(ours) / sum(theirs), 4) if sum(theirs) else None,
             "difference": [
                 None if v is None else round(v, 5) for v in (difference.mean, difference.low, difference.high)
             ],

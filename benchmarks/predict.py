@@ -12,9 +12,8 @@ Every run is the whole command in a fresh process, once with n cases and once wi
 further case takes (`ours`, `peer`: CPU seconds of all its processes), and what is left of the shorter run is start and
 loading (`start_*`). `wall_*` is the longer run from the first to the last moment. `pss_*_gib` is the largest sum over
 the processes of a command of their proportional set sizes, in which a page that several share counts once; `identical`
-is the share of voxels with the same label, `identical_float32` where nnU-Net adds its tiles up in float32 instead of
-half precision (`--exact`). nnU-Net runs with `--workers` processes to prepare and as many to export, its default being
-3. The line `help` is the command with `--help` alone.
+is the share of voxels with the same label. nnU-Net runs with `--workers` processes to prepare and as many to export,
+its default being 3. The line `help` is the command with `--help` alone.
 """
 
 import argparse
@@ -111,10 +110,10 @@ def ours(arguments: Sequence[str], threads: int) -> Took:
     return run(command, PYTHONPATH=str(ROOT), OMP_NUM_THREADS=str(threads))
 
 
-def peer(arguments: Sequence[str], threads: int, results: Path, sums: str = "half") -> Took:
+def peer(arguments: Sequence[str], threads: int, results: Path) -> Took:
     """The command `nnUNetv2_predict`."""
     script = str(Path(__file__).with_name("predict_peer.py"))
-    command = [os.environ["AUTOSEG_PEER_PYTHON"], script, str(threads), sums, *arguments]
+    command = [os.environ["AUTOSEG_PEER_PYTHON"], script, str(threads), *arguments]
     folders = {f"nnUNet_{kind}": str(results) for kind in ("raw", "preprocessed", "results")}
     return run(command, OMP_NUM_THREADS=str(threads), **folders)
 
@@ -197,12 +196,7 @@ def compare(name: str, options: argparse.Namespace, folder: Path) -> dict[str, o
             runs.setdefault(("ours", size), []).append(took)
             took = peer([*theirs, "-i", images, "-o", str(outputs[1])], options.threads, results)
             runs.setdefault(("peer", size), []).append(took)
-    line: dict[str, Any] = {"name": name, **figures(runs, count), "identical": round(identical(*outputs), 6)}
-    if options.exact:
-        exact = folder / "exact"
-        images = str(folder / f"images_{count}")
-        peer([*theirs, "-i", images, "-o", str(exact)], options.threads, results, "float32")
-        line["identical_float32"] = round(identical(outputs[0], exact), 7)
+    line: dict[str, Any] = {"name": name, **figures(runs, count), "identical": round(identical(*outputs), 7)}
     return {**line, "cases": [count, 2 * count], "threads": options.threads, "workers": options.workers}
 
 
@@ -248,7 +242,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--workers", type=int, default=3)
     parser.add_argument("--steps", type=int, default=10, help="of training the model that both sides use")
-    parser.add_argument("--exact", action="store_true", help="run nnU-Net once more with its sums in float32")
     options = parser.parse_args()
     for name in [options.only] if options.only else ("help", *PLANS):
         if name == "help":

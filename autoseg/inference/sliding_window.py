@@ -13,6 +13,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -27,6 +28,9 @@ from autoseg.records.labels import LabelScheme
 from autoseg.records.plan import TileWeights
 from autoseg.records.recipe import Mirroring, Recipe
 from autoseg.spatial.tiles import TILE_WEIGHTS, tile_starts
+
+_SUMS: dict[TileWeights, torch.dtype] = {"symmetric": torch.float32, "nnunet": torch.float16}
+"""Type in which tiles are added up."""
 
 Flip = tuple[int, ...]
 Constant = tuple[float, ...]
@@ -51,6 +55,8 @@ class _Scene:
     source: Tensor
     """`C Z Y X`, padded, where tiles are cut."""
     patch_zyx: IntTriple
+    flips: Sequence[Flip]
+    """Of every tile, in this order."""
     labels: LabelScheme
     mirroring: Mirroring
     channels: Sequence[int]
@@ -102,6 +108,43 @@ def predict_rows(
         ModelError: an output is not finite, or the regions do not follow the classes that `mirroring` exchanges.
         MemoryError: not even the rows being summed fit into the memory.
     """
+    ask = partial(
+        _blended_rows,
+        image=image,
+        patch_zyx=patch_zyx,
+        num_heads=num_heads,
+        mirroring=mirroring,
+        labels=labels,
+        device=device,
+        step=step,
+        tile_batch=tile_batch,
+        precision=precision,
+        has_previous=has_previous,
+        tile_weights=tile_weights,
+    )
+    if tile_weights == "symmetric":
+        yield from ask(networks)
+    else:  # nnU-Net rounds the sums of each network by itself, and then their mean
+        for together in zip(*(ask([network]) for network in networks), strict=True):
+            total = sum(together[1:], start=together[0])
+            yield (total / len(together)).float()
+
+
+def _blended_rows(
+    networks: Sequence[nn.Module],
+    image: Tensor,
+    patch_zyx: IntTriple,
+    num_heads: int,
+    mirroring: Mirroring,
+    labels: LabelScheme,
+    device: torch.device,
+    step: float,
+    tile_batch: int | None,
+    precision: str,
+    has_previous: bool,
+    tile_weights: TileWeights,
+) -> Iterator[Tensor]:
+    """`predict_rows` of networks whose logits are averaged tile by tile, in the type of the sums."""
     padded, (inner_z, inner_y, inner_x) = _pad_to_patch(image, patch_zyx)
     z, y, x = padded.shape[1:]
     starts = sorted(tile_starts((z, y, x), patch_zyx, step), key=lambda start: start[0])
@@ -112,6 +155,7 @@ def predict_rows(
         networks,
         padded.to(layout.blend_on),
         patch_zyx,
+        flips,
         labels,
         mirroring,
         _channel_permutation(len(image) - has_previous, has_previous, labels, mirroring),
@@ -119,9 +163,10 @@ def predict_rows(
         has_previous,
         device,
     )
-    blend = Blend(counts, starts, (z, y, x), TILE_WEIGHTS[tile_weights](patch_zyx).to(layout.blend_on))
+    weights = TILE_WEIGHTS[tile_weights](patch_zyx).to(layout.blend_on)
+    blend = Blend(counts, starts, (z, y, x), weights, _SUMS[tile_weights])
     known = unflipped = None
-    for batch in _batches(scene, starts, flips, tile_batch or layout.tile_batch):
+    for batch in _batches(scene, starts, tile_batch or layout.tile_batch):
         # Entered anew for each batch: between two of them the caller's code runs.
         with torch.inference_mode(), _arithmetic(precision), autocast(device, precision):
             known, unflipped = _add_batch(scene, batch, blend, known, unflipped)
@@ -132,13 +177,13 @@ def predict_rows(
             yield rows[:, inside, inner_y, inner_x]
 
 
-def _batches(scene: _Scene, starts: Iterable[IntTriple], flips: Sequence[Flip], size: int) -> Iterator[list[Job]]:
+def _batches(scene: _Scene, starts: Iterable[IntTriple], size: int) -> Iterator[list[Job]]:
     """All jobs in order, at a time so many that `size` of them are asked of the networks."""
     batch: list[Job] = []
     num_runs, last = 0, None
     for start in starts:
         constant = _constant(scene, start)
-        for flip in flips:
+        for flip in scene.flips:
             runs = constant is None or constant != last
             batch.append(Job(start, flip, constant, runs))
             num_runs, last = num_runs + runs, last if constant is None else constant
@@ -172,16 +217,15 @@ def _add_batch(
         if job.runs and job.constant is not None:
             known = values.clone()  # a view would keep its whole batch
         turned = _mirrored(values, job.flip, scene.mirroring, scene.heads)
-        blend.add(job.start, turned)
-        if not job.flip:
-            blend.add_weights(job.start)
-        if not mirrors:
-            continue
-        found = _probabilities(turned / len(scene.networks), scene.labels)
-        if unflipped is None or not job.flip:  # the jobs of a tile follow one another, this one first
-            unflipped = found
-        else:
-            blend.add(job.start, probability_distance(found, unflipped, scene.labels)[None], len(scene.heads))
+        blend.add(turned)
+        if mirrors:
+            found = _probabilities(turned / len(scene.networks), scene.labels)
+            if unflipped is None or not job.flip:  # the jobs of a tile follow one another, this one first
+                unflipped = found
+            else:
+                blend.add(probability_distance(found, unflipped, scene.labels)[None], len(scene.heads))
+        if job.flip == scene.flips[-1]:
+            blend.finish(job.start)
     return known, unflipped
 
 

@@ -91,8 +91,8 @@ class Configuration(Record):
     """What of the previous stage is brought onto this one's grid: its probabilities, decided there, or the labels that
     it gave on the file's grid (nnU-Net's rule in prediction, so that of imported cascades)."""
     tile_weights: TileWeights = "symmetric"
-    """How overlapping tiles are averaged in prediction: by a Gaussian around the tile's middle, or by nnU-Net's around
-    the voxel behind it (imported models)."""
+    """How overlapping tiles are averaged in prediction: by a Gaussian around the tile's middle, or as nnU-Net does
+    (imported models, `nnunet*` presets): around the voxel behind it, with sums that are rounded to float16."""
     recipe: Recipe = Recipe()
 
     @model_validator(mode="after")

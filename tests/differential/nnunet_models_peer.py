@@ -4,8 +4,7 @@
 
 `make`: a model folder of nnU-Net's own trainer with random weights, or trained for a few steps on blobs of noise.
 `postprocess`: what nnU-Net chooses to remove from a folder of predictions, and what is left.
-`predict`: nnU-Net's own prediction of a folder. nnU-Net adds up tiles in half precision; with `exact_sums` it is
-made to add in float32, so that two networks without any margin between their classes can be compared voxel by voxel.
+`predict`: nnU-Net's own prediction of a folder.
 """
 
 import json
@@ -69,8 +68,6 @@ def batch(trainer: object, channels: int) -> dict:
 
 
 def predict(job: dict) -> None:
-    # What its sums are made of; its weights of tiles stay as they are.
-    torch.half = torch.float32 if job["exact_sums"] else torch.float16
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)

@@ -26,9 +26,10 @@ def test_rows_are_the_means_of_the_whole_volume(depth: int, patch_depth: int, st
     blend, rows, most = Blend([1, 3], starts, shape, weights), [], 0
     for start, tile in zip(starts, tiles, strict=True):
         rows += blend.take(start[0])
-        blend.add(start, tile[:1])
-        blend.add(start, tile[1:], 1)
-        blend.add_weights(start)
+        blend.add(tile[:1])
+        blend.add(tile[1:] / 2, 1)
+        blend.add(tile[1:] / 2, 1)
+        blend.finish(start)
         most = max(most, sum(block.shape[1] for block in blend.sums.values()))
     rows += blend.take(shape[0])
     assert [first for first, _ in rows] == [sum(part.shape[1] for _, part in rows[:i]) for i in range(len(rows))]
@@ -39,7 +40,20 @@ def test_rows_are_the_means_of_the_whole_volume(depth: int, patch_depth: int, st
 
 def test_values_that_are_not_finite_are_refused() -> None:
     blend = Blend([1], [(0, 0, 0)], (1, 1, 2), torch.ones(1, 1, 2))
-    blend.add((0, 0, 0), torch.tensor([0.0, torch.inf]).view(1, 1, 1, 2))
-    blend.add_weights((0, 0, 0))
+    blend.add(torch.tensor([0.0, torch.inf]).view(1, 1, 1, 2))
+    blend.finish((0, 0, 0))
     with pytest.raises(ModelError, match="not finite"):
         blend.take(1)
+
+
+def test_sums_in_half_precision_round_tile_by_tile() -> None:
+    """1024 + 0.5 is 1024 in float16 (its step there is 1), and 0.5 + 1024 too; float32 would give 1024.5."""
+    starts, weights = [(0, 0, 0), (0, 0, 0)], torch.ones(1, 1, 1)
+    for values in ((1024.0, 0.5), (0.5, 1024.0)):
+        blend = Blend([1], starts, (1, 1, 1), weights, torch.float16)
+        for start, value in zip(starts, values, strict=True):
+            blend.add(torch.full((1, 1, 1, 1), value))
+            blend.finish(start)
+        ((_, rows),) = blend.take(1)
+        assert rows.dtype == torch.float16
+        assert rows.item() == 512
