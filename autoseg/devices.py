@@ -10,6 +10,7 @@ import torch
 
 from autoseg.errors import UsageError
 
+_CONTAINER = Path("/sys/fs/cgroup")  # of this process, as version 2 of control groups shows it
 _FREE_SHARE = 0.7  # what cases need is estimated roughly, and other programs run too
 
 
@@ -40,6 +41,7 @@ def num_cores() -> int:
 def available_memory_bytes() -> int:
     """Main memory that can still be used, within the limit of a container if there is one.
 
+    What is kept of files (read before, or mapped) counts as free in a container as it does outside.
     Half of all memory where the system does not tell what is free (macOS).
     """
     free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
@@ -48,10 +50,17 @@ def available_memory_bytes() -> int:
         for line in meminfo.read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 free = int(line.split()[1]) * 1024
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    limit, used = _CONTAINER / "memory.max", _CONTAINER / "memory.current"
     if limit.is_file() and used.is_file() and (text := limit.read_text().strip()) != "max":
-        free = min(free, int(text) - int(used.read_text()))
+        free = min(free, int(text) - int(used.read_text()) + _kept_of_files())
     return max(free, 0)
+
+
+def _kept_of_files() -> int:
+    """Bytes of files that the system keeps for the container and gives up when somebody needs them."""
+    stored = _CONTAINER / "memory.stat"
+    rows = [line.split() for line in stored.read_text().splitlines()] if stored.is_file() else []
+    return sum(int(number) for name, number in rows if name in ("active_file", "inactive_file"))
 
 
 def is_full_memory(error: Exception) -> bool:

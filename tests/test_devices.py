@@ -1,8 +1,10 @@
 import os
 import threading
+from pathlib import Path
 
 import pytest
 
+from autoseg import devices
 from autoseg.devices import SharedMemory, available_memory_bytes, num_cores
 
 
@@ -19,6 +21,19 @@ def test_memory_is_known_without_the_systems_count_of_free_pages(monkeypatch: py
     known = {name: os.sysconf(name) for name in ("SC_PAGE_SIZE", "SC_PHYS_PAGES")}
     monkeypatch.setattr(os, "sysconf", known.__getitem__)  # as on macOS
     assert 0 < available_memory_bytes() < whole
+
+
+def test_what_a_container_keeps_of_files_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages of files that were read or written, mapped ones among them, count as used until somebody wants them."""
+    monkeypatch.setattr(devices, "_CONTAINER", tmp_path)
+    outside = available_memory_bytes()
+    (tmp_path / "memory.max").write_text("1000000\n")
+    (tmp_path / "memory.current").write_text("900000\n")
+    assert available_memory_bytes() == 100000
+    (tmp_path / "memory.stat").write_text("anon 5\nfile 700000\nactive_file 200000\ninactive_file 400000\nshmem 1\n")
+    assert available_memory_bytes() == 700000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available_memory_bytes() > outside / 2
 
 
 def test_memory_is_shared_but_one_always_passes() -> None:

@@ -66,8 +66,13 @@ def unpack_start(raw: bytes | mmap.mmap, num_bytes: int, path: Path) -> bytes:
     """The first `num_bytes` that `raw` unpacks to (fewer if there are no more), or of `raw` itself if it is no gzip."""
     if raw[:2] != GZIP_MAGIC:
         return raw[:num_bytes]
+    start, rest = b"", raw[:_PIECE]
     try:
-        return zlib.decompressobj(_GZIP_AND_ZLIB).decompress(raw[:_PIECE], num_bytes)
+        while len(start) < num_bytes and rest[:2] == GZIP_MAGIC:  # a member after another
+            engine = zlib.decompressobj(_GZIP_AND_ZLIB)
+            start += engine.decompress(rest, num_bytes - len(start))
+            rest = engine.unused_data
+        return start
     except zlib.error as error:
         raise ImageError("truncated", f"{path}: its gzip stream is damaged ({error}); copy it again.") from error
 

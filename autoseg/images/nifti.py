@@ -77,15 +77,16 @@ def read_nifti(path: Path, scaled_type: type[np.floating] = np.float32) -> Volum
     content = unpack(contents.raw, header.offset + count * header.dtype.itemsize, path)
     voxels = np.frombuffer(content, header.dtype, count, header.offset)
     voxels = voxels.reshape(header.num_channels, *header.geometry.shape)
-    voxels = voxels.astype(header.dtype.newbyteorder("="), copy=False)
-    if header.is_scaled:
-        stored, voxels = voxels, spacious(voxels.shape, scaled_type)
+    wanted = np.dtype(scaled_type) if header.is_scaled else header.dtype.newbyteorder("=")
+    if header.is_scaled or wanted != header.dtype:
+        stored, voxels = voxels, spacious(voxels.shape, wanted)
         for values, target in zip(
             stored.reshape(-1, *stored.shape[2:]), voxels.reshape(-1, *stored.shape[2:]), strict=True
         ):
             target[...] = values
-            target *= scaled_type(header.slope)
-            target += scaled_type(header.inter)
+            if header.is_scaled:
+                target *= scaled_type(header.slope)
+                target += scaled_type(header.inter)
     return Volume(voxels, header.geometry, (contents.sha256,), header.notes)
 
 

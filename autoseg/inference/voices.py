@@ -142,6 +142,14 @@ def speak(
     return Spoken(labels=native, meta=meta, folder=folder, num_folds=tuple(num_folds))
 
 
+def mean_logits(folds: Sequence[Tensor]) -> Tensor:
+    """Mean of the folds' logits; in the main memory where a GPU had no room for the sums of one of them."""
+    if len(folds) == 1:
+        return folds[0]
+    where = next((logits.device for logits in folds if logits.device.type == "cpu"), folds[0].device)
+    return torch.stack([logits.to(where) for logits in folds]).mean(0)
+
+
 class _Keeper:
     """The open files of one case."""
 
@@ -181,7 +189,7 @@ class _Keeper:
             own = [to_disagreement(window, labels.num_heads) for window in folds]
             if self.folds_apart:
                 self._put_folds(model, rows, said, own)
-            logits = torch.stack(values).mean(0) if count > 1 else values[0]
+            logits = mean_logits(values)
             means.append(to_probabilities(logits, labels))
             everyone += own
             apart.append(mean_disagreement(own))

@@ -132,7 +132,7 @@ def postprocess_folder(
         temperatures: case id -> what still divides the logits of its probabilities (`held_out_temperatures`).
 
     Raises:
-        UsageError: there are no probabilities.
+        UsageError: there are no probabilities, or segmentations would replace the images.
         PartialError: some cases could not be done; each is named with its reason.
     """
     names = sorted(path.name.removesuffix(_ENDING) for path in predictions.glob(f"*{_ENDING}"))
@@ -141,15 +141,19 @@ def postprocess_folder(
             f"{predictions} holds no probabilities (*{_ENDING}). `autoseg predict --save-probabilities` writes them."
         )
     root, cases = _cases_of(images, len(plan.channel_names))
-    remove_outdated(output, (*TABLES, FINISHED, QUALITY_TABLE))
+    targets = {name: output / (name + output_ending(cases[name].images[0])) for name in names if name in cases}
+    if any(target.resolve() == (root / cases[name].images[0]).resolve() for name, target in targets.items()):
+        raise UsageError(f"Segmentations in {output} would replace the images. Give another folder with -o.")
+    remove_outdated(output, (*TABLES, FINISHED, QUALITY_TABLE), targets.values())
     written, failed = [], {}
     for name in console.track(names, len(names), "post-processing"):
         try:
             if name not in cases:
                 raise DataError(f"{root} holds no image of it.")
-            case, temperature = cases[name], (temperatures or {}).get(name, 1.0)
+            case, target, temperature = cases[name], targets[name], (temperatures or {}).get(name, 1.0)
             probabilities = tempered_pieces(probabilities_path(predictions, name), temperature, plan.labels)
-            written.append(_postprocess_case(rule, plan, configuration, predictions, root, case, output, probabilities))
+            _postprocess_case(rule, plan, configuration, predictions, root, case, target, probabilities)
+            written.append(target)
         except (DataError, ModelError) as error:
             failed[name] = str(error)
     if failed:
@@ -165,24 +169,22 @@ def _postprocess_case(
     predictions: Path,
     root: Path,
     case: Case,
-    output: Path,
+    target: Path,
     probabilities: Pieces,
-) -> Path:
+) -> None:
     labels, meta = plan.labels, read_meta(predictions, case.id)
     native = labels_from_probabilities([probabilities], meta, labels)
     if rule.components is None:
         native = apply_rule(native, rule)
-        changes_path(output, case.id).unlink(missing_ok=True)  # of an earlier segmentation
+        changes_path(target.parent, case.id).unlink(missing_ok=True)  # of an earlier segmentation
     else:
         heard = None
         if rule.components.needs_probabilities:
             voices = [(probabilities, read_disagreement(predictions, case.id))]
             heard = Heard(probabilities, voices, read_case_grid(root, case, meta, plan, configuration))
         native, changes = clean_components(native, meta, labels, rule.components, heard)
-        write_record(changes_path(output, case.id), CaseChanges(case=case.id, changes=changes))
-    target = output / (case.id + output_ending(case.images[0]))
+        write_record(changes_path(target.parent, case.id), CaseChanges(case=case.id, changes=changes))
     write_label(target, labels.to_file(native), meta.geometry, like=root / case.images[0])
-    return target
 
 
 def _cases_of(images: Path | Dataset, num_channels: int) -> tuple[Path, dict[str, Case]]:

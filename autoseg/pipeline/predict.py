@@ -138,15 +138,13 @@ def predict_cases(
     def write_finished() -> None:
         if judged:
             write_text(output / QUALITY_TABLE, quality_table(judged))
-        else:
-            (output / QUALITY_TABLE).unlink(missing_ok=True)  # of earlier segmentations
         plan = predictor.models[0].plan
         known = Finished(labels=plan.labels, channel_names=plan.channel_names, cases=finished, judged=judged)
         write_record(output / FINISHED, known)
 
+    outdated = (*(TABLES if waiting else ()), *(() if judged else (QUALITY_TABLE,)))
+    remove_outdated(output, outdated, targets.values())
     write_finished()
-    if waiting:
-        remove_outdated(output, TABLES)
     for _ in console.track(_done_cases(predictor, root, waiting, targets, record), len(waiting), "predicting"):
         pass
     _raise_failed(failed, len(cases))

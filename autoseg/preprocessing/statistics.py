@@ -62,8 +62,13 @@ def _sum(what: Callable[[FloatArray], FloatArray], channel: Channel, start: int,
     if count > PIECE:
         half = count // 2 - count // 2 % 8
         return _sum(what, channel, start, start + half) + _sum(what, channel, start + half, stop)
-    plane = channel.values[0].size
-    first, last = start // plane, -(-stop // plane)
-    rows = read(channel, (slice(first, last), slice(None), slice(None))).reshape(-1)
-    total: np.float32 = np.add.reduce(what(rows[start - first * plane : stop - first * plane]))
+    _, height, width = channel.values.shape
+    lines = slice(start // width, -(-stop // width))
+    planes = slice(lines.start // height, -(-lines.stop // height))
+    down = slice(None)
+    if planes.stop - planes.start == 1:  # it may be large: a 2-D image has no other
+        down = slice(lines.start - planes.start * height, lines.stop - planes.start * height)
+    first = (planes.start * height + (down.start or 0)) * width
+    rows = read(channel, (planes, down, slice(None))).reshape(-1)
+    total: np.float32 = np.add.reduce(what(rows[start - first : stop - first]))
     return total

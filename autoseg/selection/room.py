@@ -13,10 +13,11 @@ from autoseg.inference.sliding_window import mirror_flips
 from autoseg.records.results import PostprocessingRule
 from autoseg.selection.predictor import Grids, Predictor
 
-_WRITTEN, _RULED, _COMPONENTS, _LISTENED = 4, 16, 40, 50
-"""Bytes for each voxel of the file, of which nearly all are foreground: values to be written and read back; rules of
-whole classes; components with their features; the same with candidates and probabilities. Upper limits of what
-`benchmarks/case_memory.py` and tracemalloc found (33 beside the labels for the last)."""
+_WRITTEN, _RULED, _COMPONENTS, _LISTENED = 4, 7, 13, 16
+"""Bytes for each voxel of the file: values to be written and read back; rules of whole classes; components with their
+features; the same with candidates and probabilities. Where all is foreground the last three are 16, 40 and 50
+(`benchmarks/case_memory.py` and tracemalloc found less); here a quarter of the voxels is, more than organs fill, since a
+case that would fit must not be refused."""
 
 
 def lack_of_room(predictor: Predictor, grids: Grids) -> str | None:

@@ -26,7 +26,7 @@ _REASONS = {
     422: "The file is no image that the model can segment; `detail` says why.",
     429: "All seats are taken; come again after `Retry-After` seconds.",
     500: "The segmentation failed; `detail` names the kind of error.",
-    503: "It waited too long (come again after `Retry-After` seconds), the service ends, or memory is short.",
+    503: "It waited too long (come again after `Retry-After` seconds), the service ends, or memory or disk are short.",
 }
 _DETAIL = {"type": "object", "required": ["detail"], "properties": {"detail": {"type": "string"}}}
 _RETRY = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}}}
@@ -38,6 +38,11 @@ class Refused(Exception):  # noqa: N818 - an answer, no fault of the program
     def __init__(self, status: int, detail: str, retry_seconds: int | None = None) -> None:
         super().__init__(detail)
         self.status, self.detail, self.retry_seconds = status, detail, retry_seconds
+
+
+def no_room() -> Refused:
+    """Neither the image nor the program is at fault."""
+    return Refused(503, "The image does not fit into the memory or the disk of this machine.")
 
 
 def refusal(refused: Refused) -> Response:
@@ -111,7 +116,7 @@ def segmented(model: LoadedModel, image: Received, most_voxel_bytes: int) -> Res
     except (ResourceError, MemoryError, RuntimeError) as error:
         if not isinstance(error, ResourceError) and not is_full_memory(error):
             raise
-        raise Refused(503, "The image does not fit into the memory or the disk of this machine.") from error
+        raise no_room() from error
     except AutosegError as error:
         raise Refused(500, f"The segmentation failed: {type(error).__name__}.") from error
     headers = {"X-Autoseg-Model": model.predictor.digest}

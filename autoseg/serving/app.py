@@ -21,9 +21,10 @@ from starlette.requests import ClientDisconnect
 
 from autoseg import console
 from autoseg.api import LoadedModel
-from autoseg.serving.answers import NIFTI, Received, Refused, body_of, refusal, refusals, segmented
+from autoseg.serving.answers import NIFTI, Received, Refused, body_of, no_room, refusal, refusals, segmented
 from autoseg.serving.desk import Desk, Ending, Full, Gone, TooLate
 from autoseg.serving.folders import service_folder
+from autoseg.storage.atomic import is_full_disk
 from autoseg.version import __version__
 
 LOOPBACK = ("127.0.0.1", "localhost")
@@ -154,7 +155,8 @@ async def _answered(request: Request, model: LoadedModel, limits: Limits, token:
         response = refusal(refused)
     except Exception as error:  # whatever fails, the service goes on; the kind of error holds nothing of the image
         console.warn(f"a request failed: {type(error).__name__}")
-        response = refusal(Refused(500, f"The segmentation failed: {type(error).__name__}."))
+        failed = Refused(500, f"The segmentation failed: {type(error).__name__}.")
+        response = refusal(no_room() if is_full_disk(error) else failed)
     desk.count(response.status_code, received[0])
     console.say(f"{response.status_code} after {time.monotonic() - begun:.2f} s")
     return response

@@ -116,7 +116,10 @@ class Window(NamedTuple):
     def strips(self) -> "Iterator[Window]":
         """The same along y in strips that stay near a CPU's caches; other devices do best with all at once."""
         depth, height, width = self.shape
-        step = max(1, _STRIP_VOXELS // (depth * width)) if self.device.type == "cpu" else height
+        step = max(1, _STRIP_VOXELS // (depth * width))
+        if self.device.type != "cpu" or step >= height:
+            yield self
+            return
         for start in range(0, height, step):
             down = slice(start, min(start + step, height))
             needed, taps = (down, None) if self.taps[1] is None else self.taps[1].part(down)

@@ -15,7 +15,8 @@ def slab_boxes(values: npt.NDArray[Any], voxels: int) -> Iterator[Region]:
     They are slices along the axis whose neighbours lie furthest apart in memory, so that each is read in one piece
     from a turned view of a file, too.
     """
-    axis, whole = int(np.argmax(np.abs(values.strides))), slice(None)
+    apart = [abs(step) if length > 1 else 0 for step, length in zip(values.strides, values.shape, strict=True)]
+    axis, whole = int(np.argmax(apart)), slice(None)
     depth = max(1, voxels * values.shape[axis] // values.size)
     for start in range(0, values.shape[axis], depth):
         where = slice(start, start + depth)

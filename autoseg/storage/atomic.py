@@ -117,9 +117,14 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
         raise cannot_write(parent, error) from error
 
 
+def is_full_disk(error: Exception) -> bool:
+    """Whether there was no space left, or none left for this user."""
+    return isinstance(error, OSError) and error.errno in _NO_SPACE
+
+
 def cannot_write(path: Path, error: OSError) -> ResourceError:
     """What to tell a person when `path` could not be written."""
-    if error.errno in _NO_SPACE:
+    if is_full_disk(error):
         return ResourceError(f"No space left while writing {path}. Free space or choose another folder.")
     reason = error.strerror or str(error)
     return ResourceError(f"Cannot write {path}: {reason}. Check the folder's permissions or choose another one.")

@@ -19,23 +19,20 @@ from autoseg.errors import ResourceError
 _SHARE = 0.25
 """Of the memory that is free now: an array of more goes to a file. A case holds two such arrays, its image and its
 labels, while the next one is prepared."""
+_MOST = 0.5
+"""An array of no more than this share lies in memory where no file has a place: temporary folders may be small."""
 
 
-def spacious(shape: tuple[int, ...], dtype: npt.DTypeLike, folder: Path | None = None) -> npt.NDArray[Any]:
-    """An array of zeros.
-
-    Args:
-        shape: of it.
-        dtype: of its values.
-        folder: where a file may lie; None: the system's folder for temporary files (`TMPDIR` chooses it).
+def spacious(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """An array of zeros; its file, if it has one, lies on the disk of the folder for temporary files (`TMPDIR`).
 
     Raises:
-        ResourceError: the folder's disk has too little space.
+        ResourceError: the disk has too little space, and so has the memory.
     """
-    num_bytes = math.prod(shape) * np.dtype(dtype).itemsize
-    if num_bytes <= _SHARE * available_memory_bytes():
+    num_bytes, free = math.prod(shape) * np.dtype(dtype).itemsize, available_memory_bytes()
+    if num_bytes <= _SHARE * free:
         return np.zeros(shape, dtype)
-    where = Path(tempfile.gettempdir()) if folder is None else folder
+    where = Path(tempfile.gettempdir())
     try:
         with tempfile.TemporaryFile(dir=where) as file:
             if hasattr(os, "posix_fallocate"):  # a full disk must be seen now: writing to a map cannot fail, only kill
@@ -44,8 +41,10 @@ def spacious(shape: tuple[int, ...], dtype: npt.DTypeLike, folder: Path | None =
                 file.truncate(num_bytes)
             return np.asarray(np.memmap(file, dtype, "r+", shape=shape))
     except OSError as error:
+        if num_bytes <= _MOST * free:
+            return np.zeros(shape, dtype)
         raise ResourceError(
             f"An array of {num_bytes / 2**30:.1f} GiB is too large for the memory that is free "
-            f"({available_memory_bytes() / 2**30:.1f} GiB) and finds no place in {where} ({error.strerror}). Free "
+            f"({free / 2**30:.1f} GiB) and finds no place in {where} ({error.strerror}). Free "
             "memory or space there, or let TMPDIR name a folder on a larger disk."
         ) from error

@@ -56,6 +56,24 @@ def test_big_endian_and_nifti2(tmp_path):
         np.testing.assert_array_equal(volume.array[0], array)
 
 
+def test_other_byte_orders_lie_in_a_file_where_memory_is_short(tmp_path, monkeypatch):
+    monkeypatch.setattr(contents, "_READ_BYTES", 0)
+    monkeypatch.setattr(spacious, "available_memory_bytes", lambda: 1000)
+    header = nibabel.Nifti1Header(endianness=">")
+    for dtype, slope in ((">i2", 1.0), (">f8", 1.0), (">i2", 0.5)):
+        header.set_data_dtype(np.dtype(dtype))
+        header["scl_slope"], header["scl_inter"] = slope, 0.0
+        array = ramp((10, 20, 30), dtype)
+        raw = header.copy()
+        raw.set_data_shape(array.shape[::-1])
+        raw["vox_offset"], raw["magic"] = 352, b"n+1"
+        (tmp_path / "a.nii").write_bytes(raw.binaryblock + bytes(4) + array.tobytes())
+        found = read_image([tmp_path / "a.nii"]).array
+        np.testing.assert_array_equal(found[0], array * slope)
+        assert found.dtype == (np.float32 if slope != 1 else np.dtype(dtype).newbyteorder("="))
+        assert str(owner(found)).startswith("<mmap.mmap")
+
+
 def test_scaled_voxels_become_float32(tmp_path):
     path = write_nifti(tmp_path / "a.nii.gz", ramp(), scl_slope=0.5, scl_inter=-3.0)
     volume = read_image([path])
@@ -210,6 +228,15 @@ def test_no_flipped_bit_is_silent(tmp_path):
             continue
         np.testing.assert_array_equal(volume.array, expected.array)
         assert volume.geometry == expected.geometry
+
+
+@pytest.mark.parametrize("cut", [1, 100, 352, 400])
+def test_a_header_may_be_cut_by_members_of_gzip(tmp_path, cut):
+    raw = write_nifti(tmp_path / "a.nii", ramp()).read_bytes()
+    path = tmp_path / "b.nii.gz"
+    path.write_bytes(gzip.compress(raw[:cut]) + gzip.compress(b"") + gzip.compress(raw[cut:]))
+    np.testing.assert_array_equal(read_image([path]).array[0], ramp())
+    assert read_geometry(path).shape == (3, 4, 5)
 
 
 def test_members_and_padding_of_gzip_are_read(tmp_path):

@@ -7,12 +7,13 @@ import pytest
 
 from autoseg import console
 from autoseg.cli.main import main
-from autoseg.errors import PartialError
+from autoseg.errors import PartialError, UsageError
 from autoseg.images.writing import write_image, write_label
 from autoseg.pipeline.postprocess import postprocess_folder
 from autoseg.pipeline.predict import predict, read_finished
 from autoseg.records.base import write_record
 from autoseg.records.postprocessing import ComponentRule, ComponentSettings, LearningSettings, TargetRule
+from autoseg.records.prediction_folder import QUALITY_TABLE, TABLES
 from autoseg.records.results import PostprocessingRule, Selection
 from autoseg.records.workspace import Paths
 from tests.pipeline.fakes import LABELS, blobs, image_of, make_plan, make_workspace, oblique_grid, write_fold
@@ -127,3 +128,30 @@ def test_scores_and_measurements_of_earlier_segmentations_are_removed(
     assert "measurements.csv" in told
     assert main([*call, str(paths.fold("plan", "3d_fullres", "0")), "--measurements"]) == 0
     assert files(out) == {"predicted.json", "a.nii.gz", "b.nii.gz", "measurements.csv"}
+
+
+def test_files_of_others_stay_where_no_segmentation_was(paths: Paths, images: Path, tmp_path: Path) -> None:
+    """Names as general as these may be somebody's own; beside earlier segmentations they speak of those."""
+    own = dict.fromkeys((*TABLES, QUALITY_TABLE), "mine")
+    for folder, there in (("fresh", None), ("others", "a.nii.gz")):
+        out = tmp_path / folder
+        out.mkdir()
+        for name, content in own.items():
+            (out / name).write_text(content)
+        if there is not None:
+            (out / there).write_bytes(b"of another program")
+        predict(paths, images, out, device="cpu", save_probabilities=True)
+        assert files(out) & set(own) == (set(own) if there is None else set())
+        done = tmp_path / f"{folder} done"
+        done.mkdir()
+        (done / "evaluation.csv").write_text("mine")
+        postprocess_folder(PostprocessingRule(keep_largest=(1,)), make_plan(), "3d_fullres", out, images, done)
+        assert (done / "evaluation.csv").read_text() == "mine"
+
+
+def test_post_processing_does_not_replace_the_images(paths: Paths, images: Path, tmp_path: Path) -> None:
+    predict(paths, images, tmp_path / "out", device="cpu", save_probabilities=True)
+    before = {path.name: path.read_bytes() for path in images.iterdir()}
+    with pytest.raises(UsageError, match="would replace the images"):
+        postprocess_folder(PostprocessingRule(), make_plan(), "3d_fullres", tmp_path / "out", images, images)
+    assert {path.name: path.read_bytes() for path in images.iterdir()} == before

@@ -44,6 +44,23 @@ def test_a_million_values_summed_in_many_pieces(monkeypatch: pytest.MonkeyPatch)
     assert moments(measured(values)) == (values.mean(), values.std())
 
 
+def test_a_large_plane_is_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a 2-D image each sum reads about what it adds up, not the whole plane once a piece."""
+    values, num_read = noise((1, 200, 300)), 0
+
+    def counted(channel, box):
+        nonlocal num_read
+        found = read(channel, box)
+        num_read += found.size
+        return found
+
+    monkeypatch.setattr(statistics, "PIECE", 2048)
+    monkeypatch.setattr(statistics, "read", counted)
+    whole = values.astype(np.float32)
+    assert moments(measured(values)) == (whole.mean(), whole.std())
+    assert 2 * values.size <= num_read < 3 * values.size
+
+
 def test_a_mask_is_for_moments_alone() -> None:
     values, mask = noise((3, 4, 5)), np.zeros((3, 4, 5), bool)
     mask[1] = True

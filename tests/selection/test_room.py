@@ -52,18 +52,18 @@ def test_needs_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert needed(predictor(device=torch.device("cuda")), monkeypatch) == 4 * voxels
     assert needed(replace(predictor(), saves_probabilities=True), monkeypatch) == 3 * sums + 4 * voxels
     assert needed(predictor(axes=(2,)), monkeypatch) == sums * 9 // 8 + 4 * voxels
-    assert needed(predictor(PostprocessingRule(keep_largest=(1,))), monkeypatch) == sums + 16 * voxels
+    assert needed(predictor(PostprocessingRule(keep_largest=(1,))), monkeypatch) == sums + 7 * voxels
     small = rule_of(TargetRule(target="a", method="minimum_volume", feature="volume_mm3", minimum=9.0))
     unsure = rule_of(TargetRule(target="a", method="probability_mean", feature="probability_mean", minimum=0.5))
-    assert needed(predictor(PostprocessingRule(components=small)), monkeypatch) == sums + 40 * voxels
-    assert needed(predictor(PostprocessingRule(components=unsure)), monkeypatch) == 3 * sums + 50 * voxels
+    assert needed(predictor(PostprocessingRule(components=small)), monkeypatch) == sums + 13 * voxels
+    assert needed(predictor(PostprocessingRule(components=unsure)), monkeypatch) == 3 * sums + 16 * voxels
 
 
 def test_it_says_what_is_needed_and_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "available_memory_bytes", lambda: 300 << 20)
+    monkeypatch.setattr(room, "available_memory_bytes", lambda: 90 << 20)
     unsure = rule_of(TargetRule(target="a", method="probability_mean", feature="probability_mean", minimum=0.5))
     message = lack_of_room(predictor(PostprocessingRule(components=unsure)), GRIDS)
-    assert "0.0 GiB are needed to blend tiles and 0.3 GiB for 6 million voxels after that, 0.3 GiB are free" in message
+    assert "0.0 GiB are needed to blend tiles and 0.1 GiB for 6 million voxels after that, 0.1 GiB are free" in message
     assert "--fast" in message
     monkeypatch.setattr(room, "available_memory_bytes", lambda: 1 << 20)
     assert "--fast" not in lack_of_room(predictor(), GRIDS)

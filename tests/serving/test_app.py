@@ -1,5 +1,6 @@
 """The service, asked by a real client over a real socket: right answers under load, refusals, no word about images."""
 
+import errno
 import gzip
 import resource
 import tempfile
@@ -22,6 +23,7 @@ from autoseg.cli.main import main
 from autoseg.images.reading import read_label
 from autoseg.images.writing import write_image
 from autoseg.pipeline.predict import predict
+from autoseg.serving import app as app_module
 from autoseg.serving.app import Limits, make_app
 from autoseg.serving.server import Server, listen
 from tests.pipeline.fakes import LABELS, blobs, image_of, make_plan, oblique_grid, write_fold
@@ -323,6 +325,21 @@ def test_an_error_of_the_program_ends_one_request_alone(folder: Path, model: Loa
         assert (answer.status_code, answer.json()["detail"]) == (500, "The segmentation failed: KeyError.")
         assert client.post("/segment", content=content).status_code == 200
     assert "John" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "status"), [(errno.ENOSPC, 503), (errno.EIO, 500)])
+def test_a_full_disk_is_no_fault_of_the_program(folder: Path, model: LoadedModel, monkeypatch, number, status) -> None:
+    """Wherever it is noticed: here while the image arrives."""
+    content = put(folder, "full.nii.gz", 1)
+
+    async def fail(*_: object) -> None:
+        raise OSError(number, "what the system says")
+
+    with served(model) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(app_module, "_receive", fail)
+            assert client.post("/segment", content=content).status_code == status
+        assert client.post("/segment", content=content).status_code == 200
 
 
 def test_a_token_guards_all_but_health(folder: Path, model: LoadedModel) -> None:

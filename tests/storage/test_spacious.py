@@ -1,6 +1,7 @@
 """Arrays that would fill the memory lie in a file without a name, or are refused where there is no place."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ def lies_in_a_file(array: np.ndarray) -> bool:
 
 def test_what_fits_stays_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "available_memory_bytes", lambda: 4000)
-    small, large = spacious((10, 50), np.int16, tmp_path), spacious((10, 51), np.int16, tmp_path)
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    small, large = spacious((10, 50), np.int16), spacious((10, 51), np.int16)
     assert not lies_in_a_file(small)
     assert lies_in_a_file(large)
     assert not any(tmp_path.iterdir())
@@ -35,7 +37,19 @@ def test_a_full_disk_is_seen_before_the_first_value(tmp_path: Path, monkeypatch:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(ResourceError, match=r"1\.0 GiB is too large .*\(3\.0 GiB\) .*No space left.*TMPDIR"):
-        spacious((1 << 30,), np.uint8, tmp_path)
+    with pytest.raises(ResourceError, match=r"1\.6 GiB is too large .*\(3\.0 GiB\) .*No space left.*TMPDIR"):
+        spacious((1600 << 20,), np.uint8)
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path / "nowhere"))
     with pytest.raises(ResourceError, match=r"no place in .*nowhere"):
-        spacious((1 << 30,), np.uint8, tmp_path / "nowhere")
+        spacious((1600 << 20,), np.uint8)
+
+
+def test_without_a_disk_half_of_the_memory_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container whose temporary folder is small."""
+    monkeypatch.setattr(module, "available_memory_bytes", lambda: 4000)
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path / "nowhere"))
+    array = spacious((2000,), np.uint8)
+    assert not lies_in_a_file(array)
+    assert array.shape == (2000,)
+    with pytest.raises(ResourceError, match="too large"):
+        spacious((2001,), np.uint8)
