@@ -3,10 +3,14 @@
 Nothing need be prepared for it. A training measures its own steps before it begins (`training.budget`), which is surer.
 """
 
+import math
 from collections.abc import Mapping
+
+import torch
 
 from autoseg import console
 from autoseg.devices import choose_device, describe_device
+from autoseg.errors import UsageError
 from autoseg.records.plan import Plan
 from autoseg.training.step_time import STEP_TIME_ERROR, predict_step_time
 
@@ -25,33 +29,65 @@ def describe_times(
     Args:
         plan: has the configurations.
         num_trainings: configuration -> trainings (folds) that are still to be made.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`; measured for about a second a configuration.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`; measured for a second or two a configuration.
         epochs: instead of the plan's.
         iterations: steps an epoch instead of the plan's.
         limit_seconds: what all trainings together may take; None: no limit.
         until_plateau: whether trainings end earlier where they no longer gain.
+
+    Returns:
+        One line or more, whatever happens: that a time cannot be predicted is said, not raised.
     """
-    where = choose_device(device)
-    rows, total = [f"Predicted for {describe_device(where)}, +-{100 * STEP_TIME_ERROR:.0f} %, data not counted:"], 0.0
-    for name, number in num_trainings.items():
+    try:
+        where = choose_device(device)
+    except UsageError as error:  # a plan may be for another machine's GPU
+        return [f"How long training takes is not predicted. {error}"]
+    rows = [f"Predicted for {describe_device(where)}, +-{100 * STEP_TIME_ERROR:.0f} %, data not counted:"]
+    seconds: list[float | None] = []
+    for name, number in console.track(num_trainings.items(), len(num_trainings), "timing steps"):
         settings = plan.configurations[name]  # type: ignore[index]
-        step = predict_step_time(settings, plan.labels, len(plan.channel_names), where)
-        if step is None:
-            rows.append(f"  {name}: the time of a step cannot be predicted for this loss or network")
-            continue
         course = settings.recipe.schedule
-        num_epochs, per_epoch = epochs or course.epochs, iterations or course.iterations_per_epoch
-        seconds = num_epochs * per_epoch * step.seconds
-        total += number * seconds
-        rows.append(
-            f"  {name}: about {step.seconds:.2g} s a step ({step.precision}), {console.duration(seconds)} for "
-            f"{num_epochs} epochs of {per_epoch} steps, {console.duration(number * seconds)} for {number} "
-            + ("training" if number == 1 else "trainings")
-        )
+        length = (epochs or course.epochs, iterations or course.iterations_per_epoch)
+        told, taken = _describe_configuration(plan, name, number, where, length)
+        rows.append(f"  {name}: {told}")
+        seconds.append(taken)
+    total = None if None in seconds else sum(filter(None, seconds))
+    return [*rows, *_describe_end(total, limit_seconds, until_plateau)]
+
+
+def _describe_configuration(
+    plan: Plan, name: str, num_trainings: int, where: torch.device, length: tuple[int, int]
+) -> tuple[str, float | None]:
+    """About one configuration, for people, and the seconds of its trainings; None where they cannot be predicted.
+
+    Args:
+        plan: has the configuration.
+        name: of the configuration.
+        num_trainings: of it.
+        where: they are made.
+        length: epochs, and steps an epoch.
+    """
+    try:
+        step = predict_step_time(plan.configurations[name], plan.labels, len(plan.channel_names), where)  # type: ignore[index]
+    except Exception as error:  # an installed network, or a GPU that others fill, must not end what is done already
+        first_line = (str(error) or type(error).__name__).splitlines()[0]
+        return f"the time of a step cannot be predicted here: {first_line}", None
+    if step is None:
+        return "the time of a step cannot be predicted for this loss or network", None
+    one = math.prod(length) * step.seconds
+    return (
+        f"about {step.seconds:.2g} s a step ({step.precision}), {console.duration(one)} for {length[0]} epochs of "
+        f"{length[1]} steps, {console.duration(num_trainings * one)} for {num_trainings} "
+        + ("training" if num_trainings == 1 else "trainings")
+    ), num_trainings * one
+
+
+def _describe_end(total_seconds: float | None, limit_seconds: float | None, until_plateau: bool) -> list[str]:
+    """What ends the trainings before their planned length, if anything does."""
     limit = "" if limit_seconds is None else console.duration(limit_seconds)
-    if until_plateau:
-        most = limit or f"about {console.duration(total)}, if all epochs are needed"
-        rows.append(f"  how long it takes is open: each training ends at its plateau; at most {most}")
-    elif limit:
-        rows.append(f"  they are fitted into the budget, which leaves {limit} for them")
-    return rows
+    if not until_plateau:
+        return [f"  they are fitted into the budget, which leaves {limit} for them"] if limit else []
+    if not limit and total_seconds is None:
+        return ["  how long it takes is open: each training ends at its plateau, or when all epochs are done"]
+    most = limit or f"about {console.duration(total_seconds or 0.0)}, if all epochs are needed"
+    return [f"  how long it takes is open: each training ends at its plateau; at most {most}"]

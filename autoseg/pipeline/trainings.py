@@ -51,7 +51,7 @@ class TrainRequest(JobOptions):
     distractors: bool = False
     """Whether the configuration is fine-tuned with its own false positives as a class."""
     start: Path | None = None
-    """Folder of a model or of one of its folds whose weights are fine-tuned."""
+    """A packed model (zip), a model's folder or that of one of its folds, whose weights are fine-tuned."""
     cooldown: bool = False
     """Whether the training of the fold, running or stopped, is to cool down from now on."""
 

@@ -28,8 +28,9 @@ _REFERENCE_BATCH = {2: 12, 3: 2}
 
 _SMALLEST_BATCH = 2
 
-_MAX_SEARCHES = 4
-"""Times the memory search is repeated with less, at most; two have always been enough."""
+_MAX_SEARCHES = 12
+"""Times the memory search is repeated with less, at most. Two are nearly always enough; five were needed by a patch
+that exceeds the card by less than the line errs."""
 
 _WEIGHTED_LOSS = 1.005
 """What the answer to imbalance, which is given later, may add to the bytes of a step: weights of the loss's voxels."""

@@ -37,7 +37,7 @@ class TrainOptions(Record):
     device: str | None = None
     """`cpu`, `cuda`, `cuda:N`; None: the first GPU, else the CPU."""
     start: Path | None = None
-    """Folder of a model or of one of its folds whose weights are fine-tuned; None: the seed's."""
+    """A packed model (zip), a model folder or one of its folds, whose weights are fine-tuned; None: the seed's."""
     started_seconds: float | None = None
     """Value of `time.monotonic()` from which the budget counts; None: when the function is called."""
 

@@ -55,8 +55,8 @@ def find_start(model: Path, plan: Plan, configuration: str, fold: str, cases: Fo
     """The trained weights of `model` for one fold of a training.
 
     A folder of one fold gives that fold. One of a configuration gives, of the same dataset, the fold of the same name,
-    whose held-out cases are the same; of another dataset the model of all cases, else the fold of the same name, else
-    the first.
+    whose held-out cases are the same; of another dataset, or where no case is held out, the model of all cases, else
+    the fold of the same name, else the first.
 
     Args:
         model: a folder or a zip as `inference.opening` takes them; of several configurations that of the same name.
@@ -71,7 +71,7 @@ def find_start(model: Path, plan: Plan, configuration: str, fold: str, cases: Fo
         ModelError: it is no model, or its files are damaged.
     """
     with opened_configuration(model, configuration) as folder:
-        chosen = _choose_fold(folder, plan.dataset, fold, model)
+        chosen = _choose_fold(folder, plan.dataset, fold, bool(cases.validation), model)
         model_plan, trained = read_fold(chosen)
         digest, weights = weights_digest(chosen), tensors.load(chosen / WEIGHTS)[0][WEIGHTS]
     settings, theirs = plan.configurations[configuration], model_plan.configurations[trained.configuration]  # type: ignore[index]
@@ -152,13 +152,14 @@ def check_same_origin(folder: Path, then: TrainingInputs, now: TrainingInputs) -
     raise UsageError(f"{folder} was begun {reason} to go on, or delete the folder to start anew.")
 
 
-def _choose_fold(folder: Path, dataset: str, fold: str, model: Path) -> Path:
+def _choose_fold(folder: Path, dataset: str, fold: str, holds_out: bool, model: Path) -> Path:
     """Of an opened `model`, the folder of one fold or of all folds of a configuration."""
     numbered, whole = folds_in(folder), folder / "fold_all"
     if numbered == [folder]:
         return folder
     same = folder / f"fold_{fold}"
-    preferred = [same] if read_fold(numbered[0])[0].dataset == dataset else [whole, same, numbered[0]]
+    may_have_seen = holds_out and read_fold(numbered[0])[0].dataset == dataset
+    preferred = [same] if may_have_seen else [whole, same, numbered[0]]
     for one in preferred:
         if (one / "fold.json").is_file():
             return one

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 
 from autoseg.losses.build import build_loss
+from autoseg.networks.blocks import recompute_activations
 from autoseg.networks.build import build_network
 from autoseg.planning.step_cost import Kind, need_of_configuration
 from autoseg.records.labels import LabelScheme
@@ -53,7 +54,11 @@ def predict_step_time(
         settings: network, patch, batch and recipe.
         labels: of the dataset.
         num_channels: of its images.
-        device: measured for up to a second.
+        device: measured for about a second, after three steps are traced (half a second of a CPU).
+
+    Raises:
+        AutosegError: a loss or network of the plan does not exist.
+        RuntimeError: of PyTorch, for example where the device's memory is full.
     """
     kind: Kind = "cuda" if device.type == "cuda" else "cpu"
     whole = need_of_configuration(settings, labels, num_channels, kind)
@@ -86,21 +91,23 @@ def _sample(settings: Configuration, labels: LabelScheme, num_channels: int, kin
             decoder_blocks_per_stage=spec.decoder_blocks_per_stage[: num_stages - 1],
             expansion_per_stage=spec.expansion_per_stage[:num_stages],
         )
+    whole = settings.model_copy(update={"network": spec})
+    need = need_of_configuration(whole, labels, num_channels, kind)
+    if need is None:
+        return whole
     units = [math.prod(axis) for axis in zip(*spec.strides, strict=True)]
-    patch, batch = list(settings.patch_size), settings.batch_size
-    while True:
-        cut = settings.model_copy(update={"network": spec, "patch_size": tuple(patch), "batch_size": batch})
-        need = need_of_configuration(cut, labels, num_channels, kind)
-        if need is None or need.flops <= _SAMPLE_FLOPS[kind]:
-            return cut
+    patch, batch, limit = list(settings.patch_size), settings.batch_size, _SAMPLE_FLOPS[kind]
+    flops_a_voxel = need.flops / (batch * math.prod(patch))  # traced once: convolutions have as much in each voxel
+    while (flops := flops_a_voxel * batch * math.prod(patch)) > limit:
         lengths = [edge // unit for edge, unit in zip(patch, units, strict=True)]
         longest = lengths.index(max(lengths))
         if batch > _FEWEST_SAMPLES:
-            batch = max(_FEWEST_SAMPLES, int(batch * _SAMPLE_FLOPS[kind] / need.flops))
+            batch = max(_FEWEST_SAMPLES, int(batch * limit / flops))
         elif lengths[longest] > _SHORTEST:
             patch[longest] = max(_SHORTEST, lengths[longest] * 3 // 4) * units[longest]
         else:
-            return cut
+            break
+    return whole.model_copy(update={"patch_size": tuple(patch), "batch_size": batch})
 
 
 def _sample_seconds(
@@ -109,6 +116,8 @@ def _sample_seconds(
     """The fastest step after the first: what other processes do makes steps slower, never faster."""
     channels, labels = num_channels + settings.num_previous_channels(labels), settings.learned_labels(labels)
     network = build_network(settings.network, channels, labels.num_heads, seed=0)
+    if settings.recipe.recompute_activations:
+        recompute_activations(network)
     learner = build_learner(network, build_loss(settings.recipe, labels, True), settings.recipe, precision, device)
     random, shape = torch.Generator().manual_seed(0), (settings.batch_size, *settings.patch_zyx)
     batch = Batch(

@@ -31,7 +31,7 @@ def choose_watched(cases: Sequence[str], watch: Watch, seed: int) -> tuple[str, 
     if watch.cases >= max(len(cases), 1):
         raise UsageError(
             f"recipe.watch.cases is {watch.cases}, and the fold has {len(cases)} training cases: none would be left to "
-            "train on. Watch fewer."
+            "train on. Watch fewer: `--set all.recipe.watch.cases=1` to `autoseg plan` or `autoseg run`."
         )
     chosen = np.random.default_rng(seed).permutation(len(cases))[: watch.cases]
     return tuple(cases[number] for number in sorted(chosen))

@@ -164,3 +164,8 @@ def test_planning_tells_how_long_training_takes_here(tmp_path: Path, capsys: Cap
     assert " for 20 epochs of 100 steps, " in shown
     assert " for 2 trainings\n" in shown
     assert shown.splitlines()[-1].startswith("Next: autoseg train Two 2d")
+
+    assert main([*arguments, "--device", "cuda:77"]) == 0, "planning for a GPU of another machine is no error"
+    shown = capsys.readouterr().out
+    assert "How long training takes is not predicted. --device cuda:77" in shown
+    assert shown.splitlines()[-1].startswith("Next: autoseg train Two 2d")

@@ -1,7 +1,9 @@
 """What people are told about the time of the planned trainings, with a step whose time is given."""
 
 import pytest
+import torch
 
+from autoseg.errors import ModelError
 from autoseg.pipeline import estimate
 from autoseg.pipeline.estimate import describe_times
 from autoseg.training.step_time import StepTime
@@ -43,3 +45,29 @@ def test_what_cannot_be_predicted_is_said(monkeypatch: pytest.MonkeyPatch) -> No
     assert describe_times(PLAN, {"3d_lowres": 1}, "cpu")[1] == (
         "  3d_lowres: the time of a step cannot be predicted for this loss or network"
     )
+
+
+def test_an_end_that_cannot_be_predicted_is_not_called_zero_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimate, "predict_step_time", lambda *_: None)
+    assert describe_times(PLAN, {"3d_lowres": 1}, "cpu", until_plateau=True)[-1].endswith(
+        "each training ends at its plateau, or when all epochs are done"
+    )
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory.\nTried to"), ModelError("no such loss")])
+def test_a_step_that_cannot_be_timed_ends_nothing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """What is timed is beside what was asked for: another program may fill the GPU, or a kernel may be missing."""
+
+    def fails(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(estimate, "predict_step_time", fails)
+    assert describe_times(PLAN, {"3d_lowres": 1}, "cpu")[1] == (
+        f"  3d_lowres: the time of a step cannot be predicted here: {str(error).splitlines()[0]}"
+    )
+
+
+def test_a_plan_for_a_device_of_another_machine_has_no_times() -> None:
+    rows = describe_times(PLAN, {"3d_lowres": 1}, "cuda:77")
+    assert len(rows) == 1
+    assert rows[0].startswith("How long training takes is not predicted. --device cuda:77: this machine has ")

@@ -246,7 +246,9 @@ def test_whose_cases_are_not_named_never_holds_any_out(base: tuple[Paths, Plan],
             find_start(start, plan, "3d_fullres", "0", cases)
         elsewhere = plan.model_copy(update={"dataset": "Elsewhere"})
         assert find_start(start, elsewhere, "3d_fullres", "0", cases).origins[-1].fold == "0"
-    assert find_start(nameless, plan, "3d_fullres", "all", Fold(train=("x",), validation=())).origins
+    for start in (tmp_path / "model.zip", nameless, model):
+        found = find_start(start, plan, "3d_fullres", "all", Fold(train=("x",), validation=()))
+        assert found.origins[-1].fold == "0", "no fold_all is there, and nothing is held out that another may have seen"
 
 
 def test_ancestors_count_as_well(

@@ -5,7 +5,9 @@ from math import prod
 import pytest
 import torch
 
-from autoseg.planning.step_cost import need_of_configuration
+from autoseg.networks.blocks import RECOMPUTES
+from autoseg.planning.step_cost import Kind, StepNeed, need_of_configuration
+from autoseg.records.labels import LabelScheme
 from autoseg.records.plan import Configuration, NetworkSpec
 from autoseg.records.recipe import Optimizer, Recipe
 from autoseg.training import step_time as module
@@ -59,6 +61,33 @@ def test_the_sample_has_the_finest_stages_and_little_arithmetic() -> None:
 def test_what_is_small_is_measured_whole() -> None:
     settings = _settings((4, 8), (16, 16), 3)
     assert module._sample(settings, scheme(), 1, "cpu") == settings
+
+
+def test_a_large_plan_is_cut_with_few_traces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trace of a deep network takes a quarter of a second, and people wait for it."""
+    calls = []
+
+    def counted(settings: Configuration, labels: LabelScheme, num_channels: int, kind: Kind) -> StepNeed | None:
+        calls.append(settings.patch_size)
+        return need_of_configuration(settings, labels, num_channels, kind)
+
+    monkeypatch.setattr(module, "need_of_configuration", counted)
+    settings = _settings((32, 64, 128, 256, 320), (160, 320, 256), 2)
+    assert _flops(module._sample(settings, scheme(), 1, "cpu")) <= 10e9
+    assert len(calls) == 1
+
+
+def test_recomputed_activations_are_measured_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The traced arithmetic has the second forward pass, so the timed steps must make it."""
+    seen = []
+    monkeypatch.setattr(module, "train_step", lambda learner, *_: seen.append(getattr(learner.network, RECOMPUTES)))
+    monkeypatch.setattr(module, "_SECONDS", 0.0)
+    settings = _settings((4, 8), (16, 16), 2)
+    for again in (False, True):
+        recipe = settings.recipe.model_copy(update={"recompute_activations": again})
+        predict_step_time(settings.model_copy(update={"recipe": recipe}), scheme(), 1, CPU)
+        assert set(seen) == {again}
+        seen.clear()
 
 
 def test_a_pyramid_keeps_its_stages() -> None:
