@@ -42,7 +42,8 @@ def describe_times(
         where = choose_device(device)
     except UsageError as error:  # a plan may be for another machine's GPU
         return [f"How long training takes is not predicted. {error}"]
-    rows = [f"Predicted for {describe_device(where)}, +-{100 * STEP_TIME_ERROR:.0f} % on an idle machine, without the data:"]
+    spread = f"+-{100 * STEP_TIME_ERROR:.0f} % on an idle machine"
+    rows = [f"Predicted for {describe_device(where)}, {spread}, data not counted:"]
     seconds: list[float | None] = []
     for name, number in console.track(num_trainings.items(), len(num_trainings), "timing steps"):
         settings = plan.configurations[name]  # type: ignore[index]
