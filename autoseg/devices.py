@@ -5,12 +5,30 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from autoseg.errors import UsageError
 
-_CONTAINER = Path("/sys/fs/cgroup")  # of this process, as version 2 of control groups shows it
+_CONTAINER = Path("/sys/fs/cgroup")
+_GROUPS = Path("/proc/self/cgroup")
+
+
+class _Names(NamedTuple):
+    """Where a version of Linux's control groups has what."""
+
+    folder: str
+    limit: str
+    used: str
+    kept: tuple[str, str]
+    """Of the lines of `memory.stat`."""
+
+
+_VERSION_1 = _Names(
+    "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", ("total_active_file", "total_inactive_file")
+)
+_VERSION_2 = _Names("", "memory.max", "memory.current", ("active_file", "inactive_file"))
 _FREE_SHARE = 0.7  # what cases need is estimated roughly, and other programs run too
 
 
@@ -39,9 +57,9 @@ def num_cores() -> int:
 
 
 def available_memory_bytes() -> int:
-    """Main memory that can still be used, within the limit of a container if there is one.
+    """Main memory that can still be used, within the limits of a container or a cluster's job if there are any.
 
-    What is kept of files (read before, or mapped) counts as free in a container as it does outside.
+    What is kept of files (read before, or mapped) counts as free there as it does outside.
     Half of all memory where the system does not tell what is free (macOS).
     """
     free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
@@ -50,17 +68,32 @@ def available_memory_bytes() -> int:
         for line in meminfo.read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 free = int(line.split()[1]) * 1024
-    limit, used = _CONTAINER / "memory.max", _CONTAINER / "memory.current"
-    if limit.is_file() and used.is_file() and (text := limit.read_text().strip()) != "max":
-        free = min(free, int(text) - int(used.read_text()) + _kept_of_files())
-    return max(free, 0)
+    return max(min([free, *_free_in_groups()]), 0)
 
 
-def _kept_of_files() -> int:
-    """Bytes of files that the system keeps for the container and gives up when somebody needs them."""
-    stored = _CONTAINER / "memory.stat"
+def _free_in_groups() -> Iterator[int]:
+    """Bytes left below the limit of each control group that this process is in: of a container, a job, a service.
+
+    A group's limit holds for all groups inside it. What the system keeps of files it gives up when somebody needs it.
+    """
+    lines = _GROUPS.read_text().splitlines() if _GROUPS.is_file() else []
+    for number, controllers, path in (line.split(":", 2) for line in lines):
+        if number != "0" and "memory" not in controllers.split(","):
+            continue
+        names = _VERSION_2 if number == "0" else _VERSION_1
+        root = _CONTAINER / names.folder
+        inside = root / path.lstrip("/")
+        for folder in dict.fromkeys((inside, *inside.parents, root)):  # a container may see its own group as the root
+            limit, used = folder / names.limit, folder / names.used
+            if folder.is_relative_to(root) and limit.is_file() and (text := limit.read_text().strip()) != "max":
+                yield int(text) - int(used.read_text()) + _kept_of_files(folder, names)
+
+
+def _kept_of_files(folder: Path, names: _Names) -> int:
+    """Bytes of files that the system keeps for a group."""
+    stored = folder / "memory.stat"
     rows = [line.split() for line in stored.read_text().splitlines()] if stored.is_file() else []
-    return sum(int(number) for name, number in rows if name in ("active_file", "inactive_file"))
+    return sum(int(number) for name, number in rows if name in names.kept)
 
 
 def is_full_memory(error: Exception) -> bool:

@@ -26,7 +26,9 @@ def test_memory_is_known_without_the_systems_count_of_free_pages(monkeypatch: py
 def test_what_a_container_keeps_of_files_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages of files that were read or written, mapped ones among them, count as used until somebody wants them."""
     monkeypatch.setattr(devices, "_CONTAINER", tmp_path)
+    monkeypatch.setattr(devices, "_GROUPS", tmp_path / "groups")
     outside = available_memory_bytes()
+    (tmp_path / "groups").write_text("0::/\n")
     (tmp_path / "memory.max").write_text("1000000\n")
     (tmp_path / "memory.current").write_text("900000\n")
     assert available_memory_bytes() == 100000
@@ -34,6 +36,31 @@ def test_what_a_container_keeps_of_files_is_free(tmp_path: Path, monkeypatch: py
     assert available_memory_bytes() == 700000
     (tmp_path / "memory.max").write_text("max\n")
     assert available_memory_bytes() > outside / 2
+
+
+def test_the_tightest_group_around_a_job_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of version 2 and of version 1, where the job's own group is looked up; a container sees its group as the root."""
+    monkeypatch.setattr(devices, "_CONTAINER", tmp_path)
+    monkeypatch.setattr(devices, "_GROUPS", tmp_path / "groups")
+    (tmp_path / "groups").write_text("0::/slurm/job_7/step_0\n")
+    job = tmp_path / "slurm" / "job_7"
+    (job / "step_0").mkdir(parents=True)
+    for folder, limit in ((job, "5000"), (job / "step_0", "max"), (tmp_path / "slurm", "9000")):
+        (folder / "memory.max").write_text(limit)
+        (folder / "memory.current").write_text("1000")
+    assert available_memory_bytes() == 4000
+
+    first = tmp_path / "memory"
+    (first / "job").mkdir(parents=True)
+    for folder, limit in ((first, str(1 << 62)), (first / "job", "3000")):
+        (folder / "memory.limit_in_bytes").write_text(limit)
+        (folder / "memory.usage_in_bytes").write_text("1000")
+        (folder / "memory.stat").write_text("inactive_file 1\ntotal_inactive_file 500\ntotal_active_file 0\n")
+    (tmp_path / "groups").write_text("9:cpu,cpuacct:/\n4:memory:/job\n1:name=systemd:/job\n")
+    assert available_memory_bytes() == 2500
+    (first / "memory.limit_in_bytes").write_text("2000")
+    (tmp_path / "groups").write_text("4:memory:/docker/of_the_host\n")
+    assert available_memory_bytes() == 1500
 
 
 def test_memory_is_shared_but_one_always_passes() -> None:
