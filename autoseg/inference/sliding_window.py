@@ -12,8 +12,7 @@ last one with these values: the network gives it the same answer in every mirror
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -108,49 +107,13 @@ def predict_rows(
         ModelError: an output is not finite, or the regions do not follow the classes that `mirroring` exchanges.
         MemoryError: not even the rows being summed fit into the memory.
     """
-    ask = partial(
-        _blended_rows,
-        image=image,
-        patch_zyx=patch_zyx,
-        num_heads=num_heads,
-        mirroring=mirroring,
-        labels=labels,
-        device=device,
-        step=step,
-        tile_batch=tile_batch,
-        precision=precision,
-        has_previous=has_previous,
-        tile_weights=tile_weights,
-    )
-    if tile_weights == "symmetric":
-        yield from ask(networks)
-    else:  # nnU-Net rounds the sums of each network by itself, and then their mean
-        for together in zip(*(ask([network]) for network in networks), strict=True):
-            total = sum(together[1:], start=together[0])
-            yield (total / len(together)).float()
-
-
-def _blended_rows(
-    networks: Sequence[nn.Module],
-    image: Tensor,
-    patch_zyx: IntTriple,
-    num_heads: int,
-    mirroring: Mirroring,
-    labels: LabelScheme,
-    device: torch.device,
-    step: float,
-    tile_batch: int | None,
-    precision: str,
-    has_previous: bool,
-    tile_weights: TileWeights,
-) -> Iterator[Tensor]:
-    """`predict_rows` of networks whose logits are averaged tile by tile, in the type of the sums."""
     padded, (inner_z, inner_y, inner_x) = _pad_to_patch(image, patch_zyx)
-    z, y, x = padded.shape[1:]
-    starts = sorted(tile_starts((z, y, x), patch_zyx, step), key=lambda start: start[0])
+    shape = (padded.shape[1], padded.shape[2], padded.shape[3])
     flips = mirror_flips(mirroring, patch_zyx)
-    counts = [len(networks) * len(flips)] * num_heads + [len(flips) - 1] * (len(flips) > 1)
-    layout = choose_layout(len(padded), len(counts), (z, y, x), patch_zyx, device)
+    # nnU-Net rounds the sums of each network by itself, and then their mean.
+    groups = [networks] if tile_weights == "symmetric" else [[network] for network in networks]
+    channels = num_heads + (len(flips) > 1)
+    layout = choose_layout(len(padded), channels * len(groups), shape, patch_zyx, device)
     scene = _Scene(
         networks,
         padded.to(layout.blend_on),
@@ -163,18 +126,34 @@ def _blended_rows(
         has_previous,
         device,
     )
+    starts = sorted(tile_starts(shape, patch_zyx, step), key=lambda start: start[0])
     weights = TILE_WEIGHTS[tile_weights](patch_zyx).to(layout.blend_on)
-    blend = Blend(counts, starts, (z, y, x), weights, _SUMS[tile_weights])
+    size = tile_batch or layout.tile_batch
+    streams = []
+    for group in groups:
+        counts = [len(group) * len(flips)] * num_heads + [len(flips) - 1] * (len(flips) > 1)
+        blend = Blend(counts, starts, shape, weights, _SUMS[tile_weights])
+        streams.append(_blended_rows(replace(scene, networks=group), blend, starts, size, precision))
+    for together in zip(*streams, strict=True):
+        first, rows = together[0]
+        if len(together) > 1:
+            rows = sum((other for _, other in together[1:]), start=rows) / len(together)
+        inside = slice(max(inner_z.start - first, 0), min(inner_z.stop - first, rows.shape[1]))
+        yield rows[:, inside, inner_y, inner_x].float()
+
+
+def _blended_rows(
+    scene: _Scene, blend: Blend, starts: Sequence[IntTriple], size: int, precision: str
+) -> Iterator[tuple[int, Tensor]]:
+    """Finished rows of the padded volume, in the type of the sums: their start and `C n Y X`."""
     known = unflipped = None
-    for batch in _batches(scene, starts, tile_batch or layout.tile_batch):
+    for batch in _batches(scene, starts, size):
         # Entered anew for each batch: between two of them the caller's code runs.
-        with torch.inference_mode(), _arithmetic(precision), autocast(device, precision):
+        with torch.inference_mode(), _arithmetic(precision), autocast(scene.device, precision):
             known, unflipped = _add_batch(scene, batch, blend, known, unflipped)
-            is_last = batch[-1].start == starts[-1] and batch[-1].flip == flips[-1]
-            done = blend.take(z if is_last else batch[-1].start[0])
-        for first, rows in done:
-            inside = slice(max(inner_z.start - first, 0), min(inner_z.stop - first, rows.shape[1]))
-            yield rows[:, inside, inner_y, inner_x]
+            is_last = batch[-1].start == starts[-1] and batch[-1].flip == scene.flips[-1]
+            done = blend.take(blend.shape[0] if is_last else batch[-1].start[0])
+        yield from done
 
 
 def _batches(scene: _Scene, starts: Iterable[IntTriple], size: int) -> Iterator[list[Job]]:

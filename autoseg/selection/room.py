@@ -26,7 +26,8 @@ def lack_of_room(predictor: Predictor, grids: Grids) -> str | None:
     sums = 0
     if predictor.device.type == "cpu":  # sums of a GPU go to the main memory only where there is enough
         for model in predictor.models:
-            sums += _sums_of(model, grids) * (len(model.networks) if predictor.asks_folds else 1)
+            alone = predictor.asks_folds or model.settings.tile_weights == "nnunet"  # each network has its own sums
+            sums += _sums_of(model, grids) * (len(model.networks) if alone else 1)
     labels = math.prod(meta.geometry.shape) * _bytes_of(predictor.rule)
     free = available_memory_bytes()
     if sums + labels <= free:

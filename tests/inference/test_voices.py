@@ -67,21 +67,24 @@ def test_speaking_one_by_one_gives_the_joint_segmentation(tmp_path: Path) -> Non
         assert disagreement_path(folder, "all").is_file()
 
 
+META = PreprocessedCase(
+    id="case",
+    geometry=Geometry(shape=(1, 1, 2), spacing_mm=(1, 1, 1), affine=((0, 0, 1, 0), (0, 1, 0, 0), (1, 0, 0, 0))),
+    axes=(0, 1, 2),
+    flips=(False, False, False),
+    crop=((0, 1), (0, 1), (0, 2)),
+    shape_before_crop=(1, 1, 2),
+    spacing_before_mm=(1, 1, 1),
+    shape=(1, 1, 2),
+    spacing_mm=(1, 1, 1),
+)
+
+
 def test_what_the_folds_disagree_about_is_kept(tmp_path: Path) -> None:
     """Two folds and the mean of their logits, written down; of one fold there is nothing to compare."""
     logits = torch.tensor([[[4.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [3.0, 0.0]]])  # fold, head, voxel
     labels = LabelScheme(class_names=("background", "a"), class_values=(0, 1), num_entries=2)
-    meta = PreprocessedCase(
-        id="case",
-        geometry=Geometry(shape=(1, 1, 2), spacing_mm=(1, 1, 1), affine=((0, 0, 1, 0), (0, 1, 0, 0), (1, 0, 0, 0))),
-        axes=(0, 1, 2),
-        flips=(False, False, False),
-        crop=((0, 1), (0, 1), (0, 2)),
-        shape_before_crop=(1, 1, 2),
-        spacing_before_mm=(1, 1, 1),
-        shape=(1, 1, 2),
-        spacing_mm=(1, 1, 1),
-    )
+    meta = META
     (tmp_path / "folds").mkdir()
     windows = zip(*(native_windows([fold[:, None, None]], meta) for fold in logits), strict=True)
     spoken = speak(windows, [2], meta, labels, tmp_path / "folds")
@@ -105,17 +108,7 @@ def test_only_what_somebody_reads_is_written(tmp_path: Path) -> None:
     """Nobody listens to the folds: only what all say; one fold alone is heard from there; nobody keeps it: no more."""
     logits = torch.tensor([[[4.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [3.0, 0.0]]])
     labels = LabelScheme(class_names=("background", "a"), class_values=(0, 1), num_entries=2)
-    meta = PreprocessedCase(
-        id="case",
-        geometry=Geometry(shape=(1, 1, 2), spacing_mm=(1, 1, 1), affine=((0, 0, 1, 0), (0, 1, 0, 0), (1, 0, 0, 0))),
-        axes=(0, 1, 2),
-        flips=(False, False, False),
-        crop=((0, 1), (0, 1), (0, 2)),
-        shape_before_crop=(1, 1, 2),
-        spacing_before_mm=(1, 1, 1),
-        shape=(1, 1, 2),
-        spacing_mm=(1, 1, 1),
-    )
+    meta = META
 
     def spoken(name: str, num_folds: int, heard: bool, kept: bool) -> tuple[Spoken, set[str]]:
         folder = tmp_path / name

@@ -23,8 +23,12 @@ PATCH: IntTriple = (16, 32, 100)
 CPU = torch.device("cpu")
 
 
-def predictor(rule: PostprocessingRule = PostprocessingRule(), device: torch.device = CPU, axes=()) -> Predictor:
-    settings = SimpleNamespace(patch_zyx=PATCH, recipe=SimpleNamespace(mirroring=Mirroring(axes=axes)))
+def predictor(
+    rule: PostprocessingRule = PostprocessingRule(), device: torch.device = CPU, axes=(), tile_weights="symmetric"
+) -> Predictor:
+    settings = SimpleNamespace(
+        tile_weights=tile_weights, patch_zyx=PATCH, recipe=SimpleNamespace(mirroring=Mirroring(axes=axes))
+    )
     plan = SimpleNamespace(labels=SimpleNamespace(num_heads=7))
     model = SimpleNamespace(configuration="3d", settings=settings, plan=plan, networks=(0, 1, 2))
     return Predictor((model,), rule, device)
@@ -51,6 +55,7 @@ def test_needs_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert needed(predictor(), monkeypatch) == sums + 4 * voxels
     assert needed(predictor(device=torch.device("cuda")), monkeypatch) == 4 * voxels
     assert needed(replace(predictor(), saves_probabilities=True), monkeypatch) == 3 * sums + 4 * voxels
+    assert needed(predictor(tile_weights="nnunet"), monkeypatch) == 3 * sums + 4 * voxels
     assert needed(predictor(axes=(2,)), monkeypatch) == sums * 9 // 8 + 4 * voxels
     assert needed(predictor(PostprocessingRule(keep_largest=(1,))), monkeypatch) == sums + 7 * voxels
     small = rule_of(TargetRule(target="a", method="minimum_volume", feature="volume_mm3", minimum=9.0))
