@@ -4,8 +4,9 @@
 
 Ours is `autoseg train --budget`, which counts everything: measuring, loading, validation. The peers
 (`equal_time_peer.py`) train for the whole time, and preparing and predicting come on top. All run one after another on
-`--threads` CPU threads. A side and seed that is done already is not done again. All segmentations are scored by our
-`metrics`, on the files' own grids; the interval is over cases, of the mean over seeds of each case's difference.
+`--threads` CPU threads; with `--clock cpu` the time is the CPU time of one thread, which other jobs do not shorten. A
+side and seed that is done already is not done again. All segmentations are scored by our `metrics`, on the files' own
+grids; the interval is over cases, of the mean over seeds of each case's difference.
 """
 
 import argparse
@@ -73,13 +74,15 @@ def train(options: argparse.Namespace, side: str, seed: int, paths: Paths) -> di
             folder.mkdir(parents=True, exist_ok=True)
             subprocess.run(["cp", "-r", str(paths.folder), str(out)], check=True)
         length = ["--budget", options.budget, "--seed", str(seed), "--device", "cpu", "--work", str(folder)]
-        run([sys.executable, "-m", "autoseg", "train", paths.folder.name, CONFIGURATION, str(options.fold), *length])
+        trained_by = [*clock(options), "-m", "autoseg", "train", paths.folder.name, CONFIGURATION, str(options.fold)]
+        run([sys.executable, *trained_by, *length])
         fold = Paths(folder=out).fold("small", CONFIGURATION, str(options.fold))
         trained = json.loads((fold / "fold.json").read_text())
         steps = trained["epochs"] * trained["iterations_per_epoch"]
         found = {"steps": steps, "folder": str(fold / "validation")}
     else:
-        peer = [os.environ["AUTOSEG_PEER_PYTHON"], str(Path(__file__).with_name("equal_time_peer.py"))]
+        script = str(Path(__file__).with_name("equal_time_peer.py"))
+        peer = [os.environ["AUTOSEG_PEER_PYTHON"], *clock(options), script]
         where = ["--shared", str(options.work), "--out", str(folder / "validation")]
         text = run(
             [*peer, str(options.work / "task.json"), side, "--seconds", str(seconds), "--seed", str(seed), *where]
@@ -88,6 +91,11 @@ def train(options: argparse.Namespace, side: str, seed: int, paths: Paths) -> di
     found["wall_seconds"] = round(time.monotonic() - started, 1)
     done.write_text(json.dumps(found))
     return found
+
+
+def clock(options: argparse.Namespace) -> list[str]:
+    """What stands before a program whose time is to be its CPU time; nothing where it is the wall's."""
+    return [str(Path(__file__).with_name("cpu_clock.py"))] if options.clock == "cpu" else []
 
 
 def run(command: list[str]) -> str:
@@ -116,8 +124,11 @@ def main() -> None:
     parser.add_argument("--fold", type=int, default=0)
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: beside other jobs, one thread")
     parser.add_argument("--work", type=Path, default=Path("autoseg_work/equal_time"))
     options = parser.parse_args()
+    if options.clock == "cpu" and options.threads != 1:
+        parser.error("--clock cpu counts the seconds of every thread: give --threads 1 with it")
     options.work = (options.work / options.dataset.name).resolve()
     options.work.mkdir(parents=True, exist_ok=True)
     os.environ.update(OMP_NUM_THREADS=str(options.threads), MKL_NUM_THREADS=str(options.threads))
@@ -137,7 +148,8 @@ def main() -> None:
         cases = sorted(set(dice["ours"]) & set(dice[side]))
         ours, theirs = ([dice[name][case] for case in cases] for name in ("ours", side))
         difference = compare_paired(ours, theirs).difference
-        where = f"{options.dataset.name} fold {options.fold}, {options.budget} on {options.threads} threads"
+        budget = f"{options.budget}{' of CPU time' * (options.clock == 'cpu')}"
+        where = f"{options.dataset.name} fold {options.fold}, {budget} on {options.threads} threads"
         line = {
             "name": f"{where}: {side}",
             "ours": round(sum(ours) / len(ours), 5),
