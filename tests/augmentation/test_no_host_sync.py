@@ -9,7 +9,7 @@ import torch
 
 from autoseg.augmentation.cascade import corrupt_previous
 from autoseg.augmentation.draw import draw_spatial, source_box
-from autoseg.augmentation.intensity import TRANSFORMS, draw_intensity
+from autoseg.augmentation.intensity import TRANSFORMS, draw_intensity, zero_outside
 from autoseg.augmentation.policies import POLICIES
 from autoseg.augmentation.spatial import sample_patch
 from autoseg.records.recipe import Augmentation, CascadeAugmentation, IntensityAugmentation, Mirroring
@@ -45,6 +45,11 @@ def test_transforms_wait_for_no_value(name):
     images = torch.empty((1, 2, 12, 13, 14), device=META)
     for channel, values in zip(images[0], step.values, strict=True):
         TRANSFORMS[name].apply(channel, values, torch.Generator())
+
+
+def test_zeros_outside_wait_for_no_value():
+    images, outside = torch.empty((2, 3, 4, 5, 6), device=META), torch.empty((2, 4, 5, 6), dtype=bool, device=META)
+    assert zero_outside(images, outside, (0, 2)) is images
 
 
 def test_morphology_waits_for_no_value_and_dropping_components_does():
