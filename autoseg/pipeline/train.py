@@ -110,6 +110,8 @@ def train(
             return trained_already(folder, title, cases, inputs, options)
         schedule = read_schedule(folder, cases, inputs, options)
         seed = _seed(plan, configuration, options, schedule)
+        if schedule is None and options.until_plateau:
+            check_can_plateau(plan, configuration)
         task = _open(paths, plan, configuration, fold, cases, fingerprint, options, start, seed)
         stop.raise_if_asked(title)
         if start is not None:
@@ -118,7 +120,6 @@ def train(
             write_record(folder / CENSUS, task.census)
             _tell_distractors(task.census, title)
         if schedule is None:
-            check_can_plateau(plan, configuration, options)
             warn_of_idle_growth(task.sampler, task.configuration.recipe)
             schedule = decide_schedule(task, options, started).model_copy(update={"cases": cases, "inputs": inputs})
             if schedule.until_plateau:
@@ -229,10 +230,10 @@ def _start_of_base(paths: Paths, plan: Plan, configuration: str, base: str, fold
     return start_of_base(refined)
 
 
-def check_can_plateau(plan: Plan, configuration: str, options: TrainOptions) -> None:
-    """Raise UsageError where `--budget auto` was asked for and the plan has no constant rate or watches no case."""
+def check_can_plateau(plan: Plan, configuration: str) -> None:
+    """Raise UsageError where a training cannot end at its plateau: the rate is not constant, or no case is watched."""
     recipe = plan.configurations[configuration].recipe  # type: ignore[index]
-    if options.until_plateau and not (recipe.schedule.name == "wsd" and recipe.watch.cases):
+    if recipe.schedule.name != "wsd" or not recipe.watch.cases:
         raise UsageError(
             "--budget auto trains at a constant rate until the Dice of watched cases no longer rises. "
             f"{configuration} of the plan {plan.name} has the schedule {recipe.schedule.name} and watches "
