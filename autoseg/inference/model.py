@@ -63,7 +63,7 @@ def previous_channels(classes: Tensor, labels: LabelScheme) -> Tensor:
 
 
 def with_previous(image: Tensor, classes: npt.NDArray[np.integer[Any]]) -> Tensor:
-    """An image `C Z Y X` (float32) and behind it the previous stage's classes `Z Y X`, in a file where memory is short."""
+    """An image `C Z Y X` (float32), behind it the previous stage's classes `Z Y X`; in a file where memory is short."""
     joined = spacious((len(image) + 1, *image.shape[1:]), np.float32)
     joined[:-1], joined[-1] = image.numpy(), classes
     return torch.from_numpy(joined)
