@@ -51,6 +51,8 @@ class PrepareOptions:
     patient_regex: str | None = None
     num_folds: int | None = None
     """None: as many as the dataset is divided into, at first 5."""
+    for_plateau: bool = False
+    """Whether the plan gets what trainings need to end at their plateau; `settings` may change that."""
     overwrite_plan: bool = False
     num_workers: int | None = None
     device_kind: str = "cpu"
@@ -74,11 +76,12 @@ def _make_plan(source: str, workspace: Path, options: PrepareOptions) -> tuple[P
     """All of `prepare` but the preprocessing, which takes the time."""
     paths = ingest(source, workspace, patient_regex=options.patient_regex, num_folds=options.num_folds)
     verify_and_fingerprint(paths, num_workers=options.num_workers)
+    num_cases = len(read_record(paths.dataset, Dataset).training)
     plan = planning.plan(
         paths,
         preset=options.preset,
         name=options.plan_name,
-        settings=options.settings,
+        settings=(*(planning.plateau_settings(num_cases) if options.for_plateau else ()), *options.settings),
         gpu_memory_gib=options.gpu_memory_gib,
         device_kind=options.device_kind,
         overwrite=options.overwrite_plan,
@@ -206,7 +209,7 @@ def run_dataset(source: str, workspace: Path, options: RunOptions) -> RunResult:
     wanted = options.prepare
     if options.until_plateau and wanted.plan_name is None:  # a plan that is named must itself say how
         name = planning.plateau_name(wanted.preset, wanted.gpu_memory_gib, wanted.device_kind)
-        wanted = replace(wanted, plan_name=name, settings=(*planning.PLATEAU_SETTINGS, *wanted.settings))
+        wanted = replace(wanted, plan_name=name, for_plateau=True)
     paths, plan = _make_plan(source, workspace, wanted)
     configurations, folds = wanted_configurations(plan, options.prepare.configurations), fold_names(paths)
     counts = count_trainings(paths, plan, configurations)
