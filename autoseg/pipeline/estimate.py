@@ -1,6 +1,6 @@
 """A plan and a device in, for people: about how long a step and the planned trainings take there.
 
-Nothing need be prepared for it. A training measures its own steps before it begins (`training.budget`), which is surer.
+Nothing need be prepared for it. A training measures its own steps before it begins (`training.probe`), which is surer.
 """
 
 import math

@@ -31,7 +31,8 @@ from autoseg.training.compiling import undo_compilation
 from autoseg.training.distractors import CENSUS, LEARNER
 from autoseg.training.growth import warn_of_idle_growth
 from autoseg.training.inputs import learned_from, training_inputs
-from autoseg.training.loop import COOLDOWN_REQUEST, final_weights, memory_errors, train_network
+from autoseg.training.learner import final_weights
+from autoseg.training.loop import COOLDOWN_REQUEST, memory_errors, train_network
 from autoseg.training.out_of_fold import find_out_of_fold
 from autoseg.training.resuming import check_same_plan, read_schedule, trained_already
 from autoseg.training.schedule import SCHEDULE, TrainingSchedule, TrainOptions

@@ -24,7 +24,7 @@ from autoseg.training.batches import Sampler
 from autoseg.training.batchgenerators_tier import batchgenerators_step, find_transforms
 from autoseg.training.compiling import compile_network
 from autoseg.training.distractors import mark_distractors
-from autoseg.training.loop import Learner, build_learner
+from autoseg.training.learner import Learner, build_learner
 from autoseg.training.out_of_fold import Earlier
 from autoseg.training.previous_stage import resample_previous_stage
 from autoseg.training.schedule import Precision

@@ -11,8 +11,8 @@ import torch
 from common import EPOCH_STEPS, emit, fold_task, median_ms, options, peak_gib, seconds_of, whole_logits
 
 from autoseg.training.batches import Batch, batches
-from autoseg.training.budget import warm_learner
-from autoseg.training.loop import train_step
+from autoseg.training.learner import train_step
+from autoseg.training.probe import warm_learner
 from autoseg.training.schedule import Precision
 from autoseg.training.task import Task, new_learner
 

@@ -15,7 +15,8 @@ from autoseg.records.recipe import Optimizer, Recipe, Sampling, Schedule
 from autoseg.training import loop as module
 from autoseg.training.batches import Sampler, batches
 from autoseg.training.history import read_history
-from autoseg.training.loop import COOLDOWN_REQUEST, final_weights, predicting, train_network, train_step
+from autoseg.training.learner import final_weights, predicting, train_step
+from autoseg.training.loop import COOLDOWN_REQUEST, train_network
 from autoseg.training.schedule import SCHEDULE as FILE
 from autoseg.training.schedule import TrainingSchedule
 from autoseg.training.stopping import StopRequest
