@@ -34,7 +34,7 @@ from autoseg.training.inputs import learned_from, training_inputs
 from autoseg.training.learner import final_weights
 from autoseg.training.loop import COOLDOWN_REQUEST, memory_errors, train_network
 from autoseg.training.out_of_fold import find_out_of_fold
-from autoseg.training.resuming import check_same_plan, read_schedule, trained_already
+from autoseg.training.resuming import check_same_plan, read_schedule, trained_already, warn_of_another_device
 from autoseg.training.schedule import SCHEDULE, TrainingSchedule, TrainOptions
 from autoseg.training.start import Start, find_start, start_of_base, tell_start
 from autoseg.training.stopping import StopRequest, listening_for_stop
@@ -127,6 +127,8 @@ def train(
                 warn_of_few_looks(schedule.epochs, task.configuration.recipe.watch)
             write_record(folder / "plan.json", plan)
             write_record(folder / SCHEDULE, schedule)
+        else:
+            warn_of_another_device(title, schedule, task.device)
         record = _train_and_validate(task, schedule, configuration, fold, stop)
         write_record(folder / "fold.json", record)
         write_card(folder.parent)
