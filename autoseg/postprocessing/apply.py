@@ -9,10 +9,11 @@ import numpy.typing as npt
 
 from autoseg.inference.export import uncrop
 from autoseg.inference.pieces import Pieces
+from autoseg.postprocessing.component_list import Classes, ComponentList
 from autoseg.postprocessing.decide import decide
 from autoseg.postprocessing.effects import decided_classes
 from autoseg.postprocessing.features import CaseGrid, Voice, feature_names, measure
-from autoseg.postprocessing.find import Classes, Found, find_components
+from autoseg.postprocessing.find import find_components
 from autoseg.postprocessing.position_features import centres
 from autoseg.postprocessing.rows import Bools, Floats, painting
 from autoseg.postprocessing.shape_features import shape_features
@@ -41,7 +42,7 @@ class Heard:
 class Judged:
     """Decisions on the `n` components of one case."""
 
-    found: Found
+    found: ComponentList
     keep: Bools
     """`n`: component stays, candidate is restored."""
     scores: Floats

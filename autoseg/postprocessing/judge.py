@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autoseg.metrics.detection import LesionMatches, match_components
-from autoseg.postprocessing.find import Classes, Found
+from autoseg.postprocessing.component_list import Classes, ComponentList
 from autoseg.postprocessing.rows import UNKNOWN, Floats, Ints, Rows, atoms_of
 from autoseg.postprocessing.segments import owners, sums
 from autoseg.records.detection import LesionRule
@@ -20,7 +20,7 @@ from autoseg.spatial.cropping import box_slices, mask_box
 def judged(
     case: str,
     group: str,
-    found: Found,
+    found: ComponentList,
     features: Floats,
     names: Sequence[str],
     classes: Classes,
@@ -100,7 +100,7 @@ Numbered = tuple[npt.NDArray[np.int32], int, npt.NDArray[np.integer], int]
 
 
 def _numbered(
-    found: Found, low: int, high: int, target: Target, reference: Classes, box: Box, labels: LabelScheme
+    found: ComponentList, low: int, high: int, target: Target, reference: Classes, box: Box, labels: LabelScheme
 ) -> Numbered:
     """Rows and lesions of one target as numbered volumes in the box of both, voxels to ignore left out of the rows."""
     wanted = np.isin(reference, target.members)
