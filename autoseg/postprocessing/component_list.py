@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from autoseg.postprocessing.segments import Offsets
+from autoseg.postprocessing.group_statistics import Offsets
 from autoseg.records.geometry import IntTriple
 
 Bools = npt.NDArray[np.bool_]

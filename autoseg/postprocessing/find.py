@@ -21,7 +21,7 @@ from scipy import ndimage
 
 from autoseg.inference.pieces import Pieces
 from autoseg.postprocessing.component_list import DECIDED, Bools, Classes, ComponentList
-from autoseg.postprocessing.segments import Offsets
+from autoseg.postprocessing.group_statistics import Offsets
 from autoseg.postprocessing.target_classes import head_of, restorable_classes
 from autoseg.records.labels import LabelScheme
 from autoseg.records.postprocessing import ComponentSettings

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from autoseg.postprocessing.component_list import Bools, Classes, ComponentList
+from autoseg.postprocessing.group_statistics import Index, deviations, means, owners, quantiles, spread
 from autoseg.postprocessing.probability_features import border
-from autoseg.postprocessing.segments import Index, deviations, means, owners, quantiles, spread
 from autoseg.postprocessing.shape_features import coordinates
 from autoseg.records.fingerprint import IntensityStatistics
 from autoseg.records.labels import LabelScheme

@@ -14,9 +14,9 @@ import numpy.typing as npt
 from scipy.spatial import cKDTree
 
 from autoseg.postprocessing.component_list import Classes, ComponentList
+from autoseg.postprocessing.group_statistics import means, owners, smallest, spread
 from autoseg.postprocessing.intensity_features import thinned
 from autoseg.postprocessing.probability_features import border
-from autoseg.postprocessing.segments import means, owners, smallest, spread
 from autoseg.postprocessing.shape_features import coordinates
 
 Column = npt.NDArray[np.float64]

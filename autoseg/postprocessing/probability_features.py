@@ -11,7 +11,16 @@ import numpy.typing as npt
 from autoseg.inference.export import slabs
 from autoseg.inference.pieces import Pieces
 from autoseg.postprocessing.component_list import ComponentList
-from autoseg.postprocessing.segments import Index, Offsets, deviations, largest, means, owners, quantiles, spread
+from autoseg.postprocessing.group_statistics import (
+    Index,
+    Offsets,
+    deviations,
+    largest,
+    means,
+    owners,
+    quantiles,
+    spread,
+)
 from autoseg.postprocessing.target_classes import head_of
 from autoseg.records.labels import LabelScheme
 

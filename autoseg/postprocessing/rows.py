@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autoseg.postprocessing.component_list import DECIDED, Classes, ComponentList
-from autoseg.postprocessing.segments import owners
+from autoseg.postprocessing.group_statistics import owners
 from autoseg.postprocessing.target_classes import fallback_class, painted_class, restorable_classes
 from autoseg.records.labels import LabelScheme
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autoseg.postprocessing.component_list import ComponentList
-from autoseg.postprocessing.segments import largest, means, owners, smallest, spread, sums
+from autoseg.postprocessing.group_statistics import largest, means, owners, smallest, spread, sums
 
 Column = npt.NDArray[np.float64]
 

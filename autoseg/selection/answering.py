@@ -10,7 +10,7 @@ from pathlib import Path
 from autoseg.inference.export import Labels
 from autoseg.inference.predictor import Windows, case_windows, segmentation
 from autoseg.inference.voices import Spoken, speak, voice_windows
-from autoseg.postprocessing.apply import Heard, clean_components
+from autoseg.postprocessing.apply import ScoreInputs, clean_components
 from autoseg.postprocessing.features import CaseGrid
 from autoseg.postprocessing.rules import apply_rule
 from autoseg.records.labels import LabelScheme
@@ -76,8 +76,8 @@ def answer(
             counts = [len(one.networks) for one in predictor.models]
             kept = predictor.saves_probabilities
             spoken = speak(windows, counts, meta, labels, scratch, watch, heard=predictor.listens, kept=kept)
-            heard = Heard(spoken.probabilities, spoken.voices(), grid()) if predictor.listens else None
-            classes, changes = _cleaned(rule, spoken.labels, meta, labels, heard)
+            inputs = ScoreInputs(spoken.probabilities, spoken.voices(), grid()) if predictor.listens else None
+            classes, changes = _cleaned(rule, spoken.labels, meta, labels, inputs)
             if predictor.saves_probabilities:
                 keep(spoken)
     trust = predictor.trust
@@ -85,9 +85,13 @@ def answer(
 
 
 def _cleaned(
-    rule: PostprocessingRule, found: Labels, meta: PreprocessedCase, labels: LabelScheme, heard: Heard | None = None
+    rule: PostprocessingRule,
+    found: Labels,
+    meta: PreprocessedCase,
+    labels: LabelScheme,
+    inputs: ScoreInputs | None = None,
 ) -> tuple[Labels, Changes | None]:
     """A segmentation `Z Y X` after post-processing, and what a rule of components changed."""
     if rule.components is None:
         return apply_rule(found, rule), None
-    return clean_components(found, meta, labels, rule.components, heard)
+    return clean_components(found, meta, labels, rule.components, inputs)

@@ -11,7 +11,7 @@ from autoseg.records.labels import IntArray, LabelScheme
 from autoseg.records.results import PreprocessedCase, Selection
 from autoseg.records.trust import Judgement, Trust, VolumeEstimate
 from autoseg.selection.conformal import interval_around
-from autoseg.selection.familiar import unusual_properties
+from autoseg.selection.out_of_distribution import unusual_properties
 from autoseg.selection.quality import predict_quality
 
 # A spreadsheet takes a cell that begins so for a formula; case names come from files of anyone.
