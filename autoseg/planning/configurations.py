@@ -73,14 +73,18 @@ class Stage(NamedTuple):
 def fit(
     preset: Preset, demand: Demand, spacing_mm: FloatArray, median_shape: FloatArray, voxels_a_case: float
 ) -> Fitted:
-    """Patch, batch and network for one resolution.
+    """Find patch size, batch size and network for one resolution.
 
     Args:
-        preset: whose budget and network rule hold.
-        demand: outputs, cases, memory.
+        preset: its budget bounds patch and batch, its network rule gives depth and width.
+        demand: labels, number of cases, channels, and the GPU memory to plan for.
         spacing_mm: z y x, or y x for a 2-D network.
         median_shape: voxels of the median case at that spacing, as long as `spacing_mm`.
-        voxels_a_case: voxels of the median case in all three dimensions.
+        voxels_a_case: voxels of the median case in all three dimensions; bounds the batch of nnU-Net's and ours by
+            memory, which may hold at most a share of the dataset's voxels.
+
+    Raises:
+        UsageError: not even the smallest patch fits.
     """
     if isinstance(preset.budget, VoxelBudget):
         return _fit_to_voxels(preset.network, preset.budget, spacing_mm, median_shape)
@@ -90,7 +94,10 @@ def fit(
 
 
 def build_network_spec(rule: NetworkRule, topology: Topology) -> NetworkSpec:
-    """The network of as many stages as `topology` has."""
+    """The specification of a network with the strides and kernels of `topology` and the widths and blocks of `rule`.
+
+    Features double from stage to stage up to the rule's maximum; the length of each tuple is the number of stages.
+    """
     num_stages = len(topology.strides)
     is_2d = len(topology.patch_size) == 2
     first, most = (
@@ -110,9 +117,19 @@ def build_network_spec(rule: NetworkRule, topology: Topology) -> NetworkSpec:
 
 
 def plan_lowres(preset: Preset, demand: Demand, fullres: Stage) -> Stage | None:
-    """nnU-Net's coarser resolution, whose patch covers a quarter of the median case; None where none is needed.
+    """Plan the low resolution of nnU-Net's cascade.
 
-    The median shape is the full resolution's divided by the ratio of the spacings and rounded.
+    The spacing is coarsened step by step until the patch covers a quarter of the median case. The median shape is that
+    of the full resolution divided by the ratio of the spacings, rounded.
+
+    Args:
+        preset: as for `fit`.
+        demand: as for `fit`.
+        fullres: what was planned at the target spacing (three axes).
+
+    Returns:
+        The low resolution. None where the patch at full resolution covers a quarter already, where the low one would
+        have more than half as many voxels (both nnU-Net's rules), or where no spacing makes the patch cover a quarter.
     """
     spacing, shape, fitted = fullres
     voxels = float(np.prod(fullres.median_shape))

@@ -38,7 +38,16 @@ class Answer:
 
 
 def ask(predictor: Predictor, grids: Grids) -> Iterator[Windows]:
-    """The networks' answers about a prepared case: of each fold where these are kept, else of all together."""
+    """Run the networks on a prepared case and yield their logits window by window along z.
+
+    Args:
+        predictor: the loaded models.
+        grids: configuration -> image `C Z Y X` on its grid.
+
+    Yields:
+        The windows of the same rows, one of each configuration (the mean of its folds), or one of each fold where a
+        rule or the caller needs the probabilities of single folds.
+    """
     if predictor.asks_folds:
         return voice_windows(predictor.models, grids, predictor.device)
     return case_windows(predictor.models, grids, predictor.device, whole=predictor.trust is not None)
@@ -52,7 +61,7 @@ def answer(
     folder: Path,
     keep: Callable[[Spoken], None],
 ) -> Answer:
-    """Segment one case as its windows come.
+    """Turn the logits of one case into its segmentation, post-processed and judged, as the windows come.
 
     Args:
         predictor: that was asked.

@@ -31,14 +31,17 @@ def warn_of_case(case: str, judgement: Judgement) -> None:
 def judge(
     trust: Trust, meta: PreprocessedCase, classes: IntArray, labels: LabelScheme, features: Mapping[str, float]
 ) -> Judgement:
-    """Judge one prediction.
+    """Say how good one prediction probably is, without a reference.
 
     Args:
         trust: of the candidate that predicted.
         meta: how the case came onto the grid of the candidate's first configuration.
         classes: `Z Y X` internal class numbers as they are written, post-processing included.
         labels: scheme with the targets.
-        features: of its probabilities, as `selection.features` measures them.
+        features: of its probabilities, as `selection.features` measures them; empty: nothing was segmented.
+
+    Returns:
+        Predicted Dice, reasons to look at the case, and the volume of each target with its interval.
     """
     reasons = list(unusual_properties(meta, trust.known))
     predicted = None
