@@ -79,3 +79,21 @@ def test_a_page_links_to_files_that_there_are(page: Path) -> None:
     links = re.findall(r"\]\(([^)#\s]+)\)", page.read_text("utf-8"))
     missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
     assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
+def test_a_page_names_files_and_modules_that_there_are(page: Path) -> None:
+    """`inference/blending.py` or `tests/cli`, and `inference.blending`: names of the code that a rename would leave."""
+    spans = [span.split("::")[0] for span in _SPAN.findall(page.read_text("utf-8"))]
+    files = [span for span in spans if re.fullmatch(r"[a-z_]+(/[a-z_0-9]+)+\.(py|jsonl)", span)]
+    missing = [file for file in files if not any((root / file).exists() for root in (PROJECT, PROJECT / "autoseg"))]
+    rooms = {path.name for path in (PROJECT / "autoseg").iterdir() if path.is_dir()}
+    for span in spans:
+        room, *names = span.split(".") if re.fullmatch(r"[a-z_]+(\.[a-z_]+)+", span) else ("",)
+        if (
+            room in rooms
+            and names[-1] not in ("json", "md")
+            and not (PROJECT / "autoseg" / room / f"{names[0]}.py").exists()
+        ):
+            missing.append(span)
+    assert not missing
