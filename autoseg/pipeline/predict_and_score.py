@@ -18,8 +18,8 @@ _REFERENCES_OF = {"imagesTs": "labelsTs"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
-    """What is asked for beside the segmentations' folder; fields as the command's options."""
+class PredictRequest:
+    """What is asked for besides segmentations; the fields are the options of the command `predict`."""
 
     plan_name: str | None = None
     device: str = "auto"
@@ -32,7 +32,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Delivery:
+class PredictionResult:
     """What was written."""
 
     segmentations: tuple[Path, ...]
@@ -44,17 +44,20 @@ class Delivery:
     evaluation: Evaluation | None
 
 
-def deliver(model: str | Path, images: Path, output: Path, workspace: Path, request: Request) -> Delivery:
-    """Segment `images` and do with the segmentations what is asked for; faults of `flow.predict_folder`.
+def predict_and_score(
+    model: str | Path, images: Path, output: Path, workspace: Path, request: PredictRequest
+) -> PredictionResult:
+    """Segment images, then measure and score the segmentations as asked.
 
     Args:
         model: a dataset's name or folder, or the path of a model.
         images: folder of images or one image file.
         output: folder for everything.
         workspace: of the datasets.
-        request: what else.
+        request: what else is asked for.
 
     Raises:
+        AutosegError: as `flow.predict_folder` does.
         PartialError: some cases could not be predicted; the others are measured and scored all the same.
         UsageError: the references are not there.
     """
@@ -78,17 +81,17 @@ def deliver(model: str | Path, images: Path, output: Path, workspace: Path, requ
     except PartialError as error:
         failure = error
     try:
-        delivery = _follow(images, output, written, request)
+        result = _measure_and_score(images, output, written, request)
     except AutosegError as error:
         if failure is not None:
             raise failure from error
         raise
     if failure is not None:
         raise failure
-    return delivery
+    return result
 
 
-def _follow(images: Path, output: Path, written: list[Path], request: Request) -> Delivery:
+def _measure_and_score(images: Path, output: Path, written: list[Path], request: PredictRequest) -> PredictionResult:
     from autoseg.pipeline.evaluate import evaluate
     from autoseg.pipeline.measure import measure
     from autoseg.pipeline.predict import read_finished
@@ -102,7 +105,7 @@ def _follow(images: Path, output: Path, written: list[Path], request: Request) -
         evaluation = evaluate(output, references, labels=finished.labels)
         for case, reason in evaluation.failed.items():
             console.warn(f"{case} is not scored: {reason}")
-    return Delivery(tuple(written), dict(finished.judged), measured, references, evaluation)
+    return PredictionResult(tuple(written), dict(finished.judged), measured, references, evaluation)
 
 
 def find_references(images: Path) -> Path | None:
