@@ -60,6 +60,13 @@ def test_arrays_are_answered_as_files_are(tmp_path: Path, how: Turn) -> None:
     inside = turn(found.probabilities, Turn(meta.axes, meta.flips))[(slice(None), *box_slices(meta.crop))]
     np.testing.assert_array_equal(inside, stored)
     np.testing.assert_allclose(found.probabilities.sum(0, dtype=np.float32), 1, atol=2e-3)
+    maps = autoseg.read_maps(tmp_path / "out", "case")
+    for name in ("probabilities", "mirrorings", "folds"):
+        np.testing.assert_array_equal(getattr(maps, name), getattr(found.maps, name))
+    assert maps.mirrorings.shape == maps.folds.shape == array.shape[1:]
+    assert maps.folds.max() > 100  # the folds disagree about intensities between theirs
+    sure = maps.probabilities.max(0) > 0.999
+    assert maps.folds[sure].max() < 10  # and so lie where they do
     alone = model.predict(read.array, affine=read.geometry.matrix)
     assert (alone == found.labels).mean() > 0.999  # ties of float16
     assert found.judgement is None
@@ -91,6 +98,8 @@ def test_a_picture(tmp_path: Path) -> None:
     found = model.segment(image_of(CLASSES)[0, 4], (1.0, 1.0), probabilities=True)
     np.testing.assert_array_equal(found.labels, LABELS.to_file(CLASSES[4]))
     assert found.probabilities.shape == (3, *CLASSES.shape[1:])
+    assert found.maps.mirrorings.shape == CLASSES.shape[1:]
+    assert found.maps.folds is None
 
 
 def test_a_folder_of_configurations_is_an_ensemble_and_a_cascade_speaks_for_its_stages(tmp_path: Path) -> None:
@@ -184,6 +193,11 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
         model.predict(np.full_like(IMAGE, np.nan), spacing)
     with pytest.raises(ModelError, match=r"fold\.json"):
         autoseg.load_model(tmp_path / "nothing")
+    write_image(tmp_path / "images" / "case.nii.gz", IMAGE, GRID)
+    predict(tmp_path / "fold_0", tmp_path / "images", tmp_path / "out", device="cpu")
+    for folder, case in (("out", "case"), ("out", "other"), ("nowhere", "case")):
+        with pytest.raises(UsageError, match=f"no probabilities of '{case}'"):
+            autoseg.read_maps(tmp_path / folder, case)
 
 
 def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,7 +208,7 @@ def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_fold(paths.fold("plan", "3d_fullres", "0"), plan)
     write_image(tmp_path / "scan.nii.gz", IMAGE[0][None], GRID)
     pack(paths, tmp_path / "model.zip")
-    predict(tmp_path / "model.zip", tmp_path / "scan.nii.gz", tmp_path / "out", device="cpu")
+    predict(tmp_path / "model.zip", tmp_path / "scan.nii.gz", tmp_path / "out", device="cpu", save_probabilities=True)
     assert set(read_finished(tmp_path / "out").cases) == {"scan"}
     for block in page.split("```python\n")[1:]:
         source = block.split("```")[0]

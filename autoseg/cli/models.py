@@ -214,7 +214,10 @@ def predict(
         measurements=measurements,
         references=references,
     )
-    _show_delivery(deliver(which, input_, output, workspace, request), output, as_json)
+    delivery = deliver(which, input_, output, workspace, request)
+    _show_delivery(delivery, output, as_json)
+    if delivery.failure is not None:
+        raise delivery.failure
 
 
 def _show_delivery(delivery: Delivery, output: Path, as_json: bool) -> None:

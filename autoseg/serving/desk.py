@@ -43,6 +43,7 @@ class Desk:
         self.num_done, self.seconds_done, self.num_bytes = 0, 0.0, 0
         self.is_stopped = False
         self._turns: set[Future[Any]] = set()
+        self._uploads: set[asyncio.Timeout] = set()
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="segment")
 
@@ -70,6 +71,15 @@ class Desk:
         finally:
             with self._lock:
                 self.num_seated -= 1
+
+    @contextmanager
+    def upload(self, clock: asyncio.Timeout) -> Iterator[None]:
+        """While the block runs, `stop` lets `clock` strike at once: whoever is slow to send is not waited for."""
+        self._uploads.add(clock)
+        try:
+            yield
+        finally:
+            self._uploads.discard(clock)
 
     async def do(self, work: Callable[[], Made], hung_up: asyncio.Future[None]) -> Made:
         """The result of `work`, done when those that came earlier are done; its errors are raised here.
@@ -141,10 +151,16 @@ class Desk:
         return "\n".join(rows) + "\n"
 
     def stop(self) -> None:
-        """Begin nothing more and send away at once who waits; what is being worked on goes on."""
+        """Begin nothing more and send away at once who waits or sends; what is being worked on goes on.
+
+        Where somebody may be sending, called in the event loop.
+        """
         with self._lock:
             self.is_stopped = True
             self._pool.shutdown(wait=False, cancel_futures=True)
+        for clock in tuple(self._uploads):
+            if not clock.expired():
+                clock.reschedule(0)
 
     def close(self) -> None:
         """Stop, and wait until what is being worked on is finished."""

@@ -3,6 +3,7 @@
 import errno
 import gzip
 import resource
+import socket
 import tempfile
 import threading
 import time
@@ -358,6 +359,44 @@ def test_a_token_guards_all_but_health(folder: Path, model: LoadedModel) -> None
             assert client.get("/model", headers=encoded).status_code == 401
             assert client.get("/metrics", headers=encoded).status_code == 401
             assert client.get("/health", headers=encoded).status_code == 200
+
+
+@pytest.mark.parametrize("token", [None, TOKEN])
+def test_the_description_says_where_the_token_goes_and_what_comes_back(model: LoadedModel, token: str | None) -> None:
+    described = make_app(model, Limits(), token).openapi()
+    routes = {f"{verb} {path}": route for path, verbs in described["paths"].items() for verb, route in verbs.items()}
+    guarded = {name for name, route in routes.items() if route.get("security") == [{"HTTPBearer": []}]}
+    assert guarded == (set() if token is None else {"post /segment", "get /model", "get /metrics"})
+    if token is not None:
+        assert described["components"]["securitySchemes"] == {"HTTPBearer": {"type": "http", "scheme": "bearer"}}
+    answer = routes["post /segment"]["responses"]["200"]
+    assert set(answer["headers"]) == {"X-Autoseg-Model", "X-Autoseg-Look-At-It"}
+    assert set(answer["content"]) == {"application/gzip"}
+
+
+def test_who_stops_in_the_middle_of_an_upload_holds_no_seat_and_no_end_up(
+    folder: Path, model: LoadedModel
+) -> None:
+    content = put(folder, "slow.nii.gz", 1)
+    head = f"POST /segment HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(content)}\r\n\r\n".encode()
+    with running(model, Limits(upload_seconds=0.5)) as (_, client):
+        address = (client.base_url.host, client.base_url.port)
+        with socket.create_connection(address, timeout=30) as slow, socket.create_connection(address) as leaving:
+            slow.sendall(head + content[:50])
+            leaving.sendall(head + content[:50])
+            until_seated(client, 2)
+            leaving.close()
+            assert slow.recv(64).startswith(b"HTTP/1.1 408")
+            until_seated(client, 0)
+    begun = time.monotonic()
+    with running(model) as (server, client):
+        address = (client.base_url.host, client.base_url.port)
+        with socket.create_connection(address, timeout=30) as slow:
+            slow.sendall(head + content[:50])
+            until_seated(client, 1)
+            server.should_exit = True
+            assert slow.recv(64).startswith(b"HTTP/1.1 503")
+    assert time.monotonic() - begun < 25
 
 
 def test_other_names_of_the_host_are_refused(model: LoadedModel) -> None:
