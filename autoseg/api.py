@@ -17,13 +17,13 @@ import numpy.typing as npt
 
 from autoseg.devices import choose_device
 from autoseg.errors import ResourceError, UsageError
+from autoseg.images.placing import ORIENTATION, volume_of_array
 from autoseg.images.volume import Volume
 from autoseg.inference.pieces import in_file
 from autoseg.inference.store import disagreement_path, folds_path, meta_path, probabilities_path
 from autoseg.inference.voices import Spoken
 from autoseg.postprocessing.case_grid import grid_of_image
 from autoseg.records.base import read_record
-from autoseg.records.geometry import Geometry, affine_rows
 from autoseg.records.labels import LabelScheme
 from autoseg.records.postprocessing import ComponentChange
 from autoseg.records.prediction_folder import read_finished
@@ -36,12 +36,6 @@ from autoseg.spatial.cropping import box_slices
 from autoseg.spatial.orientation import Turn, turn
 from autoseg.storage.arrays import read_array
 
-ORIENTATION = "SPL"
-"""Where z, y and x run if nothing else is said: superior, posterior, left, as the slices of an axial DICOM scan."""
-
-_LETTERS = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I": (2, -1)}
-_PLANAR_DEPTH = 999.0  # nnU-Net's spacing of the axis that a 2-D image lacks, in its coarsest voxel edges
-
 
 @dataclass(frozen=True)
 class Maps:
@@ -50,7 +44,7 @@ class Maps:
     probabilities: npt.NDArray[np.float16]
     """`H Z Y X` (`H Y X` where the image was `Y X`): of each class, background first, or of each region."""
     mirrorings: npt.NDArray[np.uint8] | None
-    """`Z Y X` (`Y X`): how far the answers about mirror images differ, 255 for as far as can be; None: none are asked."""
+    """`Z Y X` (`Y X`): how far the answers about mirror images differ, 255: as far as can be; None: none are asked."""
     folds: npt.NDArray[np.uint8] | None
     """`Z Y X` (`Y X`): how far the folds differ from their mean, likewise; None: there is one."""
 
@@ -131,7 +125,7 @@ class LoadedModel:
             ModelError: the network's values are not finite.
             ResourceError: it does not fit into the memory, or the disk of the temporary folder is full.
         """
-        volume, is_flat = _as_volume(np.asarray(image), spacing_mm, affine, orientation)
+        volume, is_flat = volume_of_array(np.asarray(image), spacing_mm, affine, orientation)
         found = self.segment_volume(volume, probabilities)
         if not is_flat:
             return found
@@ -192,73 +186,6 @@ def read_maps(folder: str | Path, case: str) -> Maps:
     return _read_maps(where, case, finished.labels)
 
 
-def _as_volume(
-    array: npt.NDArray[Any], spacing_mm: Sequence[float] | None, affine: npt.ArrayLike | None, orientation: str
-) -> tuple[Volume, bool]:
-    """The image `C Z Y X` with its geometry, and whether it is a 2-D one."""
-    if array.dtype.kind not in "uif":
-        raise UsageError(f"image has values of type {array.dtype}; expected integers or real numbers.")
-    is_flat = spacing_mm is not None and len(spacing_mm) == 2
-    num_axes = 2 if is_flat else 3
-    if array.ndim not in (num_axes, num_axes + 1) or not array.size:
-        axes = "Y X or C Y X" if is_flat else "Z Y X or C Z Y X"
-        raise UsageError(f"image has shape {array.shape}; expected {axes} with a spacing for each axis of space.")
-    whole = array[None] if array.ndim == num_axes else array
-    if is_flat:
-        whole = whole[:, None]
-    return Volume(whole, _geometry(whole.shape[1:], spacing_mm, affine, orientation)), is_flat
-
-
-def _is_flat(matrix: npt.NDArray[np.float64]) -> bool:
-    """Whether the axes do not span space, whatever their lengths."""
-    lengths = np.linalg.norm(matrix, axis=0)
-    return bool(lengths.min() == 0 or abs(np.linalg.det(matrix / lengths)) < 1e-3)
-
-
-def _geometry(
-    shape: tuple[int, ...], spacing_mm: Sequence[float] | None, affine: npt.ArrayLike | None, orientation: str
-) -> Geometry:
-    if spacing_mm is None and affine is None:
-        raise UsageError("spacing_mm or affine must be given: without them no length in the image is known.")
-    planar = spacing_mm is not None and len(spacing_mm) == 2
-    if affine is None:
-        matrix = _directions(orientation) * _lengths(spacing_mm, planar)
-    else:
-        given = np.asarray(affine, dtype=np.float64)
-        if given.shape != (4, 4) or not np.isfinite(given).all() or _is_flat(given[:3, :3]):
-            raise UsageError("affine must be an invertible 4 x 4 matrix of finite numbers.")
-        matrix = given[:3]
-        edges = np.linalg.norm(given[:3, :3], axis=0)
-        if spacing_mm is None:
-            spacing_mm = [float(edge) for edge in edges]
-        elif not planar and not np.allclose(_lengths(spacing_mm, planar)[:3], edges, rtol=1e-3):
-            raise UsageError(f"affine has voxels of {edges.round(4).tolist()} mm (z y x), spacing_mm {spacing_mm}.")
-    z, y, x = (float(length) for length in _lengths(spacing_mm, planar)[:3])
-    num_z, num_y, num_x = shape
-    return Geometry(shape=(num_z, num_y, num_x), spacing_mm=(z, y, x), affine=affine_rows(matrix), planar=planar)
-
-
-def _lengths(spacing_mm: Sequence[float] | None, planar: bool) -> npt.NDArray[np.float64]:
-    """Voxel edges along z, y, x, and 1 for the translation; raises UsageError where they make no sense."""
-    lengths = np.array(spacing_mm, dtype=np.float64)
-    if lengths.shape != ((2,) if planar else (3,)) or not (np.isfinite(lengths) & (lengths > 0)).all():
-        raise UsageError(f"spacing_mm is {spacing_mm}; expected positive mm along z, y, x (y, x of a 2-D image).")
-    depth = [_PLANAR_DEPTH * lengths.max()] if planar else []
-    return np.array([*depth, *lengths, 1.0])
-
-
-def _directions(orientation: str) -> npt.NDArray[np.float64]:
-    """Unit steps along z, y, x as the columns of 3 x 4, no translation."""
-    letters = [_LETTERS.get(letter) for letter in orientation.upper()]
-    if len(letters) != 3 or {letter and letter[0] for letter in letters} != {0, 1, 2}:
-        raise UsageError(f"orientation is {orientation!r}; expected one letter of R/L, A/P and S/I each, as in SPL.")
-    steps = np.zeros((3, 4))
-    for axis, letter in enumerate(letters):
-        if letter is not None:
-            steps[letter[0], axis] = letter[1]
-    return steps
-
-
 def _read_maps(folder: Path, case: str, labels: LabelScheme) -> Maps:
     meta, stored = read_record(meta_path(folder, case), PreprocessedCase), in_file(probabilities_path(folder, case))
     probabilities = np.zeros((stored.shape[0], *meta.geometry.shape), np.float16)
@@ -267,7 +194,9 @@ def _read_maps(folder: Path, case: str, labels: LabelScheme) -> Maps:
     inside = _crop_box(probabilities, meta)
     for rows, slab in stored.slabs():
         inside[:, rows] = slab
-    return Maps(probabilities, _read_map(disagreement_path(folder, case), meta), _read_map(folds_path(folder, case), meta))
+    return Maps(
+        probabilities, _read_map(disagreement_path(folder, case), meta), _read_map(folds_path(folder, case), meta)
+    )
 
 
 def _read_map(path: Path, meta: PreprocessedCase) -> npt.NDArray[np.uint8] | None:

@@ -33,7 +33,7 @@ _FREE_SHARE = 0.7  # what cases need is estimated roughly, and other programs ru
 
 
 def choose_device(name: str | None = None) -> torch.device:
-    """The device to compute on: `name` if given, else the first GPU, else the CPU. Apple's `mps` only where it is named.
+    """The device to compute on: `name` if given, else the first GPU, else the CPU. `mps` only where it is named.
 
     Raises:
         UsageError: the named device does not exist here.

@@ -170,6 +170,26 @@ def test_rules_that_judge_by_image_and_probabilities_travel_and_hold_for_arrays(
     assert len(answer.changes) == 1
 
 
+def test_the_answer_does_not_depend_on_how_an_array_lies_in_memory(tmp_path: Path) -> None:
+    write_fold(tmp_path / "fold_0", make_plan())
+    model = autoseg.load_model(tmp_path / "fold_0", device="cpu")
+    image = np.rint(IMAGE[0])
+    expected = model.predict(image, np.array(GRID.spacing_mm))
+    assert {3, 700} <= set(np.unique(expected))
+    same = (
+        image.astype(np.float64),
+        image.astype(np.int16),
+        image.astype(">i2"),
+        np.asfortranarray(image),
+        np.ascontiguousarray(image[::-1])[::-1],
+        np.repeat(image, 2, axis=2)[:, :, ::2],
+    )
+    for array in same:
+        before = array.copy()
+        np.testing.assert_array_equal(model.predict(array, GRID.spacing_mm), expected)
+        np.testing.assert_array_equal(array, before)
+
+
 def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
     write_fold(tmp_path / "fold_0", make_plan())
     model = autoseg.load_model(tmp_path / "fold_0", device="cpu")
@@ -177,6 +197,9 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
     refused = {
         "spacing_mm or affine": lambda: model.predict(volume),
         "expected positive": lambda: model.predict(volume, (2.0, -1.5, 1.0)),
+        r"spacing_mm is 1\.0; expected positive": lambda: model.predict(volume, 1.0),
+        "spacing_mm is '1 1 1'; expected numbers": lambda: model.predict(volume, "1 1 1"),
+        "affine is 'eye'; expected numbers": lambda: model.predict(volume, affine="eye"),
         "expected Z Y X or C Z Y X": lambda: model.predict(volume[0], spacing),
         "expected Y X or C Y X": lambda: model.predict(IMAGE, (1.0, 1.0)),
         "values of type": lambda: model.predict(volume.astype(complex), spacing),

@@ -37,7 +37,10 @@ SEGMENTED: dict[str, Any] = {
     "content": {NIFTI: {"schema": {"type": "string", "format": "binary"}}},
     "headers": {
         _MODEL: {"description": "Digest of the model.", "schema": {"type": "string"}},
-        _LOOK: {"description": "Whether a person should; only of models that judge.", "schema": {"enum": ["yes", "no"]}},
+        _LOOK: {
+            "description": "Whether a person should; only of models that judge.",
+            "schema": {"enum": ["yes", "no"]},
+        },
     },
 }
 """The answer to an image as OpenAPI describes it."""

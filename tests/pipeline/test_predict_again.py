@@ -64,7 +64,7 @@ def test_two_at_a_time_are_refused_and_what_a_killed_one_left_is_removed(
     (out / ".partial-killed").mkdir(parents=True)
     (out / ".partial-killed" / "all.probabilities.b2nd").write_bytes(b"many GiB")
     (out / ".partial-file.json").write_text("another command may be writing it")
-    with locked(out, "predicting"), pytest.raises(UsageError, match="is in use: process .* is predicting"):
+    with locked(out, "predicting"), pytest.raises(UsageError, match=r"is in use: process .* is predicting"):
         predict(paths, images, out, device="cpu")
     assert (out / ".partial-killed").is_dir()
     predict(paths, images, out, device="cpu", save_probabilities=True)

@@ -374,9 +374,7 @@ def test_the_description_says_where_the_token_goes_and_what_comes_back(model: Lo
     assert set(answer["content"]) == {"application/gzip"}
 
 
-def test_who_stops_in_the_middle_of_an_upload_holds_no_seat_and_no_end_up(
-    folder: Path, model: LoadedModel
-) -> None:
+def test_who_stops_in_the_middle_of_an_upload_holds_no_seat_and_no_end_up(folder: Path, model: LoadedModel) -> None:
     content = put(folder, "slow.nii.gz", 1)
     head = f"POST /segment HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(content)}\r\n\r\n".encode()
     with running(model, Limits(upload_seconds=0.5)) as (_, client):
