@@ -221,6 +221,10 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
     for folder, case in (("out", "case"), ("out", "other"), ("nowhere", "case")):
         with pytest.raises(UsageError, match=f"no probabilities of '{case}'"):
             autoseg.read_maps(tmp_path / folder, case)
+    predict(tmp_path / "fold_0", tmp_path / "images", tmp_path / "out", device="cpu", save_probabilities=True)
+    (tmp_path / "out" / "case.probabilities.b2nd").write_bytes(b"cut off")
+    with pytest.raises(DataError, match=r"case\.probabilities\.b2nd cannot be read .* damaged"):
+        autoseg.read_maps(tmp_path / "out", "case")
 
 
 def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

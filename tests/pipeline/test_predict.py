@@ -148,11 +148,13 @@ def test_faulty_cases_are_named_and_the_others_done(tmp_path: Path, images: Path
     broken = image_of(CLASSES)
     broken[0, 0, 0, 0] = np.nan
     write_image(images / "d_0000.nii.gz", broken, GRID)
+    for channel in range(2):
+        (images / f"f_000{channel}.nii.gz").symlink_to("moved_away.nii.gz")
     with pytest.raises(PartialError) as error:
         predict(model, images, tmp_path / "out", device="cpu")
     assert error.value.exit_code == 5
-    assert "3 of 5 cases" in str(error.value)
-    assert all(f"\n  {case}: " in str(error.value) for case in "bcd")
+    assert "4 of 6 cases" in str(error.value)
+    assert all(f"\n  {case}: " in str(error.value) for case in "bcdf")
     assert "NaN" in str(error.value)
     assert sorted(p.name for p in (tmp_path / "out").glob("*.nii.gz")) == ["a.nii.gz", "e.nii.gz"]
 
