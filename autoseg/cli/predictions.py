@@ -67,7 +67,10 @@ def predict(
         measurements=measurements,
         references=references,
     )
-    _show_result(predict_and_score(which, input_, output, workspace, request), output, as_json)
+    result = predict_and_score(which, input_, output, workspace, request)
+    _show_result(result, output, as_json)
+    if result.failure is not None:
+        raise result.failure
 
 
 def _show_result(result: PredictionResult, output: Path, as_json: bool) -> None:

@@ -3,12 +3,13 @@
 Like `flow` it calls stages and knows their order; none of them knows another.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autoseg import console
-from autoseg.datasets.folders import list_images
+from autoseg.datasets.folders import find_cases, list_images
 from autoseg.errors import AutosegError, PartialError, UsageError
+from autoseg.images.formats import output_ending
 from autoseg.pipeline.flow import predict_folder
 from autoseg.records.results import Evaluation
 from autoseg.records.trust import Judgement
@@ -42,6 +43,8 @@ class PredictionResult:
     references: Path | None
     """By what it was scored: as asked for, or found beside the images."""
     evaluation: Evaluation | None
+    failure: PartialError | None = None
+    """Names the cases that could not be predicted; the rest is about the others."""
 
 
 def predict_and_score(
@@ -58,15 +61,14 @@ def predict_and_score(
 
     Raises:
         AutosegError: as `flow.predict_folder` does.
-        PartialError: some cases could not be predicted; the others are measured and scored all the same.
+        PartialError: some cases could not be predicted, and what was asked for about the others failed too.
         UsageError: the references are not there.
     """
     if request.references is not None and not list_images(request.references):
         raise UsageError(f"--references {request.references} is no folder of label files.")
     failure: PartialError | None = None
-    written: list[Path] = []
     try:
-        written = predict_folder(
+        predict_folder(
             model,
             images,
             output,
@@ -81,20 +83,18 @@ def predict_and_score(
     except PartialError as error:
         failure = error
     try:
-        result = _measure_and_score(images, output, written, request)
+        result = _measure_and_score(images, output, request)
     except AutosegError as error:
         if failure is not None:
             raise failure from error
         raise
-    if failure is not None:
-        raise failure
-    return result
+    return replace(result, failure=failure)
 
 
-def _measure_and_score(images: Path, output: Path, written: list[Path], request: PredictRequest) -> PredictionResult:
+def _measure_and_score(images: Path, output: Path, request: PredictRequest) -> PredictionResult:
     from autoseg.pipeline.evaluate import evaluate
     from autoseg.pipeline.measure import measure
-    from autoseg.pipeline.predict import read_finished
+    from autoseg.records.prediction_folder import read_finished
 
     finished = read_finished(output)
     measured = None
@@ -105,7 +105,9 @@ def _measure_and_score(images: Path, output: Path, written: list[Path], request:
         evaluation = evaluate(output, references, labels=finished.labels)
         for case, reason in evaluation.failed.items():
             console.warn(f"{case} is not scored: {reason}")
-    return PredictionResult(tuple(written), dict(finished.judged), measured, references, evaluation)
+    cases = [case for case in find_cases(images, len(finished.channel_names)) if case.id in finished.cases]
+    written = tuple(output / (case.id + output_ending(case.images[0])) for case in cases)
+    return PredictionResult(written, dict(finished.judged), measured, references, evaluation)
 
 
 def find_references(images: Path) -> Path | None:
