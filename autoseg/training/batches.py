@@ -50,6 +50,8 @@ class Sampler:
     device: torch.device
     previous_labels: LabelScheme | None = None
     """Scheme of the previous stage's segmentation, which each crop then carries as a second label map; None: none."""
+    masked_channels: tuple[int, ...] = ()
+    """Channels normalised inside a mask, whose outside stays 0."""
     plugins: Plugins | None = None
     """A user's own transforms, applied before the intensities are changed."""
     case_odds: Callable[[int], npt.NDArray[np.float64] | None] | None = None
@@ -129,7 +131,7 @@ def assemble(sampler: Sampler, place: Place, samples: Sequence[tuple[Draw, Crop]
     patches, label_maps = torch.stack(images), torch.stack(maps).to(torch.int16)
     if sampler.plugins is not None:
         patches, label_maps = sampler.plugins(patches, label_maps, cases, place)
-    patches = apply_intensity(patches, [draw.intensity for draw, _ in samples])
+    patches = apply_intensity(patches, [draw.intensity for draw, _ in samples], sampler.masked_channels)
     if sampler.previous_labels is not None:
         policy = sampler.recipe.augmentation.cascade
         previous = [

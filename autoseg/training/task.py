@@ -125,6 +125,7 @@ def open_task(
         seed=seed,
         device=device,
         previous_labels=None if previous is None else labels,
+        masked_channels=tuple(c for c, masked in enumerate(configuration.use_mask_for_norm) if masked),
         plugins=batchgenerators_step(transforms, seed) if transforms else None,
         divisor_zyx=configuration.divisor_zyx,
     )

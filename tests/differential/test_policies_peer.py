@@ -13,7 +13,7 @@ from autoseg.augmentation.policies import POLICIES
 from autoseg.records.recipe import Augmentation, IntensityAugmentation, Mirroring
 from tests.differential.peer import run_peer
 
-PATCHES = ([64, 64, 64], [20, 60, 48], [20, 320, 256], [64, 16, 193], [256, 256], [384, 256], [512, 256])
+PATCHES = ([64, 64, 64], [20, 60, 48], [20, 320, 256], [64, 16, 193], [256, 256], [384, 256], [392, 256])
 
 # Class of theirs (and what else tells it) -> our name and the attribute with the range.
 NAMES = {
@@ -125,6 +125,16 @@ def test_axes_have_their_own_values_as_there(patch, peer):
         assert all((values[axis] == 1) == (axis in ignored) for axis in range(len(patch)))
         free = [value for axis, value in enumerate(values) if axis not in ignored]
         assert (len(set(free)) == 1) is row["synchronize_axes"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["nnunet", "da5"])
+def test_channels_normalised_inside_a_mask_are_zero_outside_it(policy, peer):
+    """Last of all that changes intensities; ours is a test of `apply_intensity`."""
+    rows = [row for row in peer[policy, tuple(PATCHES[0])] if isinstance(row, dict)]
+    masked = _named(rows, "MaskImageTransform")
+    assert (masked["apply_to_channels"], masked["set_outside_to"]) == ([1], 0)
+    assert not _intensities(rows[rows.index(masked) :])
 
 
 @pytest.mark.slow

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from autoseg.augmentation.policies import nnunet_augmentation
 from autoseg.records.geometry import IntTriple
-from autoseg.records.recipe import Mirroring, Sampling
+from autoseg.records.recipe import IntensityAugmentation, Mirroring, Sampling
 from autoseg.training.batches import Sampler, assemble, batches, draw_batch, read_draw, wants_foreground
 from autoseg.training.rng import sample_rng
-from tests.training.tools import LABELS, RECIPE, always_foreground, make_sampler, make_source
+from tests.training.tools import LABELS, RECIPE, always_foreground, make_sampler, make_source, scaled
 
 AUGMENTED = RECIPE.model_copy(
     update={"augmentation": nnunet_augmentation(False, (8, 8, 8)), "mirroring": Mirroring(axes=(0, 1, 2))}
@@ -156,6 +156,18 @@ def test_previous_stage_is_corrupted_differently_in_each_sample() -> None:
     first, again, second = batches(sampler, [(0, 0), (0, 0), (0, 1)])
     assert torch.equal(first.images, again.images)
     assert not torch.equal(first.images[:, 1:], second.images[:, 1:])
+
+
+def test_outside_the_mask_of_a_channel_stays_zero() -> None:
+    """The first slices of the source are 0 after scaling; noise would make them otherwise."""
+    noise = IntensityAugmentation(name="noise", probability=1.0, range=(0.1, 0.1))
+    recipe = RECIPE.model_copy(update={"augmentation": RECIPE.augmentation.model_copy(update={"intensity": (noise,)})})
+    plain = make_sampler(scaled(make_source([(8, 8, 8)]), 1e-5), recipe)
+    (noisy,), (masked,) = (batches(sampler, [(0, 0)]) for sampler in (plain, replace(plain, masked_channels=(0,))))
+    outside = torch.arange(8**3).view(8, 8, 8) * 1e-5 < 1e-3
+    assert 0 < int(outside.sum()) < 8**3
+    assert torch.equal(masked.images, torch.where(outside, 0, noisy.images))
+    assert noisy.images[..., outside].abs().max() > 0.01
 
 
 def test_balanced_classes_are_seen_alike_however_few_cases_have_them() -> None:
