@@ -81,7 +81,8 @@ class Configuration(Record):
     normalization: tuple[Normalization, ...]
     """One a channel."""
     use_mask_for_norm: tuple[bool, ...]
-    """One a channel: whether mean and deviation are taken inside the nonzero mask only."""
+    """One a channel: whether mean and deviation are taken inside the nonzero mask only; what is outside stays 0 in
+    training, whatever augmentation does to the rest."""
     batch_dice: bool
     """Whether the Dice loss sums over the batch before dividing."""
     network: NetworkSpec
