@@ -7,7 +7,7 @@ that a header says is believed before it was compared with the bytes at hand.
 import mmap
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from autoseg.images.contents import inside
 from autoseg.images.volume import ImageError
@@ -17,7 +17,7 @@ LARGEST_HEADER = 1 << 20
 _BYTES = {"char": 1, "int8": 1, "short": 2, "shortint": 2, "int16": 2, "int": 4, "int32": 4, "float": 4, "double": 8}
 _BYTES |= {"longlong": 8, "longlongint": 8, "int64": 8}
 _DOMAINS = ("domain", "space", "time", "???", "none", "")  # kinds of NRRD axes that are no channels
-_ENDIAN = {
+_ENDIAN: dict[str, Literal["<", ">"]] = {
     "little": "<",
     "false": "<",
     "big": ">",
@@ -83,7 +83,7 @@ class TextHeader(NamedTuple):
         return int(self.fields.get("byteskip", "0")) != 0 or int(self.fields.get("headersize", "0")) != 0
 
     @property
-    def byte_order(self) -> str | None:
+    def byte_order(self) -> Literal["<", ">"] | None:
         """`<` or `>`; None: the header does not say."""
         names = ("endian",) if self.is_nrrd else ("elementbyteordermsb", "binarydatabyteordermsb")
         said = next((self.fields[name] for name in names if name in self.fields), "")

@@ -10,6 +10,7 @@ from autoseg import console
 from autoseg.datasets.folders import list_images
 from autoseg.errors import AutosegError, PartialError, UsageError
 from autoseg.pipeline.flow import predict_folder
+from autoseg.records.prediction_folder import read_finished
 from autoseg.records.results import Evaluation
 from autoseg.records.trust import Judgement
 
@@ -91,7 +92,6 @@ def deliver(model: str | Path, images: Path, output: Path, workspace: Path, requ
 def _follow(images: Path, output: Path, written: list[Path], request: Request) -> Delivery:
     from autoseg.pipeline.evaluate import evaluate
     from autoseg.pipeline.measure import measure
-    from autoseg.pipeline.predict import read_finished
 
     finished = read_finished(output)
     measured = None

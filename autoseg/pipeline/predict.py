@@ -22,18 +22,24 @@ from autoseg import console
 from autoseg.datasets.folders import find_cases
 from autoseg.devices import choose_device, is_full_memory
 from autoseg.errors import DataError, ModelError, PartialError, ResourceError, UsageError
-from autoseg.images.formats import output_ending
+from autoseg.images.formats import ENDINGS, output_ending
 from autoseg.images.writing import write_label
 from autoseg.inference.belt import Belt
 from autoseg.inference.predictor import Windows
 from autoseg.inference.store import disagreement_path, folds_path, meta_path, probabilities_path
 from autoseg.postprocessing.apply import changes_path
 from autoseg.postprocessing.case_grid import read_case_grid
-from autoseg.records.base import Record, read_record, write_record
+from autoseg.records.base import write_record
 from autoseg.records.dataset import Case
-from autoseg.records.labels import LabelScheme
 from autoseg.records.postprocessing import CaseChanges
-from autoseg.records.prediction_folder import FINISHED, QUALITY_TABLE, TABLES, remove_outdated
+from autoseg.records.prediction_folder import (
+    FINISHED,
+    QUALITY_TABLE,
+    TABLES,
+    Finished,
+    read_finished,
+    remove_outdated,
+)
 from autoseg.records.results import PreprocessedCase
 from autoseg.records.trust import Judgement
 from autoseg.records.workspace import Paths
@@ -50,19 +56,6 @@ Made = TypeVar("Made")
 
 _WAITING_BYTES = 1 << 28
 """Finished logits that may wait for their export."""
-
-
-class Finished(Record):
-    """Which model each segmentation of a folder comes from, so that a continued run trusts only its own."""
-
-    labels: LabelScheme | None = None
-    """What the segmentations' values mean; None: an older autoseg wrote them."""
-    channel_names: tuple[str, ...] = ()
-    """Of the images."""
-    cases: dict[str, str] = {}
-    """Case id -> digest of weights, plan and post-processing."""
-    judged: dict[str, Judgement] = {}
-    """Case id -> predicted quality, volumes and reasons to look at it; empty where a model was not selected."""
 
 
 def predict(
@@ -113,9 +106,9 @@ def predict_cases(
 ) -> list[Path]:
     """Segment cases, whose paths are relative to `root`; the rest is as for `predict`."""
     targets = {case.id: output / (case.id + output_ending(case.images[0])) for case in cases}
-    earlier = read_finished(output) if keep_finished else Finished()
+    earlier = _read_earlier(output, keep_finished)
     # Other models' segmentations may stay where they are, but what is said here of labels holds for this model's.
-    own = {case for case, digest in earlier.cases.items() if digest == predictor.digest}
+    own = {case for case, digest in earlier.cases.items() if keep_finished and digest == predictor.digest}
     waiting = [case for case in cases if case.id not in own or not targets[case.id].is_file()]
     own -= {case.id for case in waiting}
     finished = dict.fromkeys(sorted(own), predictor.digest)
@@ -123,6 +116,13 @@ def predict_cases(
     if len(waiting) < len(cases):
         console.say(f"{len(cases) - len(waiting)} of {len(cases)} cases are segmented already")
     failed: dict[str, str] = {}
+    endings = {case: ending for case, ending in earlier.endings.items() if (output / (case + ending)).is_file()}
+
+    def remove(case: Case) -> None:
+        """Remove what lies there of a case, also the segmentation of an image that was of another format."""
+        _remove_earlier(targets[case.id], case.id)
+        if (ending := endings.pop(case.id, None)) in ENDINGS:
+            (output / (case.id + ending)).unlink(missing_ok=True)
 
     def record(case: Case, outcome: Outcome) -> None:
         if isinstance(outcome, str):
@@ -130,6 +130,7 @@ def predict_cases(
             console.warn(f"{case.id}: {outcome}")
             return
         finished[case.id] = predictor.digest
+        endings[case.id] = output_ending(case.images[0])
         if outcome is not None:
             judged[case.id] = outcome
             tell(case.id, outcome)
@@ -139,13 +140,13 @@ def predict_cases(
         if judged:
             write_text(output / QUALITY_TABLE, quality_table(judged))
         plan = predictor.models[0].plan
-        known = Finished(labels=plan.labels, channel_names=plan.channel_names, cases=finished, judged=judged)
-        write_record(output / FINISHED, known)
+        about = {"labels": plan.labels, "channel_names": plan.channel_names}
+        write_record(output / FINISHED, Finished(**about, cases=finished, endings=endings, judged=judged))
 
     outdated = (*(TABLES if waiting else ()), *(() if judged else (QUALITY_TABLE,)))
     remove_outdated(output, outdated, targets.values())
     write_finished()
-    for _ in console.track(_done_cases(predictor, root, waiting, targets, record), len(waiting), "predicting"):
+    for _ in console.track(_done_cases(predictor, root, waiting, targets, remove, record), len(waiting), "predicting"):
         pass
     _raise_failed(failed, len(cases))
     return [targets[case.id] for case in cases]
@@ -156,13 +157,15 @@ def _done_cases(
     root: Path,
     waiting: Sequence[Case],
     targets: dict[str, Path],
+    remove: Callable[[Case], None],
     record: Callable[[Case, Outcome], None],
 ) -> Iterator[Case]:
     """Each case when it is done: prepared in one thread, asked of the networks here, exported in another thread.
 
     At most one case is prepared ahead, and one waits for its export with no more than `_WAITING_BYTES`. A case
-    that does not fit into the memory, even with no other under way, is not begun. `record` is called in the thread that
-    exports, as soon as a case is done. An error that ends the run ends all three.
+    that does not fit into the memory, even with no other under way, is not begun. `remove` is called in the thread
+    that exports, before anything of a case is written, and `record` as soon as it is done. An error that ends the run
+    ends all three.
     """
     stopped, running = threading.Event(), deque[tuple[Case, Future[None]]]()
 
@@ -170,7 +173,7 @@ def _done_cases(
         try:
             if stopped.is_set():
                 return
-            _remove_earlier(targets[case.id], case.id)
+            remove(case)
             if isinstance(meta, str):
                 record(case, meta)
             else:
@@ -218,10 +221,14 @@ def _remove_earlier(target: Path, case: str) -> None:
     target.unlink(missing_ok=True)
 
 
-def read_finished(output: Path) -> Finished:
-    """Which model each segmentation of a folder comes from, and what was said about it."""
-    path = output / FINISHED
-    return read_record(path, Finished) if path.is_file() else Finished()
+def _read_earlier(output: Path, keep_finished: bool) -> Finished:
+    """What an earlier run says of a folder; of a damaged record nothing, unless its segmentations are to be trusted."""
+    try:
+        return read_finished(output)
+    except DataError:
+        if keep_finished:
+            raise
+        return Finished()
 
 
 def _prepare_or_reason(predictor: Predictor, root: Path, case: Case) -> Grids | str:
