@@ -9,7 +9,7 @@ from autoseg.records.labels import LabelScheme
 from autoseg.records.trust import Judgement
 
 FINISHED = "predicted.json"
-"""Record `Finished`."""
+"""Record `Finished`: which model each segmentation comes from."""
 QUALITY_TABLE = "quality.csv"
 """What the model says about its segmentations."""
 MEASUREMENTS = "measurements.csv"
