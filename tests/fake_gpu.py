@@ -32,8 +32,9 @@ _REGISTRY = "_ZN3c104impl26device_guard_impl_registryE"
 
 
 _INDEXING = ("aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_")
-_COPYING = {"aten::_to_copy": 0, "aten::copy_": 1}
+_COPYING = {"aten::_to_copy": 0, "aten::to": 0, "aten::copy_": 1}
 """Operations that may copy between devices, and which of their arguments is the source."""
+_ASKING = ("aten::_local_scalar_dense", "aten::item", "aten::is_nonzero")
 _FUSED = ("aten::_fused_sgd_", "aten::_fused_adamw_")
 _PINNED = "pinned_by_a_test"
 
@@ -59,11 +60,16 @@ class Copy(NamedTuple):
 
 
 class NoWaiting(TorchDispatchMode):
-    """Refuses copies between host and device that the host waits for, and lists the others."""
+    """Refuses copies between host and device that the host waits for, and lists the others.
 
-    def __init__(self) -> None:
+    A patient one counts what is waited for instead; whoever asks for a value is told 1.
+    """
+
+    def __init__(self, patient: bool) -> None:
         super().__init__()
+        self.patient = patient
         self.copies: list[Copy] = []
+        self.waits: list[str] = []
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -72,19 +78,28 @@ class NoWaiting(TorchDispatchMode):
         if name in _INDEXING:
             where = {one.device.type for one in tree_iter(args[1]) if isinstance(one, Tensor)}
             if args[0].device.type == "cuda" and where != {"cuda"}:
-                raise WaitsError(f"{name}: the index lies in the main memory, and its copy to the GPU is waited for")
+                self._wait(f"{name}: the index lies in the main memory, and its copy to the GPU is waited for")
         if name in _FUSED:
             _check_fused(name, args)
             return None
+        if self.patient and name in _ASKING:
+            self._wait(f"value of {args[0].device.type}")
+            return True if args[0].dtype == torch.bool else torch.ones((), dtype=args[0].dtype).item()
         made = func(*args, **named)
         if name in _COPYING:
             source = args[_COPYING[name]]
             if source.device.type != made.device.type:
                 is_async = named.get("non_blocking") or True in args[2:]
                 if made.device.type == "cpu" or not is_async:
-                    raise WaitsError(f"{name} from {source.device} to {made.device} of {tuple(made.shape)}")
-                self.copies.append(Copy(tuple(source.shape), source.dtype, hasattr(source, _PINNED)))
+                    self._wait(f"{source.device.type} to {made.device.type}")
+                else:
+                    self.copies.append(Copy(tuple(source.shape), source.dtype, hasattr(source, _PINNED)))
         return made
+
+    def _wait(self, what: str) -> None:
+        if not self.patient:
+            raise WaitsError(what)
+        self.waits.append(what)
 
 
 def _check_fused(name: str, args: Sequence[Any]) -> None:
@@ -97,27 +112,33 @@ def _check_fused(name: str, args: Sequence[Any]) -> None:
 
 
 @contextmanager
-def fake_gpu() -> Iterator[NoWaiting]:
-    """Inside the block `GPU` can be used, without values."""
+def fake_gpu(*, patient: bool = False) -> Iterator[NoWaiting]:
+    """Inside the block `GPU` can be used, without values; see `NoWaiting`."""
     with (
         _device_guard(),
         mock.patch.object(torch, "Generator", _Generator),
         mock.patch.object(Tensor, "pin_memory", _pinned),
+        mock.patch.object(nn.Module, "to", _moved),
         mock.patch.object(torch.cuda.amp.common, "amp_definitely_not_available", return_value=False),
         mock.patch.object(torch.cuda, "is_bf16_supported", return_value=True),
         forgetting(),
         FakeTensorMode(allow_non_fake_inputs=True),
-        NoWaiting() as watch,
+        NoWaiting(patient) as watch,
     ):
         yield watch
 
 
 def on_gpu(spec: NetworkSpec, num_channels: int, num_heads: int) -> nn.Module:
     """A network in training mode on the fake GPU."""
-    with torch.device(GPU):
-        network = build_network(spec, num_channels, num_heads, 0)
-    network.to = lambda device: network  # type: ignore[method-assign, assignment]  # it is there, and cannot be moved
-    return network.train()
+    return build_network(spec, num_channels, num_heads, 0).to(GPU).train()
+
+
+def _moved(module: nn.Module, device: torch.device) -> nn.Module:
+    """PyTorch's own exchanges the tensors of a module, which fake ones do not bear."""
+    for part in module.modules():
+        for name, parameter in part.named_parameters(recurse=False):
+            part.register_parameter(name, nn.Parameter(torch.empty_like(parameter, device=device)))
+    return module
 
 
 class _Generator(torch.Generator):
