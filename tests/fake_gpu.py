@@ -18,6 +18,7 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
@@ -84,7 +85,7 @@ class NoWaiting(TorchDispatchMode):
             return None
         if self.patient and name in _ASKING:
             self._wait(f"value of {args[0].device.type}")
-            return True if args[0].dtype == torch.bool else torch.ones((), dtype=args[0].dtype).item()
+            return True if args[0].dtype == torch.bool else 1.0 if args[0].is_floating_point() else 1
         made = func(*args, **named)
         if name in _COPYING:
             source = args[_COPYING[name]]
@@ -123,6 +124,7 @@ def fake_gpu(*, patient: bool = False) -> Iterator[NoWaiting]:
         mock.patch.object(torch.cuda, "is_bf16_supported", return_value=True),
         forgetting(),
         FakeTensorMode(allow_non_fake_inputs=True),
+        _MatchingGenerators(),
         NoWaiting(patient) as watch,
     ):
         yield watch
@@ -142,11 +144,27 @@ def _moved(module: nn.Module, device: torch.device) -> nn.Module:
 
 
 class _Generator(torch.Generator):
-    """Of the CPU, since builds of PyTorch without CUDA have no other, but it must be asked for on the GPU."""
+    """Of the CPU, since builds of PyTorch without CUDA have no other; it knows for which device it was asked."""
 
     def __new__(cls, device: torch.device | str = "cpu") -> "_Generator":
-        assert torch.device(device).type == "cuda", f"a generator of {device} cannot draw on a GPU"
-        return super().__new__(cls)
+        generator = super().__new__(cls)
+        generator.place = torch.device(device)
+        return generator
+
+    place: torch.device
+
+
+class _MatchingGenerators(TorchFunctionMode):
+    """Refuses to draw on one device by the generator of another, as PyTorch does."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        made = func(*args, **(kwargs or {}))
+        generator = (kwargs or {}).get("generator")
+        if isinstance(generator, _Generator) and generator.place.type != made.device.type:
+            raise RuntimeError(f"expected a generator of {made.device.type}, got one of {generator.place.type}")
+        return made
 
 
 def _pinned(tensor: Tensor) -> Tensor:
