@@ -47,8 +47,10 @@ def compile_network(
     try:
         torch._dynamo.reset()  # it compiles only so many networks in a process
         network.compile(dynamic=False, mode=mode, backend=backend)
-        for _ in range(_PASSES[wanted]):
-            _pass(network, sample, precision)
+        # As in the training: a recorded graph keeps the kernels that cuDNN chose for it.
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True):
+            for _ in range(_PASSES[wanted]):
+                _pass(network, sample, precision)
     except Exception as error:
         undo_compilation(network)
         torch._dynamo.reset()  # the memory of graphs that were recorded is free again
