@@ -82,7 +82,9 @@ def export_monai_bundle(model: Path, output: Path) -> Path:
 
 def _obstacles(plan: Plan, settings: Configuration) -> list[str]:
     found = {
-        "it is a cascade": settings.previous_stage is not None,
+        "it is a cascade, whose stages MONAI's inference cannot join; either stage can be exported with `autoseg export "
+        f"torch` or `onnx`, and its {settings.previous_stage} as a bundle of its own": settings.previous_stage
+        is not None,
         "it normalises inside a mask": any(settings.use_mask_for_norm),
         "its channels are normalised in different ways": len(set(settings.normalization)) > 1,
         f"its normalisation is {settings.normalization[0]}": settings.normalization[0] not in ("ct", "zscore", "none"),

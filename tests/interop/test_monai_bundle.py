@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 import torch
 
+from autoseg.cli.main import main
 from autoseg.errors import UsageError
 from autoseg.inference.model import fold_folders, load_model
 from autoseg.interop.monai_bundle import export_monai_bundle
+from autoseg.pipeline.pack import pack
 from tests.interop.models import FLAT, LABELS, REGIONS, model_folder
+from tests.pipeline.fakes import make_plan, write_fold
 
 # The fields that the schema of 2024-07-25 asks for.
 REQUIRED = {
@@ -76,3 +79,18 @@ def test_what_cannot_become_one(changes: dict[str, Any], message: str, tmp_path:
     with pytest.raises(UsageError, match=message):
         export_monai_bundle(model, tmp_path / "b")
     assert not (tmp_path / "b").exists()
+
+
+def test_of_a_cascade_the_first_stage_can_become_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("3d_lowres", "3d_cascade_fullres")
+    plan, folder = make_plan(names=names).model_copy(update={"labels": LABELS}), tmp_path / "models"
+    for name in names:
+        write_fold(folder / name / "fold_0", plan, name)
+    pack(folder, tmp_path / "model.zip")
+    for model in (folder, folder / "3d_cascade_fullres", tmp_path / "model.zip"):
+        assert main(["export", "monai-bundle", str(model), str(tmp_path / "b")]) == 2
+        said = " ".join(capsys.readouterr().err.split())
+        assert "cannot join; either stage can be exported" in said
+        assert "its 3d_lowres as a bundle of its own" in said
+    assert main(["export", "monai-bundle", str(tmp_path / "model.zip" / "3d_lowres"), str(tmp_path / "b"), "-q"]) == 0
+    assert json.loads((tmp_path / "b" / "configs" / "metadata.json").read_text())["name"] == "Fake 3d_lowres"
