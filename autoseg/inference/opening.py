@@ -1,8 +1,8 @@
 """A path in, the folders of the trained folds behind it out: what a model is, for every command alike.
 
 A model is a folder, or a zip of one: of a fold, of a configuration with its `fold_*`, of several configurations, or one
-laid out like a dataset's in the workspace, as packed models are. A model inside a zip is named like one inside a folder:
-`model.zip/3d_fullres`.
+laid out like a dataset's in the workspace, as packed models are. A model inside a zip is named like one inside a
+folder: `model.zip/3d_fullres`.
 """
 
 import tempfile

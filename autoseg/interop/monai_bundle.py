@@ -1,6 +1,6 @@
 """A model folder in, a MONAI bundle out: its networks as TorchScript, its preparation as MONAI's own transforms.
 
-    <out>/models/model.ts            images N C X Y Z in MONAI's order of axes in, logits N H X Y Z out; with the metadata
+    <out>/models/model.ts            images N C X Y Z in MONAI's order of axes in, logits N H X Y Z out, and metadata
     <out>/models/model.pt            the same weights as a state dictionary, which the bundle specification asks for
     <out>/configs/metadata.json      what goes in and out, in the bundle specification's words
     <out>/configs/inference.json     `python -m monai.bundle run --config_file configs/inference.json --bundle_root .`
@@ -82,9 +82,10 @@ def export_monai_bundle(model: Path, output: Path) -> Path:
 
 def _obstacles(plan: Plan, settings: Configuration) -> list[str]:
     found = {
-        "it is a cascade, whose stages MONAI's inference cannot join; either stage can be exported with `autoseg export "
-        f"torch` or `onnx`, and its {settings.previous_stage} as a bundle of its own": settings.previous_stage
-        is not None,
+        "it is a cascade, whose stages MONAI's inference cannot join; either stage can be exported with `autoseg "
+        f"export torch` or `onnx`, and its {settings.previous_stage} as a bundle of its own": (
+            settings.previous_stage is not None
+        ),
         "it normalises inside a mask": any(settings.use_mask_for_norm),
         "its channels are normalised in different ways": len(set(settings.normalization)) > 1,
         f"its normalisation is {settings.normalization[0]}": settings.normalization[0] not in ("ct", "zscore", "none"),
@@ -109,7 +110,7 @@ def _write_network(model: Model, metadata: dict[str, Any], folder: Path) -> None
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(network, example)  # type: ignore[no-untyped-call]
         # The name under which `monai.bundle.load` looks for the metadata; without them it fails.
-        torch.jit.save(traced, path, {"metadata.json": json.dumps(metadata)})  # type: ignore[no-untyped-call]
+        torch.jit.save(traced, path, {"metadata.json": json.dumps(metadata)})
         other = example.flip(2) * 2 + 1
         found, expected = torch.jit.load(path)(other), network(other)  # type: ignore[no-untyped-call]
     if not float((found - expected).abs().max()) <= _TOLERANCE * float(expected.abs().max()):

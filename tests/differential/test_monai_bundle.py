@@ -1,7 +1,7 @@
 """A model exported as a MONAI bundle: MONAI verifies, loads and runs it, and finds what autoseg finds in one tile.
 
-MONAI's `verify_metadata` downloads the schema that the metadata name, or takes a file that lies there already. Here that
-is one that we wrote from the bundle specification, and MONAI's own where AUTOSEG_MONAI_SCHEMA names a copy.
+MONAI's `verify_metadata` downloads the schema that the metadata name, or takes a file that lies there already. Here
+that is one that we wrote from the bundle specification, and MONAI's own where AUTOSEG_MONAI_SCHEMA names a copy.
 """
 
 import importlib.util
@@ -60,7 +60,7 @@ _FIELDS = {
     "description": _WORDS, "authors": _WORDS, "copyright": _WORDS, "required_packages_version": _TABLE,
     "network_data_format": {
         "type": "object",
-        "properties": dict.fromkeys(("inputs", "outputs"), {"type": "object", "additionalProperties": _TENSOR}),
+        "properties": {key: {"type": "object", "additionalProperties": _TENSOR} for key in ("inputs", "outputs")},
         "required": ["inputs", "outputs"],
     },
 }  # fmt: skip
