@@ -113,14 +113,18 @@ def _folder_name(dataset: str) -> str:
 
 
 def _found(folder: Path, names: Sequence[str]) -> Found:
-    checkpoints = {}
+    checkpoints, left_out = {}, []
     for fold in sorted(folder.glob("fold_*")):
         known = [fold / name for name in names if (fold / name).is_file()]
         number = fold.name.removeprefix("fold_")
         if known and (number == "all" or number.isdecimal()):
             checkpoints[number] = known[0]
+        elif number.isdecimal():
+            left_out.append(fold.name)
     if not checkpoints:
         return Found(folder, {}, {}, {})
+    if left_out:
+        console.warn(f"{folder.name}: no {' or '.join(names)} in {', '.join(left_out)}; imported without.")
     return Found(folder, read_json(folder / "plans.json"), read_json(folder / "dataset.json"), checkpoints)
 
 
