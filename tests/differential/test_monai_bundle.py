@@ -28,14 +28,17 @@ run(config_file=root + "/configs/inference.json", meta_file=root + "/configs/met
     bundle_root=root, dataset_dir=images, output_dir=output)
 """
 VERIFY = """
-import sys
+import os, sys, torch
 from monai.bundle import load, verify_metadata
 schema, *roots = sys.argv[1:]
 for root in roots:
     folder, _, name = root.rpartition("/")
     verify_metadata(meta_file=root + "/configs/metadata.json", filepath=schema)
     network, metadata, _ = load(name, bundle_dir=folder, load_ts_module=True, device="cpu", source="github")
-    assert metadata["network_data_format"]["outputs"]["pred"]["num_channels"] > 1
+    os.chdir(root)
+    same = load(name, bundle_dir=folder, workflow_type="inference", device="cpu", source="github")
+    patch = torch.randn(1, 1, *metadata["network_data_format"]["inputs"]["image"]["spatial_shape"])
+    assert torch.equal(network(patch), same(patch)) and network(patch).shape[1] > 1
 """
 _WORDS, _TABLE = {"type": "string"}, {"type": "object"}
 _TENSOR = {
