@@ -27,7 +27,7 @@ from autoseg.records.postprocessing import ComponentChange
 from autoseg.records.results import PreprocessedCase
 from autoseg.records.trust import Judgement
 from autoseg.selection.answering import answer, ask
-from autoseg.selection.predictor import Predictor, hastened, load_predictor, prepare_volume
+from autoseg.selection.predictor import Predictor, fast_predictor, load_predictor, prepare_volume
 from autoseg.selection.room import lack_of_room
 from autoseg.spatial.cropping import box_slices
 from autoseg.spatial.orientation import Turn, turn
@@ -155,7 +155,7 @@ def load_model(model: str | Path, *, device: str = "auto", fast: bool = False) -
         UsageError: the device is not there.
     """
     predictor = load_predictor(Path(model), None, choose_device(device))
-    return LoadedModel(hastened(predictor) if fast else predictor)
+    return LoadedModel(fast_predictor(predictor) if fast else predictor)
 
 
 def _as_volume(

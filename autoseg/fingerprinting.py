@@ -86,7 +86,13 @@ def measure_case(image: Volume, label: Volume, labels: LabelScheme) -> CaseMeasu
 
 
 def combine(measurements: Mapping[str, CaseMeasurement], labels: LabelScheme, num_channels: int) -> Fingerprint:
-    """The fingerprint of a dataset from its cases' measurements (case id -> measurement, any order)."""
+    """Combine the measurements of all cases into the fingerprint of the dataset.
+
+    Args:
+        measurements: case id -> measurement; their order does not matter.
+        labels: scheme of the dataset.
+        num_channels: of its images.
+    """
     ordered = {case_id: measurements[case_id] for case_id in sorted(measurements)}
     cases = {case_id: measured.fingerprint for case_id, measured in ordered.items()}
     channels = {}

@@ -10,15 +10,12 @@ the samples. Prints one JSON line a case, the memory being the peak of the whole
 
 import argparse
 import json
-import os
 import resource
 import statistics
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
+from both_sides import run_in_turn
 
 CASES = {
     # name: (patch z y x, volume z y x, number of classes, samples)
@@ -112,27 +109,14 @@ def run_peer(name: str) -> dict[str, float]:
     )
 
 
-def run_worker(python: str, side: str, name: str) -> dict[str, float]:
-    project = str(Path(__file__).resolve().parents[1])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": project}
-    command = [python, __file__, "--worker", side, name]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    if done.returncode != 0:
-        sys.exit(f"{side} failed on {name}:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def compare(name: str, peer_python: str | None, repeats: int) -> dict[str, object]:
-    runs: dict[str, list[dict[str, float]]] = {"ours": [], "peer": []}
-    for _ in range(repeats):
-        runs["ours"].append(run_worker(sys.executable, "ours", name))
-        if peer_python:
-            runs["peer"].append(run_worker(peer_python, "peer", name))
+def compare(name: str, repeats: int) -> dict[str, object]:
+    runs = run_in_turn(__file__, lambda side: ["--worker", side, name], repeats, threads=1)
     found: dict[str, object] = {"name": f"augmentation {name}", "unit": "ms CPU a sample, 1 thread"}
-    for side, results in runs.items():
+    for side in ("ours", "peer"):
+        results = runs.get(side)
         found[side] = round(statistics.median(r["ms"] for r in results), 2) if results else None
         found[f"rss_{side}_gib"] = round(max(r["rss_gib"] for r in results), 2) if results else None
-    found["ratio"] = round(found["peer"] / found["ours"], 2) if runs["peer"] else None
+    found["ratio"] = round(found["peer"] / found["ours"], 2) if "peer" in runs else None
     return found
 
 
@@ -147,7 +131,7 @@ def main() -> None:
         print(json.dumps({"ours": run_ours, "peer": run_peer}[side](name)))
         return
     for name in [arguments.only] if arguments.only else CASES:
-        print(json.dumps(compare(name, os.environ.get("AUTOSEG_PEER_PYTHON"), arguments.repeats)), flush=True)
+        print(json.dumps(compare(name, arguments.repeats)), flush=True)
 
 
 if __name__ == "__main__":

@@ -4,17 +4,55 @@ A script calls itself for one measurement, which prints one JSON line. Where `AU
 our side is measured alone.
 """
 
+import argparse
 import json
 import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 Runs = Mapping[str, list[dict]]
 """Side -> what each of its measurements printed."""
+
+
+def run_cases(
+    description: str,
+    cases: Collection[str],
+    repeats: int,
+    measure: Callable[[str, str, int, Path], None],
+    compare: Callable[[str, int, int, Path], dict[str, object]],
+) -> None:
+    """The command line of a benchmark of several cases, which prints one JSON line a case.
+
+    Args:
+        description: the script's docstring.
+        cases: names that `--only` takes.
+        repeats: how often each side is measured unless `--repeats` says otherwise.
+        measure: of a side, a case, threads and a folder: one measurement, in the process that was made for it.
+        compare: of a case, repeats, threads and a folder: the line of the case; it calls the script with `--measure`.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=repeats)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", choices=list(cases))
+    parser.add_argument("--measure", choices=("ours", "peer"), help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        measure(options.measure, options.only, options.threads, options.folder)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for name in [options.only] if options.only else cases:
+            print(json.dumps(compare(name, options.repeats, options.threads, Path(folder))), flush=True)
+
+
+def sides(peers: Sequence[str] = ("peer",)) -> tuple[str, ...]:
+    """What can be measured here: ours, and the peers where there is an interpreter for them."""
+    return ("ours", *peers) if os.environ.get("AUTOSEG_PEER_PYTHON") else ("ours",)
 
 
 def run_in_turn(
@@ -23,22 +61,25 @@ def run_in_turn(
     repeats: int,
     threads: int,
     peers: Sequence[str] = ("peer",),
+    environment: Mapping[str, str] | None = None,
 ) -> Runs:
     """Run `script` with the `arguments` of each side, one after the other, `repeats` times."""
-    peer = os.environ.get("AUTOSEG_PEER_PYTHON")
-    pythons = {"ours": sys.executable, **(dict.fromkeys(peers, peer) if peer else {})}
-    runs: dict[str, list[dict]] = {side: [] for side in pythons}
+    runs: dict[str, list[dict]] = {side: [] for side in sides(peers)}
     for _ in range(repeats):
-        for side, python in pythons.items():
-            command = [python, script, *map(str, arguments(side))]
-            runs[side].append(in_fresh_process(command, threads, is_ours=side == "ours"))
+        for side in runs:
+            runs[side].append(in_fresh_process(script, side, arguments(side), threads, environment))
     return runs
 
 
-def in_fresh_process(command: Sequence[str], threads: int, is_ours: bool) -> dict:
-    """The JSON line that a command ends with; it sees our packages only where it is ours."""
+def in_fresh_process(
+    script: str, side: str, arguments: Sequence[object], threads: int, environment: Mapping[str, str] | None = None
+) -> dict:
+    """The JSON line that `script` ends with for a side; only ours sees our packages."""
+    python = sys.executable if side == "ours" else os.environ["AUTOSEG_PEER_PYTHON"]
+    command = [python, script, *map(str, arguments)]
     limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
-    environment = {**os.environ, **limits, "PYTHONPATH": str(Path(__file__).parents[1]) if is_ours else ""}
+    packages = str(Path(__file__).parents[1]) if side == "ours" else ""
+    environment = {**os.environ, **limits, "PYTHONPATH": packages, **(environment or {})}
     done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -11,16 +11,14 @@ that of the whole process, libraries and input included. Prints one JSON line a 
 voxels (of 78.6 million) whose label differs.
 """
 
-import argparse
 import json
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-from both_sides import compared, measured, run_in_turn
+from both_sides import compared, measured, run_cases, run_in_turn
 from resample import LARGE, LARGE_MM, SMALL, SMALL_MM, smooth_noise
 
 ROWS = 32
@@ -173,21 +171,5 @@ CASES = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--only", choices=list(CASES))
-    parser.add_argument("--measure", choices=("ours", "peer"), help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.measure:
-        measure(options.measure, options.only, options.threads, options.folder)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        for name in [options.only] if options.only else CASES:
-            print(json.dumps(compare(name, options.repeats, options.threads, Path(folder))), flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    run_cases(__doc__, CASES, 1, measure, compare)

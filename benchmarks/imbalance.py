@@ -22,15 +22,14 @@ paired differences. Before them stands a line for each training with its CPU sec
 
 import argparse
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from paired_trainings import add_options, phantoms, rounded, train_counted
+
 from autoseg import console
-from autoseg.datasets.phantoms import write_phantoms
 from autoseg.metrics.statistics import compare_paired
 from autoseg.pipeline.flow import PrepareOptions, prepare
-from autoseg.pipeline.train import TrainOptions, is_trained, train
 from autoseg.planning.settings import apply_settings
 from autoseg.records.base import read_record
 from autoseg.records.plan import Plan
@@ -62,7 +61,7 @@ def main() -> None:
     """Train what is missing, print a line a training and the comparison last."""
     options = parse()
     lines = []
-    for folder in options.dataset or [phantoms(options.work, options.cases)]:
+    for folder in options.dataset or [phantoms(options)]:
         lines += ablate(folder, options)
     print("\n".join(json.dumps(line) for line in lines))
 
@@ -70,21 +69,9 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", type=Path, nargs="+", help="dataset folders; default: phantoms")
-    parser.add_argument("--cases", type=int, default=40, help="phantoms that are drawn")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--iterations", type=int, default=2000, help="steps of each training")
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
-    parser.add_argument("--preset", default="small")
-    parser.add_argument("--configuration", default="3d_fullres")
-    parser.add_argument("--fold", default="0")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--work", type=Path, default=Path("autoseg_work/imbalance"))
+    add_options(parser, "imbalance")
     return parser.parse_args()
-
-
-def phantoms(folder: Path, num_cases: int) -> Path:
-    """Phantoms with a rare class, drawn if they are not there."""
-    return write_phantoms(folder / "data" / f"Phantoms{num_cases}", num_cases, seed=1)
 
 
 def ablate(folder: Path, options: argparse.Namespace) -> list[dict[str, object]]:
@@ -126,20 +113,10 @@ def run(paths: Paths, planned: Plan, variant: str, seed: int, options: argparse.
     """Train one variant with one seed, or go on with it; print what it reached and return its scores."""
     plan = variant_plan(planned, variant, options.configuration)
     plan = plan.model_copy(update={"name": f"{variant}_{num_steps(options)}_seed{seed}"})
-    length = TrainOptions(epochs=EPOCHS, iterations=num_steps(options) // EPOCHS, seed=seed, device=options.device)
-    folder = paths.fold(plan.name, options.configuration, options.fold)
-    cost, is_new = folder / "cpu_seconds.json", not is_trained(paths, plan, options.configuration, options.fold)
-    spent = json.loads(cost.read_text()) if cost.is_file() else 0.0
-    started = time.process_time()
-    try:
-        trained = train(paths, plan, options.configuration, options.fold, length)
-    finally:
-        if is_new and folder.is_dir():
-            spent += time.process_time() - started
-            cost.write_text(json.dumps(spent))
+    trained, spent = train_counted(paths, plan, options, EPOCHS, num_steps(options) // EPOCHS, seed)
     line = {"name": plan.name, "dataset": planned.dataset, "dice": trained.mean_dice, "cpu_seconds": round(spent, 1)}
     print(json.dumps(line), flush=True)
-    return read_record(folder / "validation.json", Evaluation)
+    return read_record(paths.fold(plan.name, options.configuration, options.fold) / "validation.json", Evaluation)
 
 
 def num_steps(options: argparse.Namespace) -> int:
@@ -190,10 +167,6 @@ def compare(
             }
         )
     return lines
-
-
-def rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 5)
 
 
 if __name__ == "__main__":

@@ -13,11 +13,8 @@ cases). Prints one JSON line a case.
 
 import argparse
 import json
-import os
 import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +23,7 @@ from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
+from both_sides import in_fresh_process, run_in_turn, sides
 
 
 class Case(NamedTuple):
@@ -268,28 +266,17 @@ WORKERS = {"ours": run_ours, "peer": run_peer}
 PREPARE = {"ours": prepare_ours, "peer": prepare_peer}
 
 
-def run_worker(python: str, task: str, name: str, folder: Path, count: int) -> dict[str, float]:
-    project = str(Path(__file__).resolve().parents[1])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": project}
-    command = [python, __file__, "--worker", task, name, str(folder), "--samples", str(count)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    if done.returncode != 0:
-        sys.exit(f"{task} failed on {name}:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def compare(name: str, peer_python: str | None, repeats: int, samples: int) -> dict[str, object]:
-    pythons = {"ours": sys.executable, **({"peer": peer_python} if peer_python else {})}
+def compare(name: str, repeats: int, samples: int) -> dict[str, object]:
     count = max(OUT_OF, round(samples * CASES[name].share / OUT_OF) * OUT_OF)
-    runs: dict[str, list[dict[str, float]]] = {side: [] for side in pythons}
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        make_volumes(CASES[name], folder)
-        for side, python in pythons.items():
-            run_worker(python, f"prepare-{side}", name, folder, count)
-        for _ in range(repeats):
-            for side, python in pythons.items():
-                runs[side].append(run_worker(python, side, name, folder, count))
+    with tempfile.TemporaryDirectory() as folder:
+        make_volumes(CASES[name], Path(folder))
+
+        def arguments(task: str) -> list[object]:
+            return ["--worker", task, name, folder, "--samples", count]
+
+        for side in sides():
+            in_fresh_process(__file__, side, arguments(f"prepare-{side}"), threads=1)
+        runs = run_in_turn(__file__, arguments, repeats, threads=1)
 
     def figure(side: str, key: str) -> float | None:
         return statistics.median(run[key] for run in runs[side]) if side in runs else None
@@ -327,7 +314,7 @@ def main() -> None:
             print(json.dumps(WORKERS[task](case, where, plan_patches(case, arguments.samples))))
         return
     for name in [arguments.only] if arguments.only else CASES:
-        found = compare(name, os.environ.get("AUTOSEG_PEER_PYTHON"), arguments.repeats, arguments.samples)
+        found = compare(name, arguments.repeats, arguments.samples)
         print(json.dumps(found), flush=True)
 
 

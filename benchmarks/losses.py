@@ -22,6 +22,7 @@ from statistics import stdev
 from typing import NamedTuple
 
 import numpy as np
+from paired_trainings import add_options, mean_over_seeds, numbers
 
 from autoseg.datasets.pairs import on_grid_of
 from autoseg.images.formats import output_ending
@@ -32,7 +33,7 @@ from autoseg.metrics.surface import hd95, surface_distances
 from autoseg.records.base import read_record
 from autoseg.records.dataset import Dataset
 from autoseg.records.plan import Plan
-from autoseg.records.results import Aggregate, Evaluation, TrainedFold
+from autoseg.records.results import Evaluation, TrainedFold
 from autoseg.records.workspace import Paths
 
 PLANNED = "planned"
@@ -149,15 +150,6 @@ def measure_surfaces(folder: Path, paths: Paths, cases: tuple[str, ...]) -> dict
     return result
 
 
-def mean_over_seeds(results: list[dict[str, float | None]]) -> dict[str, float | None]:
-    """Case id -> mean over the seeds in which it is defined."""
-    means = {}
-    for case in sorted(results[0]):
-        values = [v for result in results if (v := result[case]) is not None]
-        means[case] = sum(values) / len(values) if values else None
-    return means
-
-
 def row(loss: str, results: list[Result], reference: list[Result]) -> dict[str, object]:
     """One line of the table."""
     entry: dict[str, object] = {"loss": loss, "seeds": len(results), "steps": results[0].steps}
@@ -172,11 +164,6 @@ def row(loss: str, results: list[Result], reference: list[Result]) -> dict[str, 
     seconds = [r.cpu_seconds for r in results if r.cpu_seconds is not None]
     entry["cpu_seconds"] = round(sum(seconds) / len(seconds), 1) if seconds else None
     return entry
-
-
-def numbers(values: Aggregate) -> dict[str, float | int | None]:
-    content = {"mean": values.mean, "low": values.low, "high": values.high}
-    return {**{k: v if v is None else round(v, 5) for k, v in content.items()}, "cases": values.num_cases}
 
 
 def as_text(entry: dict[str, object]) -> str:
@@ -196,17 +183,10 @@ def main() -> None:
     """Train what is missing, print the table and then its rows as JSON lines."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", default="phantoms", help="a dataset's folder, or `phantoms` to make some")
-    parser.add_argument("--cases", type=int, default=40, help="phantoms to make")
     parser.add_argument(
         "--losses", nargs="+", default=LOSSES, help="as in --set ...recipe.loss=; the first is compared with"
     )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--iterations", type=int, default=1000, help="steps of each training")
-    parser.add_argument("--preset", default="small")
-    parser.add_argument("--configuration", default="3d_fullres")
-    parser.add_argument("--fold", default="0")
-    parser.add_argument("--work", type=Path, default=Path("autoseg_work/losses"))
-    parser.add_argument("--device", default="auto")
+    add_options(parser, "losses", iterations=1000)
     options = parser.parse_args()
     if options.dataset == "phantoms":
         options.dataset = options.work / "data" / f"phantoms_{options.cases}"

@@ -9,13 +9,11 @@ that of the whole process, libraries and input (read from a file) included. `dif
 standard deviations of the image, or the share of voxels whose label differs.
 """
 
-import argparse
 import json
-import tempfile
 from pathlib import Path
 
 import numpy as np
-from both_sides import compared, measured, run_in_turn
+from both_sides import compared, measured, run_cases, run_in_turn
 
 LARGE, SMALL = (300, 512, 512), (200, 273, 273)
 LARGE_MM, SMALL_MM = (1.0, 0.8, 0.8), (1.5, 1.5, 1.5)
@@ -125,21 +123,5 @@ def compare(name: str, repeats: int, threads: int, folder: Path) -> dict[str, ob
     return line
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--only", choices=list(CASES))
-    parser.add_argument("--measure", choices=("ours", "peer"), help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.measure:
-        measure(options.measure, options.only, options.threads, options.folder)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        for name in [options.only] if options.only else CASES:
-            print(json.dumps(compare(name, options.repeats, options.threads, Path(folder))), flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    run_cases(__doc__, CASES, 3, measure, compare)

@@ -14,19 +14,18 @@ cases, and the difference to the first name, paired by case.
 
 import argparse
 import json
-import time
 from pathlib import Path
 from typing import NamedTuple
 
-from autoseg.datasets.phantoms import write_phantoms
+from paired_trainings import add_options, mean_over_seeds, numbers, phantoms, train_counted
+
 from autoseg.metrics.build import case_mean
 from autoseg.metrics.statistics import aggregate, compare_paired
 from autoseg.pipeline.flow import PrepareOptions, prepare
-from autoseg.pipeline.train import TrainOptions, is_trained, train
 from autoseg.planning.settings import apply_settings
 from autoseg.records.base import read_record
 from autoseg.records.plan import Plan
-from autoseg.records.results import Aggregate, Evaluation
+from autoseg.records.results import Evaluation
 from autoseg.records.workspace import Paths
 
 EPOCHS = 20
@@ -68,9 +67,7 @@ class Result(NamedTuple):
 def main() -> None:
     """Train what is missing, print a line a training and the comparison last."""
     options = parse()
-    folder = options.dataset or write_phantoms(
-        options.work / "data" / f"Phantoms{options.cases}", options.cases, seed=1
-    )
+    folder = options.dataset or phantoms(options)
     prepared = PrepareOptions(
         preset=options.preset, plan_name="planned", settings=tuple(options.set), configurations=(options.configuration,)
     )
@@ -87,16 +84,9 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", type=Path, help="a dataset folder; default: phantoms")
-    parser.add_argument("--cases", type=int, default=40, help="phantoms that are drawn")
     parser.add_argument("--schedules", nargs="+", choices=list(SCHEDULES), default=list(SCHEDULES))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--iterations", type=int, default=2000, help="steps of each training")
     parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="settings of all of them alike")
-    parser.add_argument("--preset", default="small")
-    parser.add_argument("--configuration", default="3d_fullres")
-    parser.add_argument("--fold", default="0")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--work", type=Path, default=Path("autoseg_work/schedules"))
+    add_options(parser, "schedules")
     return parser.parse_args()
 
 
@@ -104,37 +94,18 @@ def run(paths: Paths, planned: Plan, name: str, seed: int, options: argparse.Nam
     """Train with one name and seed, or go on with it; print what it reached."""
     plan = apply_settings(planned, [text.format(name=options.configuration) for text in SCHEDULES[name]])
     plan = plan.model_copy(update={"name": f"{name}_{options.iterations}_seed{seed}"})
-    iterations = max(1, options.iterations // EPOCHS)
-    length = TrainOptions(epochs=EPOCHS, iterations=iterations, seed=seed, device=options.device)
-    folder = paths.fold(plan.name, options.configuration, options.fold)
-    cost, is_new = folder / "cpu_seconds.json", not is_trained(paths, plan, options.configuration, options.fold)
-    spent = json.loads(cost.read_text()) if cost.is_file() else 0.0
-    started = time.process_time()
-    try:
-        trained = train(paths, plan, options.configuration, options.fold, length)
-    finally:
-        if is_new and folder.is_dir():
-            spent += time.process_time() - started
-            cost.write_text(json.dumps(spent))
+    trained, spent = train_counted(paths, plan, options, EPOCHS, max(1, options.iterations // EPOCHS), seed)
     line = {"name": plan.name, "dice": trained.mean_dice, "epochs": trained.epochs, "cpu_seconds": round(spent, 1)}
     print(json.dumps(line), flush=True)
+    folder = paths.fold(plan.name, options.configuration, options.fold)
     cases = read_record(folder / "validation.json", Evaluation).cases
     dice = {case: case_mean(scores) for case, scores in cases.items()}
     return Result(dice, trained.epochs * trained.iterations_per_epoch, spent)
 
 
-def mean_over_seeds(results: list[Result]) -> dict[str, float | None]:
-    """Case id -> mean over the seeds in which it is defined."""
-    means: dict[str, float | None] = {}
-    for case in sorted(results[0].dice):
-        values = [value for result in results if (value := result.dice[case]) is not None]
-        means[case] = sum(values) / len(values) if values else None
-    return means
-
-
 def row(name: str, results: list[Result], reference: list[Result]) -> dict[str, object]:
     """One line of the table."""
-    ours, theirs = mean_over_seeds(results), mean_over_seeds(reference)
+    ours, theirs = (mean_over_seeds([result.dice for result in side]) for side in (results, reference))
     compared = compare_paired(list(ours.values()), [theirs[case] for case in ours])
     return {
         "name": name,
@@ -143,12 +114,6 @@ def row(name: str, results: list[Result], reference: list[Result]) -> dict[str, 
         "dice": numbers(aggregate(list(ours.values()))),
         "difference": {**numbers(compared.difference), "p": compared.p_value},
     }
-
-
-def numbers(values: Aggregate) -> dict[str, float | int | None]:
-    """An aggregate for a JSON line."""
-    content = {"mean": values.mean, "low": values.low, "high": values.high}
-    return {**{k: v if v is None else round(v, 5) for k, v in content.items()}, "cases": values.num_cases}
 
 
 if __name__ == "__main__":

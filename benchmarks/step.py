@@ -14,12 +14,13 @@ import argparse
 import json
 import os
 import re
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from both_sides import run_in_turn
 
 CASES = {
     # name: (patch z y x, batch, features, number of classes)
@@ -151,17 +152,14 @@ def _status(key: str) -> int:
     return int(found.group(1)) * 1024
 
 
-def run_side(side: str, name: str, repeats: int) -> dict[str, float] | None:
-    python = sys.executable if side == "ours" else os.environ.get("AUTOSEG_PEER_PYTHON")
-    if python is None:
-        return None
-    command = [python, __file__, "--side", side, "--only", name, "--repeats", str(repeats)]
-    environment = {**os.environ, **MALLOC, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    if done.returncode:
-        raise SystemExit(f"{side} failed on {name}:\n{done.stderr}")
-    found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
+def compare(name: str, repeats: int) -> dict[str, object]:
+    """The line of one case; a side repeats its step in one process."""
+
+    def arguments(side: str) -> list[object]:
+        return ["--side", side, "--only", name, "--repeats", repeats]
+
+    runs = run_in_turn(__file__, arguments, 1, threads=1, environment=MALLOC)
+    return report(name, runs["ours"][0], runs["peer"][0] if "peer" in runs else None)
 
 
 def report(name: str, ours: dict[str, float], peer: dict[str, float] | None) -> dict[str, object]:
@@ -197,7 +195,7 @@ def main() -> None:
         print(json.dumps({"ours": run_ours, "peer": run_peer}[asked.side](asked.only, asked.repeats)))
         return
     for name in [asked.only] if asked.only else CASES:
-        print(json.dumps(report(name, *(run_side(side, name, asked.repeats) for side in ("ours", "peer")))), flush=True)
+        print(json.dumps(compare(name, asked.repeats)), flush=True)
 
 
 if __name__ == "__main__":

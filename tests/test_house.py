@@ -103,9 +103,33 @@ def test_benchmarks_import_what_there_is() -> None:
     missing = []
     for path in sorted((ROOT / "benchmarks").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("autoseg"):
-                room = importlib.import_module(str(node.module))
-                names = [name.name for name in node.names if not hasattr(room, name.name)]
-                parts = {p.stem for p in (ROOT / str(node.module).replace(".", "/")).glob("*.py")}
-                missing += [f"{path.name}:{node.lineno} {node.module}.{name}" for name in names if name not in parts]
+            if isinstance(node, ast.ImportFrom) and node.module is not None:
+                there = _names_in(node.module, path.parent)
+                missing += [
+                    f"{path.name}:{node.lineno} {node.module}.{name.name}"
+                    for name in node.names
+                    if there is not None and name.name not in there
+                ]
     assert not missing, "\n".join(missing)
+
+
+def _names_in(module: str, folder: Path) -> set[str] | None:
+    """What can be imported from a module of the package or a script in the folder; None for other modules."""
+    if module.split(".")[0] == "autoseg":
+        return {
+            *dir(importlib.import_module(module)),
+            *(p.stem for p in (ROOT / module.replace(".", "/")).glob("*.py")),
+        }
+    script = folder / f"{module}.py"
+    if not script.is_file():
+        return None
+    names = set()
+    for node in ast.parse(script.read_text("utf-8")).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)}
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            names |= {alias.asname or alias.name for alias in node.names}
+    return names

@@ -57,7 +57,15 @@ def confidence_sums(evidence: Evidence) -> list[tuple[float, int]]:
 
 
 def confidence_thresholds(sums: Sequence[Sequence[tuple[float, int]]]) -> list[float]:
-    """Probability from which a statement about each target is confident, from `confidence_sums` of all cases."""
+    """Probability from which the model counts as confident about each target.
+
+    Args:
+        sums: `confidence_sums` of each case.
+
+    Returns:
+        One a target: the mean probability inside its references over all cases, at least `LEAST_CONFIDENT`; 1 for a
+        target that no reference has.
+    """
     thresholds = []
     for of_cases in zip(*sums, strict=True):
         voxels = sum(count for _, count in of_cases)

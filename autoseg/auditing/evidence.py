@@ -45,7 +45,7 @@ class TargetEvidence:
     def dice(self, points: npt.NDArray[np.int64] | None = None, voxels: int | None = None) -> float:
         """Soft Dice with another reference given by its points and number of voxels; default: the own one.
 
-        0 where both are empty: there is nothing that could be mended.
+        0 where both are empty: there is nothing that could be corrected.
         """
         where = self.points if points is None else points
         total = self.voxels if voxels is None else voxels

@@ -6,8 +6,8 @@ is also held against how much the agreement itself scatters over the cases, so t
 in some cases and badly in others, as lesions are, accuses more quietly than an organ that it always finds.
 
 One error shows in several measurements: of a shifted liver the shift raises the agreement most, but growing it does
-too, and a part of it is missed on one side. Of those that concern one target the mend that adds most to the sum of
-the targets' Dice explains the others, which are then left out.
+too, and a part of it is missed on one side. Of those that concern one target the correction that adds most to the sum
+of the targets' Dice explains the others, which are then left out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from autoseg.auditing.corrections import Correction
 from autoseg.auditing.disagreement import Part
 from autoseg.auditing.labels_alone import (
     LEAST_CASES,
@@ -24,11 +25,10 @@ from autoseg.auditing.labels_alone import (
     presence,
     side_distances,
 )
-from autoseg.auditing.mends import Mend
 from autoseg.auditing.rarity import THRESHOLD, scatter, unusualness
 from autoseg.auditing.wording import (
     absent_sentence,
-    mend_sentence,
+    correction_sentence,
     part_sentence,
     sides_sentence,
     volume_sentence,
@@ -55,7 +55,7 @@ Key = tuple[SuspicionKind, tuple[int, ...] | None]
 class Prediction:
     """What the held-out prediction of a case says about its reference."""
 
-    mends: tuple[Mend, ...]
+    corrections: tuple[Correction, ...]
     parts: tuple[tuple[Part, IntTriple], ...]
     """Each with its centre in the voxel order of the image file."""
     volumes_mm3: tuple[float, ...]
@@ -89,7 +89,10 @@ def rank_cases(
         pairs: positions of targets that are a left and a right of the same thing.
     """
     doubts = _doubts(predictions, len(names))
-    candidates = [*_from_mends(predictions, facts, names, doubts), *_from_parts(predictions, facts, names, doubts)]
+    candidates = [
+        *_from_corrections(predictions, facts, names, doubts),
+        *_from_parts(predictions, facts, names, doubts),
+    ]
     alone = [*_from_volumes(facts, predictions, names), *_from_sides(facts, names, pairs)]
     ranked = []
     for case in facts:
@@ -136,41 +139,47 @@ def _doubts(predictions: Mapping[str, Prediction], num_targets: int) -> list[flo
     return doubts
 
 
-def _from_mends(
+def _from_corrections(
     predictions: Mapping[str, Prediction],
     facts: Mapping[str, LabelFacts],
     names: Sequence[str],
     doubts: Sequence[float],
 ) -> list[_Candidate]:
-    found: dict[Key, dict[str, Mend]] = {}
+    found: dict[Key, dict[str, Correction]] = {}
     for case, prediction in predictions.items():
-        for mend in prediction.mends:
-            found.setdefault((mend.kind, None if mend.is_whole else mend.targets), {})[case] = mend
+        for correction in prediction.corrections:
+            found.setdefault((correction.kind, None if correction.is_whole else correction.targets), {})[case] = (
+                correction
+            )
     candidates = []
-    for mends in found.values():
-        gains = {case: _weighted_gain(mend, doubts) for case, mend in mends.items()}
-        doubt = scatter([_weighted(mend.before, mend.targets, doubts) for mend in mends.values()])
+    for corrections in found.values():
+        gains = {case: _weighted_gain(correction, doubts) for case, correction in corrections.items()}
+        doubt = scatter(
+            [_weighted(correction.before, correction.targets, doubts) for correction in corrections.values()]
+        )
         scores = unusualness(gains, max(_DICE_FLOOR, doubt))
-        for case, mend in mends.items():
-            voxel = None if mend.is_whole else facts[case].voxels[mend.targets[0]]
+        for case, correction in corrections.items():
+            voxel = None if correction.is_whole else facts[case].voxels[correction.targets[0]]
             suspicion = Suspicion(
                 case=case,
-                kind=mend.kind,
-                targets=tuple(names[number] for number in mend.targets),
+                kind=correction.kind,
+                targets=tuple(names[number] for number in correction.targets),
                 score=scores[case],
-                why=mend_sentence(mend, names),
+                why=correction_sentence(correction, names),
                 gain=gains[case],
                 volume_mm3=None,
                 voxel=voxel,
             )
-            candidates.append(_Candidate(suspicion, frozenset(mend.targets), gains[case] * len(mend.targets)))
+            candidates.append(
+                _Candidate(suspicion, frozenset(correction.targets), gains[case] * len(correction.targets))
+            )
     return candidates
 
 
-def _weighted_gain(mend: Mend, doubts: Sequence[float]) -> float:
-    """What a mend adds, 0 where it would harm."""
-    gains = [after - before for before, after in zip(mend.before, mend.after, strict=True)]
-    return max(0.0, _weighted(gains, mend.targets, doubts))
+def _weighted_gain(correction: Correction, doubts: Sequence[float]) -> float:
+    """What a correction adds, 0 where it would harm."""
+    gains = [after - before for before, after in zip(correction.before, correction.after, strict=True)]
+    return max(0.0, _weighted(gains, correction.targets, doubts))
 
 
 def _weighted(values: Sequence[float], targets: Sequence[int], doubts: Sequence[float]) -> float:

@@ -1,4 +1,4 @@
-"""A mend, a part or a number in, the plain sentence that accuses the reference out.
+"""A correction, a part or a number in, the plain sentence that accuses the reference out.
 
 Sentences name the target in the dataset's own words, say what was measured in mm, mm3 or Dice, and never say that the
 reference is wrong: a person who looks at the picture decides.
@@ -6,8 +6,8 @@ reference is wrong: a person who looks at the picture decides.
 
 from collections.abc import Sequence
 
+from autoseg.auditing.corrections import Correction
 from autoseg.auditing.disagreement import Part
-from autoseg.auditing.mends import Mend
 from autoseg.records.geometry import Triple
 
 _WAYS = (("the patient's left", "the patient's right"), ("the back", "the front"), ("the feet", "the head"))
@@ -15,21 +15,26 @@ _AXES = ("left to right", "back to front", "feet to head")
 _LEAST_MM = 0.5
 
 
-def mend_sentence(mend: Mend, names: Sequence[str]) -> str:
-    """Why a mend suggests itself; `names` are those of all targets."""
-    what = "the whole label map" if mend.is_whole and len(mend.targets) > 1 else _joined(names, mend.targets)
-    rise = f"the agreement with the held-out prediction from Dice {mend.mean_before:.2f} to {mend.mean_after:.2f}"
-    match mend.kind:
+def correction_sentence(correction: Correction, names: Sequence[str]) -> str:
+    """Why the reference probably needs this correction; `names` are those of all targets."""
+    what = (
+        "the whole label map"
+        if correction.is_whole and len(correction.targets) > 1
+        else _joined(names, correction.targets)
+    )
+    dice = f"Dice {correction.mean_before:.2f} to {correction.mean_after:.2f}"
+    rise = f"the agreement with the held-out prediction from {dice}"
+    match correction.kind:
         case "swapped":
-            return f"{_joined(names, mend.targets)} look exchanged: exchanging their labels raises {rise}."
+            return f"{_joined(names, correction.targets)} look exchanged: exchanging their labels raises {rise}."
         case "mirrored":
-            return f"{what} looks mirrored {_AXES[mend.axis or 0]}: flipping it raises {rise}."
+            return f"{what} looks mirrored {_AXES[correction.axis or 0]}: flipping it raises {rise}."
         case "shifted":
-            return f"{what} looks shifted: moving it {_way(mend.move_mm or (0.0, 0.0, 0.0))} raises {rise}."
+            return f"{what} looks shifted: moving it {_way(correction.move_mm or (0.0, 0.0, 0.0))} raises {rise}."
         case "too_small":
-            return f"{what} looks too small: growing it by {mend.distance_mm:.1f} mm raises {rise}."
+            return f"{what} looks too small: growing it by {correction.distance_mm:.1f} mm raises {rise}."
         case _:
-            return f"{what} looks too large: shrinking it by {mend.distance_mm:.1f} mm raises {rise}."
+            return f"{what} looks too large: shrinking it by {correction.distance_mm:.1f} mm raises {rise}."
 
 
 def part_sentence(part: Part, names: Sequence[str], presence: float, is_area: bool) -> str:

@@ -8,7 +8,7 @@ import traceback
 
 import typer
 
-from autoseg.cli import compare, data, info, interop, labels, models, serving, sharing, whole
+from autoseg.cli import compare, data, info, interop, labels, models, predictions, serving, sharing, whole
 from autoseg.errors import AutosegError
 
 _INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
@@ -27,6 +27,7 @@ _COMMANDS = (
     *whole.COMMANDS,
     *data.COMMANDS,
     *models.COMMANDS,
+    *predictions.COMMANDS,
     *compare.COMMANDS,
     *labels.COMMANDS,
     *interop.COMMANDS,

@@ -33,8 +33,8 @@ Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N
 Preset = Annotated[
     str,
     typer.Option(
-        help="Planning rules: auto, default, small, nnunet, nnunet_resenc_m, nnunet_resenc_l, nnunet_resenc_xl, "
-        "mednext_s, mednext_b, mednext_l."
+        help="Planning rules: auto, default, small, resenc_m, resenc_l, resenc_xl, mednext_s, mednext_b, mednext_l, "
+        "nnunet, nnunet_resenc_m, nnunet_resenc_l, nnunet_resenc_xl."
     ),
 ]
 PlanName = Annotated[str | None, typer.Option("--plan", help="Plan to use, if there are several.")]

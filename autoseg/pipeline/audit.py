@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from autoseg import console
+from autoseg.auditing.corrections import measure_corrections
 from autoseg.auditing.disagreement import confidence_sums, confidence_thresholds, find_parts
 from autoseg.auditing.evidence import Evidence, gather
 from autoseg.auditing.labels_alone import LEAST_CASES, LabelFacts, label_facts
-from autoseg.auditing.mends import measure_mends
 from autoseg.auditing.ranking import Prediction, rank_cases
 from autoseg.auditing.rarity import THRESHOLD
 from autoseg.errors import DataError, UsageError
@@ -178,7 +178,7 @@ def _second_look(
         evidence = _evidence(dataset, case, reference_of(dataset, case, meta.geometry), asked)
         parts = find_parts(evidence, thresholds, tolerance_mm)
         predictions[case] = Prediction(
-            mends=tuple(measure_mends(evidence, pairs)),
+            corrections=tuple(measure_corrections(evidence, pairs)),
             parts=tuple((part, evidence.file_voxel(part.centre)) for part in parts),
             volumes_mm3=tuple(
                 float((target.probability >= 0.5).sum()) * evidence.voxel_mm3 for target in evidence.targets

@@ -14,8 +14,8 @@ from autoseg.datasets.description import FILE_NAME
 from autoseg.datasets.findings import Finding, describe, faults_of, raise_faults
 from autoseg.datasets.guessing import guess_dataset
 from autoseg.datasets.intensities import Level, check_intensities
+from autoseg.datasets.layouts import inspect_dataset, list_cases
 from autoseg.datasets.measured_files import MeasuredFiles, file_times, is_unchanged, measured_files
-from autoseg.datasets.opening import inspect_dataset, list_cases
 from autoseg.datasets.pairs import on_grid_of
 from autoseg.datasets.verify import check_overall, read_and_check
 from autoseg.devices import free_memory, num_cores

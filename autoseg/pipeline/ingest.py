@@ -10,7 +10,7 @@ from autoseg.console import say, warn
 from autoseg.datasets.description import FILE_NAME
 from autoseg.datasets.findings import Finding, describe, raise_faults
 from autoseg.datasets.folds import NUM_FOLDS, make_folds
-from autoseg.datasets.opening import inspect_dataset, safe_name
+from autoseg.datasets.layouts import inspect_dataset, safe_name
 from autoseg.errors import UsageError
 from autoseg.records.base import read_record, write_record
 from autoseg.records.dataset import Dataset, Folds

@@ -20,7 +20,7 @@ from autoseg.inference.store import probabilities_path, read_disagreement, read_
 from autoseg.inference.temperature import tempered_pieces
 from autoseg.metrics.build import score_counts, summarize
 from autoseg.metrics.overlap import Counts
-from autoseg.postprocessing.apply import Heard, changes_path, clean_components
+from autoseg.postprocessing.apply import ScoreInputs, changes_path, clean_components
 from autoseg.postprocessing.case_grid import read_case_grid
 from autoseg.postprocessing.choose import choose_components
 from autoseg.postprocessing.component_csv import component_csv
@@ -178,11 +178,11 @@ def _postprocess_case(
         native = apply_rule(native, rule)
         changes_path(target.parent, case.id).unlink(missing_ok=True)  # of an earlier segmentation
     else:
-        heard = None
+        inputs = None
         if rule.components.needs_probabilities:
             voices = [(probabilities, read_disagreement(predictions, case.id))]
-            heard = Heard(probabilities, voices, read_case_grid(root, case, meta, plan, configuration))
-        native, changes = clean_components(native, meta, labels, rule.components, heard)
+            inputs = ScoreInputs(probabilities, voices, read_case_grid(root, case, meta, plan, configuration))
+        native, changes = clean_components(native, meta, labels, rule.components, inputs)
         write_record(changes_path(target.parent, case.id), CaseChanges(case=case.id, changes=changes))
     write_label(target, labels.to_file(native), meta.geometry, like=root / case.images[0])
 

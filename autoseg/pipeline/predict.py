@@ -38,8 +38,8 @@ from autoseg.records.results import PreprocessedCase
 from autoseg.records.trust import Judgement
 from autoseg.records.workspace import Paths
 from autoseg.selection.answering import answer, ask
-from autoseg.selection.judging import quality_table, tell
-from autoseg.selection.predictor import Grids, Predictor, hastened, load_predictor, prepare
+from autoseg.selection.judging import quality_table, warn_of_case
+from autoseg.selection.predictor import Grids, Predictor, fast_predictor, load_predictor, prepare
 from autoseg.selection.room import lack_of_room
 from autoseg.storage.atomic import write_text
 
@@ -86,7 +86,7 @@ def predict(
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         keep_finished: leave segmentations alone that this same model wrote in an earlier run.
         save_probabilities: write the ensemble's probabilities beside the segmentations, as validation does.
-        fast: without mirroring and with fewer tiles, see `selection.predictor.hastened`.
+        fast: without mirroring and with fewer tiles, see `selection.predictor.fast_predictor`.
 
     Returns:
         All segmentations, kept ones included, in the order of the cases.
@@ -103,7 +103,7 @@ def predict(
     if output.resolve() == root.resolve():
         raise UsageError(f"{output} holds the images: segmentations would replace them. Give another folder with -o.")
     predictor = load_predictor(where, plan_name, choose_device(device))
-    predictor = replace(hastened(predictor) if fast else predictor, saves_probabilities=save_probabilities)
+    predictor = replace(fast_predictor(predictor) if fast else predictor, saves_probabilities=save_probabilities)
     cases = find_cases(images, len(predictor.models[0].plan.channel_names))
     return predict_cases(predictor, root, cases, output, keep_finished=keep_finished)
 
@@ -132,7 +132,7 @@ def predict_cases(
         finished[case.id] = predictor.digest
         if outcome is not None:
             judged[case.id] = outcome
-            tell(case.id, outcome)
+            warn_of_case(case.id, outcome)
         write_finished()
 
     def write_finished() -> None:

@@ -11,7 +11,7 @@ from autoseg.devices import choose_device
 from autoseg.errors import UsageError
 from autoseg.inference.pieces import classes_from_probabilities
 from autoseg.inference.voices import speak, voice_windows
-from autoseg.postprocessing.apply import Heard, component_features
+from autoseg.postprocessing.apply import ScoreInputs, component_features
 from autoseg.postprocessing.case_grid import read_case_grid
 from autoseg.postprocessing.features import feature_names, feature_shift
 from autoseg.records.base import write_record
@@ -57,11 +57,11 @@ def shift_of(predictor: Predictor, root: Path, cases: Sequence[Case], output: Pa
             grid = read_case_grid(root, case, spoken.meta, model.plan, model.configuration)
             num_folds = max(spoken.num_folds)
             together = classes_from_probabilities([spoken.probabilities], labels)
-            everyone = Heard(spoken.probabilities, spoken.voices(), grid)
+            everyone = ScoreInputs(spoken.probabilities, spoken.voices(), grid)
             averaged.append(component_features(together, labels, rule, everyone))
             for voice in spoken.voices():
                 alone = classes_from_probabilities([voice[0]], labels)
-                single.append(component_features(alone, labels, rule, Heard(voice[0], [voice], grid)))
+                single.append(component_features(alone, labels, rule, ScoreInputs(voice[0], [voice], grid)))
     names = feature_names(len(model.plan.channel_names))
     shifts, spreads = feature_shift(single, np.concatenate(averaged), names)
     shift = FeatureShift(

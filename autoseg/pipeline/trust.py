@@ -23,9 +23,9 @@ from autoseg.records.results import Evaluation, Manifest, PreprocessedCase, Sele
 from autoseg.records.trust import Trust, VolumeInterval
 from autoseg.records.workspace import Paths
 from autoseg.selection.conformal import LEVEL, fewest_cases, fit_interval
-from autoseg.selection.familiar import known_ranges
 from autoseg.selection.features import FeatureSums
 from autoseg.selection.held_out import HeldOut, calibrated_probabilities, common_cases, find_held_out
+from autoseg.selection.out_of_distribution import known_ranges
 from autoseg.selection.quality import FEWEST_CASES, fit_quality
 from autoseg.storage.arrays import array_shape
 from autoseg.storage.hashing import sha256_file, sha256_json

@@ -1,27 +1,22 @@
 """A resolution and a preset in; patch, batch and network out, and with them a coarser resolution where one is due.
 
-`fit` dispatches on the preset's budget: nnU-Net's by activations, ours by traced bytes or by voxels. All start from
-the patch with the shape of a cube in millimetres, no larger than the median case, and shrink it axis by axis. Ours by
-traced bytes then grows single axes again, where that leaves less of the card idle.
+`fit` dispatches on the preset's budget: nnU-Net's by activations, ours by traced bytes or by voxels. How a patch is
+found that fits it stands in `patch_search`.
 """
 
 import math
-from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from autoseg.errors import UsageError
 from autoseg.planning.memory import count_activations
+from autoseg.planning.patch_search import grow_patch, shrink_patch
 from autoseg.planning.presets import ActivationBudget, MemoryBudget, NetworkRule, Preset, VoxelBudget
 from autoseg.planning.spacing import FloatArray, coarsen
 from autoseg.planning.step_cost import trace_line, trace_need, usable_bytes
-from autoseg.planning.topology import Topology, fixed_topology, plan_topology
+from autoseg.planning.topology import Topology
 from autoseg.records.labels import LabelScheme
 from autoseg.records.plan import NetworkSpec
-
-_FIRST_EDGE = {2: 2048, 3: 256}
-"""nnU-Net: edge of the square or cube from whose volume the search starts; larger than any card can hold."""
 
 _REFERENCE_BATCH = {2: 12, 3: 2}
 """nnU-Net: the batch for which the budgets' activations are stated."""
@@ -78,14 +73,18 @@ class Stage(NamedTuple):
 def fit(
     preset: Preset, demand: Demand, spacing_mm: FloatArray, median_shape: FloatArray, voxels_a_case: float
 ) -> Fitted:
-    """Patch, batch and network for one resolution.
+    """Find patch size, batch size and network for one resolution.
 
     Args:
-        preset: whose budget and network rule hold.
-        demand: outputs, cases, memory.
+        preset: its budget bounds patch and batch, its network rule gives depth and width.
+        demand: labels, number of cases, channels, and the GPU memory to plan for.
         spacing_mm: z y x, or y x for a 2-D network.
         median_shape: voxels of the median case at that spacing, as long as `spacing_mm`.
-        voxels_a_case: voxels of the median case in all three dimensions.
+        voxels_a_case: voxels of the median case in all three dimensions; bounds the batch of nnU-Net's and ours by
+            memory, which may hold at most a share of the dataset's voxels.
+
+    Raises:
+        UsageError: not even the smallest patch fits.
     """
     if isinstance(preset.budget, VoxelBudget):
         return _fit_to_voxels(preset.network, preset.budget, spacing_mm, median_shape)
@@ -95,7 +94,10 @@ def fit(
 
 
 def build_network_spec(rule: NetworkRule, topology: Topology) -> NetworkSpec:
-    """The network of as many stages as `topology` has."""
+    """The specification of a network with the strides and kernels of `topology` and the widths and blocks of `rule`.
+
+    Features double from stage to stage up to the rule's maximum; the length of each tuple is the number of stages.
+    """
     num_stages = len(topology.strides)
     is_2d = len(topology.patch_size) == 2
     first, most = (
@@ -115,9 +117,19 @@ def build_network_spec(rule: NetworkRule, topology: Topology) -> NetworkSpec:
 
 
 def plan_lowres(preset: Preset, demand: Demand, fullres: Stage) -> Stage | None:
-    """nnU-Net's coarser resolution, whose patch covers a quarter of the median case; None where none is needed.
+    """Plan the low resolution of nnU-Net's cascade.
 
-    The median shape is the full resolution's divided by the ratio of the spacings and rounded.
+    The spacing is coarsened step by step until the patch covers a quarter of the median case. The median shape is that
+    of the full resolution divided by the ratio of the spacings, rounded.
+
+    Args:
+        preset: as for `fit`.
+        demand: as for `fit`.
+        fullres: what was planned at the target spacing (three axes).
+
+    Returns:
+        The low resolution. None where the patch at full resolution covers a quarter already, where the low one would
+        have more than half as many voxels (both nnU-Net's rules), or where no spacing makes the patch cover a quarter.
     """
     spacing, shape, fitted = fullres
     voxels = float(np.prod(fullres.median_shape))
@@ -155,7 +167,7 @@ def _fit_to_activations(
         needed = activations(topology)
         return (needed / _REFERENCE_BATCH[2] * 2 if shares_budget else needed) > available
 
-    topology = _shrink(preset.network, spacing_mm, median_shape, too_large)
+    topology = shrink_patch(preset.network, spacing_mm, median_shape, too_large)
     batch = round(available / activations(topology) * _REFERENCE_BATCH[dims])
     bound = _samples_in(budget.share_of_dataset * voxels_a_case * demand.num_cases, topology)
     batch = max(min(batch, bound), _SMALLEST_BATCH)
@@ -219,7 +231,7 @@ def _fit_along_line(
         def too_large(found: Topology) -> bool:
             return math.prod(found.patch_size) > most_voxels or held_by(gib, again, found) < _SMALLEST_BATCH
 
-        return _shrink(preset.network, spacing_mm, median_shape, too_large)
+        return shrink_patch(preset.network, spacing_mm, median_shape, too_large)
 
     topology, again, most_voxels = largest(gib, False), False, math.inf
     if gib < budget.gib:
@@ -236,7 +248,7 @@ def _fit_along_line(
         return is_small and still_bound >= batch and held_by(gib, again, grown) >= batch
 
     if held == batch:
-        topology = _grow(preset.network, spacing_mm, median_shape, topology, has_room)
+        topology = grow_patch(preset.network, spacing_mm, median_shape, topology, has_room)
     limit = f"the memory would hold {held} samples, but {why}" if batch < held else ""
     return Fitted(topology.patch_size, batch, build_network_spec(preset.network, topology), limit, again)
 
@@ -262,7 +274,7 @@ def _samples_in(num_voxels: float, topology: Topology) -> int:
 def _fit_to_voxels(rule: NetworkRule, budget: VoxelBudget, spacing_mm: FloatArray, median_shape: FloatArray) -> Fitted:
     dims = len(spacing_mm)
     most = budget.voxels_2d if dims == 2 else budget.voxels_3d
-    topology = _shrink(
+    topology = shrink_patch(
         rule,
         spacing_mm,
         median_shape,
@@ -270,78 +282,3 @@ def _fit_to_voxels(rule: NetworkRule, budget: VoxelBudget, spacing_mm: FloatArra
     )
     batch = budget.batch_2d if dims == 2 else budget.batch_3d
     return Fitted(topology.patch_size, batch, build_network_spec(rule, topology))
-
-
-def _topology(rule: NetworkRule, spacing_mm: Sequence[float], patch_size: Sequence[float]) -> Topology:
-    """nnU-Net's, or the one of a network of fixed depth."""
-    if rule.num_stages is None:
-        return plan_topology(spacing_mm, patch_size)
-    return fixed_topology(spacing_mm, patch_size, rule.num_stages, rule.kernel)
-
-
-def _first_topology(rule: NetworkRule, spacing_mm: FloatArray, median_shape: FloatArray) -> Topology:
-    """The largest patch considered: isotropic in mm, no axis longer than the median case, padded for pooling."""
-    dims = len(spacing_mm)
-    inverse = 1 / np.asarray(spacing_mm)
-    edges = inverse * (_FIRST_EDGE[dims] ** dims / np.prod(inverse)) ** (1 / dims)
-    patch = [min(float(round(edge)), float(size)) for edge, size in zip(edges, median_shape, strict=True)]
-    return _topology(rule, spacing_mm.tolist(), patch)
-
-
-def _shrink(
-    rule: NetworkRule,
-    spacing_mm: FloatArray,
-    median_shape: FloatArray,
-    too_large: Callable[[Topology], bool],
-) -> Topology:
-    """The first patch, its axis that is longest against the median case (ties: the last) shortened until it fits.
-
-    The step is the divisor that holds once the axis has been shortened by the present one: so 256 becomes 224,
-    which one pooling less allows, and not 192. A network of fixed depth leaves axes alone that are one step long.
-    """
-    spacing, topology = spacing_mm.tolist(), _first_topology(rule, spacing_mm, median_shape)
-    while too_large(topology):
-        patch = list(topology.patch_size)
-        shares = [p / float(m) for p, m in zip(patch, median_shape, strict=True)]
-        if rule.num_stages is not None and any(p > d for p, d in zip(patch, topology.divisor, strict=True)):
-            shares = [s if p > d else 0.0 for s, p, d in zip(shares, patch, topology.divisor, strict=True)]
-        axis = _last_of_largest(shares)
-        shorter = list(patch)
-        shorter[axis] -= topology.divisor[axis]
-        patch[axis] -= _topology(rule, spacing, shorter).divisor[axis]
-        if patch[axis] < 1:
-            raise UsageError(
-                f"No patch fits the memory planned for, not even one of {topology.patch_size} voxels: "
-                "plan for more GPU memory or take another preset."
-            )
-        topology = _topology(rule, spacing, patch)
-    return topology
-
-
-def _grow(
-    rule: NetworkRule,
-    spacing_mm: FloatArray,
-    median_shape: FloatArray,
-    topology: Topology,
-    has_room: Callable[[Topology], bool],
-) -> Topology:
-    """`topology` with axes longer by their divisor, while one fits: that first which covers least of the median case.
-
-    An axis that covers the median case stays as it is.
-    """
-    spacing = spacing_mm.tolist()
-    while True:
-        patch = topology.patch_size
-        shares = [p / float(m) for p, m in zip(patch, median_shape, strict=True)]
-        for axis in sorted((axis for axis, share in enumerate(shares) if share < 1), key=lambda axis: shares[axis]):
-            longer = [p + topology.divisor[axis] * (n == axis) for n, p in enumerate(patch)]
-            grown = _topology(rule, spacing, longer)
-            if has_room(grown):
-                break
-        else:
-            return topology
-        topology = grown
-
-
-def _last_of_largest(values: Sequence[float]) -> int:
-    return max(range(len(values)), key=lambda position: (values[position], position))

@@ -28,10 +28,13 @@ class Grid(NamedTuple):
 
 
 def build_grid(fingerprint: Fingerprint, orientation: Orientation, rule: AxisRule, reasons: dict[str, str]) -> Grid:
-    """The grid that all configurations start from; the axis that `rule` names comes first.
+    """Bring the cases' spacings and shapes onto the network's axes and choose the target spacing.
 
-    Without orientations in the fingerprint (nnU-Net's has none) stored axes are taken as canonical. Why the order of
-    the axes is not nnU-Net's is added to `reasons`.
+    Args:
+        fingerprint: of the dataset. Without orientations in it (nnU-Net's has none) stored axes are taken as canonical.
+        orientation: `canonical` turns every case to the axes superior, anterior, right; `stored` keeps the file's.
+        rule: which axis comes first: the coarsest (nnU-Net's), or that of single slices where the cases are such.
+        reasons: gets an entry where the order of the axes is not nnU-Net's.
 
     Raises:
         DataError: the fingerprint measures no case, or lists of different length.

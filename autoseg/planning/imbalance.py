@@ -1,4 +1,4 @@
-"""Class statistics of a fingerprint in; sampling and loss that answer to rare and tiny classes out.
+"""Class statistics of a fingerprint in; sampling and loss that are adapted to rare and tiny classes out.
 
 nnU-Net draws the class of a foreground patch uniformly and weighs all classes alike, whatever the fingerprint. Here
 three things are decided by it: how often a patch is centred on foreground, which class it is centred on, and how much
@@ -27,18 +27,21 @@ FOREGROUND_FRACTIONS = ((0.001, 0.67), (0.01, 0.5))
 """(Median share of foreground voxels in an image, share of patches centred on foreground below it), rarest first."""
 
 
-class Answer(NamedTuple):
-    """A recipe and why it is so."""
+class Adapted(NamedTuple):
+    """A recipe, and why it differs from the preset's."""
 
     recipe: Recipe
     reasons: dict[str, str]
-    """Field of the recipe -> rule."""
+    """Field of the recipe -> the rule that set it, with its numbers."""
 
 
-def answer_imbalance(recipe: Recipe, labels: LabelScheme, fingerprint: Fingerprint) -> Answer:
-    """`recipe` with foreground fraction, sampling weights and cross-entropy weights that fit the classes.
+def adapt_to_imbalance(recipe: Recipe, labels: LabelScheme, fingerprint: Fingerprint) -> Adapted:
+    """Set foreground fraction, sampling weights and cross-entropy weights by how rare and small the classes are.
 
-    A fingerprint without class statistics (nnU-Net's) leaves the recipe as it is.
+    Args:
+        recipe: the preset's.
+        labels: scheme with the targets.
+        fingerprint: its class statistics decide; without any (nnU-Net's has none) the recipe stays as it is.
     """
     reasons: dict[str, str] = {}
     sampling, loss = recipe.sampling, recipe.loss
@@ -67,7 +70,7 @@ def answer_imbalance(recipe: Recipe, labels: LabelScheme, fingerprint: Fingerpri
             for term in loss
         )
         reasons["loss"] = f"cross-entropy: sqrt of the sampling weights, bounded to {LOSS_BOUNDS}: {ratio}"
-    return Answer(recipe.model_copy(update={"sampling": sampling, "loss": loss}), reasons)
+    return Adapted(recipe.model_copy(update={"sampling": sampling, "loss": loss}), reasons)
 
 
 def _median_foreground_share(fingerprint: Fingerprint) -> float | None:

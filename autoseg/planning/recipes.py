@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from autoseg.augmentation.policies import POLICIES
-from autoseg.planning.imbalance import answer_imbalance
+from autoseg.planning.imbalance import adapt_to_imbalance
 from autoseg.planning.presets import Orientation, Preset
 from autoseg.planning.symmetry import left_right_pairs
 from autoseg.records.fingerprint import Fingerprint
@@ -44,7 +44,7 @@ def plan_recipe(
     augmentation = POLICIES[preset.augmentation](is_2d, patch_size)
     recipe = preset.recipe.model_copy(update={"augmentation": augmentation, "mirroring": mirroring})
     if preset.plans_imbalance:
-        recipe, found = answer_imbalance(recipe, labels, fingerprint)
+        recipe, found = adapt_to_imbalance(recipe, labels, fingerprint)
         reasons.update(found)
     return Planned(recipe, reasons)
 

@@ -72,16 +72,26 @@ def _first(axis: int) -> IntTriple:
 
 
 def median_shape(spacings_mm: FloatArray, shapes: FloatArray, target_mm: FloatArray) -> FloatArray:
-    """Per-axis median of the cases' shapes after resampling to `target_mm`; halves are kept.
+    """Per-axis median of the cases' shapes after resampling to `target_mm`.
 
-    Every case's shape is rounded (half to even) before the median is taken.
+    Args:
+        spacings_mm: one row a case, one column an axis.
+        shapes: voxels before resampling, likewise.
+        target_mm: one spacing an axis.
+
+    Returns:
+        Voxels an axis. The shape of each case is rounded (half to even) first; the median of an even number of cases
+        may end in .5 and stays so.
     """
     resampled = np.rint(spacings_mm / target_mm * shapes)
     return np.asarray(np.median(resampled, axis=0), dtype=np.float64)
 
 
 def coarsen(spacing_mm: FloatArray) -> FloatArray:
-    """One step coarser: first the axes more than two times finer than the coarsest, when there are none all."""
+    """One step coarser (3 %), as nnU-Net takes it for its low resolution.
+
+    Axes more than two times finer than the coarsest are coarsened first, alone; once there are none, all axes are.
+    """
     fine = spacing_mm.max() / spacing_mm > SIMILAR_FACTOR
     if not fine.any():
         return spacing_mm * COARSENING_STEP

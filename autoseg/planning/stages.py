@@ -16,9 +16,16 @@ Stages = dict[ConfigurationName, Stage]
 
 
 def plan_stages(preset: Preset, demand: Demand, grid: Grid, reasons: dict[str, str]) -> Stages:
-    """The configurations in the order 2d, 3d_lowres, 3d_fullres, 3d_cascade_fullres, as far as they are needed.
+    """Decide which configurations a dataset needs, and fit patch, batch and network to each.
 
-    Why a value is not nnU-Net's is added to `reasons`.
+    Args:
+        preset: its budget decides the rule (see the module).
+        demand: labels, number of cases, channels, and the GPU memory to plan for.
+        grid: spacings and shapes of the training cases.
+        reasons: gets an entry for each value that is not nnU-Net's (field of the plan -> why).
+
+    Returns:
+        Configurations in the order 2d, 3d_lowres, 3d_fullres, 3d_cascade_fullres. 2-D images have 2d alone.
     """
     if isinstance(preset.budget, VoxelBudget):
         return _covering_stages(preset, preset.budget, demand, grid, reasons)

@@ -34,9 +34,14 @@ _BRAIN = {"lateral", "brain", "cerebral", "inf", "inferior", "horn", "temporal",
 
 
 def left_right_pairs(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
-    """Positions in `names` that are a left and a right of the same thing, left first, in order of the left ones.
+    """Find the pairs of names that differ by their side alone: ("left kidney", "Kidney_R", "liver") gives [(0, 1)].
 
-    A name with no side or several sides, or one that is not unique after its side is taken away, is in no pair.
+    Args:
+        names: of the classes, in the order of their numbers.
+
+    Returns:
+        Positions in `names`, left before right, in the order of the left ones. A name without a side or with several,
+        and one that is not unique once its side is taken away, is in no pair.
     """
     found: dict[tuple[str, ...], dict[str, list[int]]] = defaultdict(lambda: {"left": [], "right": []})
     for position, name in enumerate(names):

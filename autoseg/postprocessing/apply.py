@@ -9,10 +9,11 @@ import numpy.typing as npt
 
 from autoseg.inference.export import uncrop
 from autoseg.inference.pieces import Pieces
+from autoseg.postprocessing.component_list import Classes, ComponentList
 from autoseg.postprocessing.decide import decide
 from autoseg.postprocessing.effects import decided_classes
 from autoseg.postprocessing.features import CaseGrid, Voice, feature_names, measure
-from autoseg.postprocessing.find import Classes, Found, find_components
+from autoseg.postprocessing.find import find_components
 from autoseg.postprocessing.position_features import centres
 from autoseg.postprocessing.rows import Bools, Floats, painting
 from autoseg.postprocessing.shape_features import shape_features
@@ -27,13 +28,13 @@ _ROWS_AT_A_TIME = 1 << 20
 
 
 @dataclass(frozen=True)
-class Heard:
-    """What rules with a score need besides the segmentation."""
+class ScoreInputs:
+    """What rules with a score (minimum confidence, classifiers) need besides the segmentation."""
 
     probabilities: Pieces
-    """Of the ensemble on the crop box, for candidates of lower thresholds."""
+    """Of the ensemble, `H z y x` on the crop box: where candidates of lower thresholds are looked for."""
     voices: Iterable[Voice]
-    """Its fold models, one after another."""
+    """Of each model of the ensemble its probabilities and, if it mirrors, their disagreement; features are averaged."""
     grid: CaseGrid
 
 
@@ -41,7 +42,7 @@ class Heard:
 class Judged:
     """Decisions on the `n` components of one case."""
 
-    found: Found
+    found: ComponentList
     keep: Bools
     """`n`: component stays, candidate is restored."""
     scores: Floats
@@ -52,36 +53,39 @@ class Judged:
 
 
 def clean_components(
-    native: Classes, meta: PreprocessedCase, labels: LabelScheme, rule: ComponentRule, heard: Heard | None
+    native: Classes, meta: PreprocessedCase, labels: LabelScheme, rule: ComponentRule, inputs: ScoreInputs | None
 ) -> tuple[npt.NDArray[np.int16], tuple[ComponentChange, ...]]:
-    """A segmentation after post-processing, and everything that was changed.
+    """Remove and restore components of a segmentation as a learned rule decides.
 
     Args:
         native: internal class numbers `Z Y X` on the image file's own grid.
         meta: how it was turned and cropped; outside the crop nothing is segmented.
         labels: scheme.
         rule: as learned.
-        heard: may be None where `rule.needs_probabilities` is False.
+        inputs: for the scores; None is allowed where `rule.needs_probabilities` is False.
+
+    Returns:
+        Internal class numbers `Z Y X` on the same grid, and one entry for each removed component or restored candidate.
     """
     if rule.changes_nothing:
         return np.array(native, dtype=np.int16), ()
     classes = np.ascontiguousarray(crop(turn(native, Turn(meta.axes, meta.flips)), meta.crop))
-    judged = judge_components(classes, meta, labels, rule, heard)
+    judged = judge_components(classes, meta, labels, rule, inputs)
     return uncrop(apply_decisions(classes, judged, labels), meta), changes_of(judged, labels, rule, meta)
 
 
 def judge_components(
-    classes: Classes, meta: PreprocessedCase, labels: LabelScheme, rule: ComponentRule, heard: Heard | None
+    classes: Classes, meta: PreprocessedCase, labels: LabelScheme, rule: ComponentRule, inputs: ScoreInputs | None
 ) -> Judged:
     """Find, measure and decide the components of one case; `classes` `z y x` on the crop box, the rest as above."""
     planar = meta.geometry.planar
-    found = find_components(classes, None if heard is None else heard.probabilities, labels, rule.components, planar)
-    if heard is None:
+    found = find_components(classes, None if inputs is None else inputs.probabilities, labels, rule.components, planar)
+    if inputs is None:
         columns = shape_features(found, meta.spacing_before_mm, planar, len(labels.targets))
         names, features = tuple(columns), np.stack(list(columns.values()), axis=1)
     else:
-        names = feature_names(len(heard.grid.image))
-        features = measure(found, classes, heard.voices, labels, heard.grid, rule.components.ring_mm)
+        names = feature_names(len(inputs.grid.image))
+        features = measure(found, classes, inputs.voices, labels, inputs.grid, rule.components.ring_mm)
     keep, scores = found.is_decided.copy(), np.full(len(found.targets), np.nan)
     by_name = {target.target: target for target in rule.targets}
     for number, target in enumerate(labels.targets):
@@ -93,10 +97,10 @@ def judge_components(
     return Judged(found, keep, scores, features, names)
 
 
-def component_features(classes: Classes, labels: LabelScheme, rule: ComponentRule, heard: Heard) -> Floats:
+def component_features(classes: Classes, labels: LabelScheme, rule: ComponentRule, inputs: ScoreInputs) -> Floats:
     """Features `n f` of the components and candidates of a segmentation `z y x`, as a rule would see them."""
-    found = find_components(classes, heard.probabilities, labels, rule.components, heard.grid.planar)
-    return measure(found, classes, heard.voices, labels, heard.grid, rule.components.ring_mm)
+    found = find_components(classes, inputs.probabilities, labels, rule.components, inputs.grid.planar)
+    return measure(found, classes, inputs.voices, labels, inputs.grid, rule.components.ring_mm)
 
 
 def apply_decisions(classes: Classes, judged: Judged, labels: LabelScheme) -> npt.NDArray[np.int16]:

@@ -49,14 +49,32 @@ Fit = Callable[[Problem, Bools], TargetRule]
 
 
 def decisions(rule: TargetRule, rows: Rows, own: Bools) -> tuple[Bools, Floats]:
-    """Decision (False elsewhere) and score (NaN elsewhere) of a rule on the rows of its target (`own`, `n`)."""
+    """Apply a target's rule to some rows of the table.
+
+    Args:
+        rule: of the target.
+        rows: `n` components and candidates.
+        own: `n` rows to decide, all of the rule's target.
+
+    Returns:
+        Decision `n` (False outside `own`) and score `n` (NaN outside `own`, and where the rule has no score).
+    """
     keep, scores = np.zeros(len(own), dtype=bool), np.full(len(own), np.nan)
     keep[own], scores[own] = decide(rule, rows.is_decided[own], rows.in_largest[own], rows.features[own], rows.names)
     return keep, scores
 
 
 def divided(rows: Rows, cases: Bools, settings: LearningSettings) -> list[Bools]:
-    """The cases given (`c`) in parts, no patient in two; patients with many components are spread evenly."""
+    """Divide cases into the parts of a cross-validation, without splitting a patient.
+
+    Args:
+        rows: which patient each of the `c` cases belongs to, and how many components it has.
+        cases: `c` cases to divide.
+        settings: number of parts, and below how many patients each is a part of its own.
+
+    Returns:
+        One mask `c` a part. Patients go to the part with the fewest components so far, those with most first.
+    """
     counts: dict[str, int] = {}
     weights = np.bincount(rows.case, minlength=len(rows.cases))
     for position in np.flatnonzero(cases):

@@ -32,7 +32,13 @@ def untouched(rows: Rows) -> Bools:
 
 
 def outcome(rows: Rows, how: Painting, keep: Bools) -> Outcome:
-    """What is there after a decision (`keep`, `n`)."""
+    """Voxel counts and components of every case once components are removed and candidates restored.
+
+    Args:
+        rows: the table of `n` components and candidates.
+        how: which class a removed or restored voxel gets.
+        keep: `n` decisions: a component stays, a candidate is restored.
+    """
     num_cases, num_targets = len(rows.cases), len(how.names)
     classes = decided_classes(rows.atom_class, rows.atom_rows, rows.is_decided, how, keep)
     true, false = np.zeros((num_cases, num_targets)), np.zeros((num_cases, num_targets))
@@ -114,7 +120,15 @@ def _count(cases: Ints, targets: Ints, chosen: Bools, shape: tuple[int, int]) ->
 
 
 def mean_over_targets(scores: Floats, weights: Floats | None = None) -> float | None:
-    """Mean over targets of the (weighted) mean over cases of `c t`, each where it is defined; None where nowhere."""
+    """Mean over cases, then over targets.
+
+    Args:
+        scores: `c t`, NaN where a score is not defined; such cases leave the mean of their target.
+        weights: `c` weight of each case; None: all alike.
+
+    Returns:
+        None where no target is defined in any case.
+    """
     means = target_means(scores, weights)
     defined = means[np.isfinite(means)]
     return float(defined.mean()) if defined.size else None

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autoseg.inference.pieces import Pieces
-from autoseg.postprocessing.find import Classes, Found
+from autoseg.postprocessing.component_list import Classes, ComponentList
 from autoseg.postprocessing.intensity_features import Scale, intensity_features
 from autoseg.postprocessing.position_features import position_features
 from autoseg.postprocessing.probability_features import probability_features
@@ -118,7 +118,7 @@ def feature_names(num_channels: int) -> tuple[str, ...]:
 
 
 def measure(
-    found: Found, classes: Classes, voices: Iterable[Voice], labels: LabelScheme, grid: CaseGrid, ring_mm: float
+    found: ComponentList, classes: Classes, voices: Iterable[Voice], labels: LabelScheme, grid: CaseGrid, ring_mm: float
 ) -> Matrix:
     """Features of each component.
 

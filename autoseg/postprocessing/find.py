@@ -13,7 +13,6 @@ so that memory does not grow with classes times volume either.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,60 +20,21 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from autoseg.inference.pieces import Pieces
-from autoseg.postprocessing.segments import Offsets
-from autoseg.records.geometry import IntTriple
+from autoseg.postprocessing.component_list import DECIDED, Bools, Classes, ComponentList
+from autoseg.postprocessing.group_statistics import Offsets
+from autoseg.postprocessing.target_classes import head_of, restorable_classes
 from autoseg.records.labels import LabelScheme
 from autoseg.records.postprocessing import ComponentSettings
 from autoseg.spatial.components import components
 from autoseg.spatial.cropping import box_slices, mask_box
 from autoseg.spatial.slabs import slab_boxes
 
-Bools = npt.NDArray[np.bool_]
-Classes = npt.NDArray[np.integer[Any]]
 Head = npt.NDArray[np.float16]
 Piece = tuple[float, npt.NDArray[np.int64]]
 Sparse = tuple[npt.NDArray[np.int64], Head]
 """Flat indices of voxels, rising, and their probabilities."""
 
 _COUNTED_VOXELS = 1 << 22
-
-DECIDED = 1.0
-"""Level of a component of the segmentation itself."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """The `n` components and candidates of one case, sorted by target; `v` voxels in all."""
-
-    shape: IntTriple
-    """Of the volume `z y x`."""
-    targets: npt.NDArray[np.int64]
-    """`n`: position in `LabelScheme.targets`."""
-    levels: npt.NDArray[np.float64]
-    """`n`: threshold of a candidate, `DECIDED` for a component of the segmentation."""
-    offsets: Offsets
-    """`n + 1`: row i owns `voxels[offsets[i]:offsets[i + 1]]`."""
-    voxels: npt.NDArray[np.int64]
-    """`v`: flat indices into the volume, rising within a row."""
-    faces: npt.NDArray[np.uint8]
-    """`v`: bit 2 a is set when the voxel's lower face along axis a lies on the surface, bit 2 a + 1 the upper one."""
-    in_largest: Bools
-    """`n`: whether it lies in the largest component of all foreground."""
-
-    @property
-    def is_decided(self) -> Bools:
-        """`n`: components of the segmentation; the others are candidates."""
-        decided: Bools = self.levels == DECIDED
-        return decided
-
-    @property
-    def sizes(self) -> npt.NDArray[np.int64]:
-        """`n`: voxels."""
-        return np.diff(self.offsets)
-
-    def voxels_of(self, row: int) -> npt.NDArray[np.int64]:
-        """Flat indices of one row."""
-        return self.voxels[self.offsets[row] : self.offsets[row + 1]]
 
 
 def find_components(
@@ -83,7 +43,7 @@ def find_components(
     labels: LabelScheme,
     settings: ComponentSettings,
     planar: bool = False,
-) -> Found:
+) -> ComponentList:
     """List the components of a segmentation and the candidates of lower thresholds.
 
     Args:
@@ -104,34 +64,6 @@ def find_components(
         if pieces:
             parts.append((number, pieces, _faces(pieces, classes.shape, planar)))
     return _joined(parts, classes)
-
-
-def head_of(labels: LabelScheme, target: int) -> int:
-    """Channel of the probabilities that speaks for a target."""
-    return target if labels.has_regions else target + 1
-
-
-def painted_class(labels: LabelScheme, target: int) -> int:
-    """Class that a voxel gets when it is restored to a target."""
-    return labels.region_order[target] if labels.has_regions else target + 1
-
-
-def fallback_class(labels: LabelScheme, target: int) -> int:
-    """Class that a voxel gets when its component of a target is removed: that of the smallest region around it."""
-    members = set(labels.targets[target].members)
-    around = [
-        (len(other.members), position)
-        for position, other in enumerate(labels.targets)
-        if members < set(other.members) and painted_class(labels, position) not in members
-    ]
-    return painted_class(labels, min(around)[1]) if around else 0
-
-
-def restorable_classes(labels: LabelScheme, target: int) -> tuple[int, ...]:
-    """Classes of voxels that may be restored to a target: background and those of regions around it."""
-    members = set(labels.targets[target].members)
-    around = {m for other in labels.targets if members < set(other.members) for m in other.members}
-    return (0, *sorted(around - members))
 
 
 def _reaching(probabilities: Pieces, labels: LabelScheme, threshold: float) -> dict[int, Sparse]:
@@ -268,13 +200,13 @@ def _faces(pieces: Sequence[Piece], shape: Sequence[int], planar: bool) -> npt.N
     return faces
 
 
-def _joined(parts: Sequence[tuple[int, list[Piece], npt.NDArray[np.uint8]]], classes: Classes) -> Found:
+def _joined(parts: Sequence[tuple[int, list[Piece], npt.NDArray[np.uint8]]], classes: Classes) -> ComponentList:
     z, y, x = classes.shape
     lists = [voxels for _, pieces, _ in parts for _, voxels in pieces]
     offsets = np.concatenate([[0], np.cumsum([len(v) for v in lists])]).astype(np.int64)
     voxels = np.concatenate(lists) if lists else np.zeros(0, np.int64)
     levels = np.array([level for _, pieces, _ in parts for level, _ in pieces], dtype=np.float64)
-    return Found(
+    return ComponentList(
         shape=(z, y, x),
         targets=np.array([n for n, pieces, _ in parts for _ in pieces], dtype=np.int64),
         levels=levels,

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from autoseg.postprocessing.find import Bools, Classes, Found
+from autoseg.postprocessing.component_list import Bools, Classes, ComponentList
+from autoseg.postprocessing.group_statistics import Index, deviations, means, owners, quantiles, spread
 from autoseg.postprocessing.probability_features import border
-from autoseg.postprocessing.segments import Index, deviations, means, owners, quantiles, spread
 from autoseg.postprocessing.shape_features import coordinates
 from autoseg.records.fingerprint import IntensityStatistics
 from autoseg.records.labels import LabelScheme
@@ -60,7 +60,7 @@ def thinned(channel: npt.NDArray[Any], limit: int) -> npt.NDArray[Any]:
 
 
 def intensity_features(
-    found: Found,
+    found: ComponentList,
     image: npt.NDArray[Any],
     classes: Classes,
     labels: LabelScheme,
@@ -128,7 +128,7 @@ class _Rays:
     """From voxel to voxel."""
 
 
-def _rays(found: Found, classes: Classes, labels: LabelScheme, spacing: Column, ring_mm: float) -> list[_Rays]:
+def _rays(found: ComponentList, classes: Classes, labels: LabelScheme, spacing: Column, ring_mm: float) -> list[_Rays]:
     """Where to read along each of the six directions."""
     rim, offsets = border(found)
     rows, start, faces = owners(offsets), coordinates(found, found.voxels[rim]), found.faces[rim]
@@ -162,7 +162,7 @@ def _rays(found: Found, classes: Classes, labels: LabelScheme, spacing: Column, 
     return rays
 
 
-def _outside(point: Index, found: Found, rows: Index, classes: Classes, member: Bools) -> Bools:
+def _outside(point: Index, found: ComponentList, rows: Index, classes: Classes, member: Bools) -> Bools:
     """Which points lie in the image and, in the segmentation, outside the row's target."""
     inside = ((point >= 0) & (point < found.shape)).all(axis=1)
     where = np.clip(point, 0, np.array(found.shape) - 1)

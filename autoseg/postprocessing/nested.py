@@ -58,7 +58,15 @@ class Difference:
 
 
 def nested_decisions(problem: Problem, fit: Callable[[Problem, Bools], TargetRule]) -> Nested:
-    """Decide every row of the target by a rule fitted on the other patients."""
+    """Decide every component and candidate of a target by a rule that was fitted on the other patients.
+
+    Args:
+        problem: the table, the target and what stands for the other targets.
+        fit: fits one candidate (an entry of `candidates.CANDIDATES`) on the cases that its mask `c` names.
+
+    Returns:
+        Decisions and scores of all patients' rows, put together from the held-out parts.
+    """
     rows, own = problem.rows, problem.own
     everyone = np.ones(len(rows.cases), dtype=bool)
     parts = divided(rows, everyone, problem.settings)
@@ -74,7 +82,17 @@ def nested_decisions(problem: Problem, fit: Callable[[Problem, Bools], TargetRul
 
 
 def compare(rows: Rows, new: Floats, old: Floats) -> Difference:
-    """Objective of `new` minus that of `old` (each `c t`), with its interval."""
+    """Difference of the objective, paired over patients, with its bootstrap 95 % interval.
+
+    Args:
+        rows: which patient each of the `c` cases belongs to.
+        new: value `c t` of each case and target; NaN where it is not defined.
+        old: likewise; it is subtracted.
+
+    Returns:
+        Means over cases and then over targets. All None where one side is defined nowhere; no interval with fewer than
+        two patients.
+    """
     mean_new, mean_old = mean_over_targets(new), mean_over_targets(old)
     if mean_new is None or mean_old is None:
         return Difference(None, None, None)
@@ -99,7 +117,16 @@ def case_weights(rows: Rows) -> Floats:
 
 
 def scored(problem: Problem, method: str, nested: Nested) -> tuple[CandidateScore, Floats]:
-    """What a candidate reaches, not yet compared; and its objective `c t`."""
+    """Score a candidate on held-out patients, before it is compared with anything.
+
+    Args:
+        problem: the table, the target and what stands for the other targets.
+        method: the candidate's name.
+        nested: its decisions on the rows of the target.
+
+    Returns:
+        What it reaches over all cases, and the objective `c t` of each case and target (NaN: not defined).
+    """
     rows, how, target = problem.rows, problem.how, problem.target
     keep = np.where(problem.own, nested.keep, problem.standing)
     found = outcome(rows, how, keep)
@@ -134,7 +161,20 @@ def verdict(
     how: Painting,
     settings: LearningSettings,
 ) -> CandidateScore:
-    """A candidate compared with what stands: with its difference, whether it is accepted, and why."""
+    """Accept a candidate or reject it, by the rule in the module's text.
+
+    Args:
+        new: score of the candidate.
+        old: score of the method that stands.
+        values: objective `c t` of the candidate, NaN where not defined.
+        old_values: of what stands.
+        rows: for the patients of the cases.
+        how: for the names of the targets.
+        settings: margins, and the fewest patients that can accept anything.
+
+    Returns:
+        `new` with the difference, its interval, whether it is accepted and the reason in words.
+    """
     difference = compare(rows, values, old_values)
     fallen = _fallen(values, old_values, how, settings.dice_margin)
     lost = (old.lesion_sensitivity or 0.0) - (new.lesion_sensitivity or 0.0)

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial import cKDTree
 
-from autoseg.postprocessing.find import Classes, Found
+from autoseg.postprocessing.component_list import Classes, ComponentList
+from autoseg.postprocessing.group_statistics import means, owners, smallest, spread
 from autoseg.postprocessing.intensity_features import thinned
 from autoseg.postprocessing.probability_features import border
-from autoseg.postprocessing.segments import means, owners, smallest, spread
 from autoseg.postprocessing.shape_features import coordinates
 
 Column = npt.NDArray[np.float64]
@@ -28,7 +28,7 @@ _VOXELS_FOR_BODY = 1 << 21
 _SHARE_OF_FULLEST = 0.05
 
 
-def centres(found: Found) -> Column:
+def centres(found: ComponentList) -> Column:
     """Mean array index `n 3` of each row's voxels (of an even sample of a large one)."""
     taken, offsets = spread(found.offsets, _SAMPLE)
     at = coordinates(found, found.voxels[taken])
@@ -51,7 +51,7 @@ def body_box(channel: npt.NDArray[Any]) -> Column:
 
 
 def position_features(
-    found: Found, image: npt.NDArray[Any], classes: Classes, spacing_mm: Sequence[float], planar: bool
+    found: ComponentList, image: npt.NDArray[Any], classes: Classes, spacing_mm: Sequence[float], planar: bool
 ) -> dict[str, Column]:
     """Where each component lies.
 
@@ -83,7 +83,7 @@ def position_features(
     }
 
 
-def _to_largest(found: Found, centre: Column, spacing: Column) -> dict[str, Column]:
+def _to_largest(found: ComponentList, centre: Column, spacing: Column) -> dict[str, Column]:
     """Distances in mm, centre to centre and surface to surface, to the largest component of each target."""
     num = len(found.targets)
     points, offsets = _border_points(found, spacing, _QUERIED)
@@ -108,19 +108,19 @@ def _to_largest(found: Found, centre: Column, spacing: Column) -> dict[str, Colu
     }
 
 
-def _border_points(found: Found, spacing: Column, limit: int) -> tuple[Column, npt.NDArray[np.int64]]:
+def _border_points(found: ComponentList, spacing: Column, limit: int) -> tuple[Column, npt.NDArray[np.int64]]:
     rim, offsets = border(found, limit)
     return coordinates(found, found.voxels[rim]) * spacing, offsets
 
 
-def _border_of_row(found: Found, row: int, spacing: Column) -> Column:
+def _border_of_row(found: ComponentList, row: int, spacing: Column) -> Column:
     where = slice(found.offsets[row], found.offsets[row + 1])
     voxels = found.voxels[where][found.faces[where] > 0]
     voxels = voxels[:: max(1, len(voxels) // _STORED)]
     return coordinates(found, voxels) * spacing
 
 
-def _touching(found: Found, classes: Classes) -> Column:
+def _touching(found: ComponentList, classes: Classes) -> Column:
     """Share of the surface faces behind which the segmentation has another foreground class than inside."""
     rim, offsets = border(found)
     rows, start, faces = owners(offsets), coordinates(found, found.voxels[rim]), found.faces[rim]

@@ -10,8 +10,18 @@ import numpy.typing as npt
 
 from autoseg.inference.export import slabs
 from autoseg.inference.pieces import Pieces
-from autoseg.postprocessing.find import Found, head_of
-from autoseg.postprocessing.segments import Index, Offsets, deviations, largest, means, owners, quantiles, spread
+from autoseg.postprocessing.component_list import ComponentList
+from autoseg.postprocessing.group_statistics import (
+    Index,
+    Offsets,
+    deviations,
+    largest,
+    means,
+    owners,
+    quantiles,
+    spread,
+)
+from autoseg.postprocessing.target_classes import head_of
 from autoseg.records.labels import LabelScheme
 
 Column = npt.NDArray[np.float64]
@@ -21,7 +31,7 @@ _TINY = 1e-7
 
 
 def probability_features(
-    found: Found, probabilities: Pieces, disagreement: npt.NDArray[np.uint8] | None, labels: LabelScheme
+    found: ComponentList, probabilities: Pieces, disagreement: npt.NDArray[np.uint8] | None, labels: LabelScheme
 ) -> dict[str, Column]:
     """Confidence in each component.
 
@@ -66,7 +76,7 @@ def probability_features(
     }
 
 
-def border(found: Found, limit: int = _SAMPLE) -> tuple[Index, Offsets]:
+def border(found: ComponentList, limit: int = _SAMPLE) -> tuple[Index, Offsets]:
     """At most `limit` voxels of each row that have a face on its surface: positions in `voxels`, and offsets."""
     rim = np.flatnonzero(found.faces)
     taken, offsets = spread(np.searchsorted(rim, found.offsets), limit)
@@ -74,7 +84,7 @@ def border(found: Found, limit: int = _SAMPLE) -> tuple[Index, Offsets]:
 
 
 def _confidence(
-    found: Found, probabilities: Pieces, positions: Index, rows: Index, labels: LabelScheme
+    found: ComponentList, probabilities: Pieces, positions: Index, rows: Index, labels: LabelScheme
 ) -> tuple[Column, Column, Column]:
     """Probability of the own target, entropy and margin of the voxels at `positions`, which belong to `rows`."""
     voxels = found.voxels[positions]

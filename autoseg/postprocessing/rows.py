@@ -13,8 +13,9 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import numpy.typing as npt
 
-from autoseg.postprocessing.find import DECIDED, Classes, Found, fallback_class, painted_class, restorable_classes
-from autoseg.postprocessing.segments import owners
+from autoseg.postprocessing.component_list import DECIDED, Classes, ComponentList
+from autoseg.postprocessing.group_statistics import owners
+from autoseg.postprocessing.target_classes import fallback_class, painted_class, restorable_classes
 from autoseg.records.labels import LabelScheme
 
 Bools = npt.NDArray[np.bool_]
@@ -194,7 +195,9 @@ def restricted(rows: Rows, how: Painting, targets: Sequence[int]) -> tuple[Rows,
     return part, paint, chosen
 
 
-def atoms_of(found: Found, classes: Classes, reference: Classes, labels: LabelScheme) -> tuple[Ints, Ints, Ints]:
+def atoms_of(
+    found: ComponentList, classes: Classes, reference: Classes, labels: LabelScheme
+) -> tuple[Ints, Ints, Ints]:
     """Class, rows and reference of each atom of one case (`Rows.atom_class`, `atom_rows`, `atom_reference`).
 
     Args:

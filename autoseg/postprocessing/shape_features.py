@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from autoseg.postprocessing.find import Found
-from autoseg.postprocessing.segments import largest, means, owners, smallest, spread, sums
+from autoseg.postprocessing.component_list import ComponentList
+from autoseg.postprocessing.group_statistics import largest, means, owners, smallest, spread, sums
 
 Column = npt.NDArray[np.float64]
 
@@ -21,7 +21,9 @@ _SAMPLE = 8192
 _FACE_EXCESS, _EDGE_EXCESS = 1.5, 4 / np.pi
 
 
-def shape_features(found: Found, spacing_mm: Sequence[float], planar: bool, num_targets: int) -> dict[str, Column]:
+def shape_features(
+    found: ComponentList, spacing_mm: Sequence[float], planar: bool, num_targets: int
+) -> dict[str, Column]:
     """Size and form of each component.
 
     Args:
@@ -61,12 +63,12 @@ def shape_features(found: Found, spacing_mm: Sequence[float], planar: bool, num_
     }
 
 
-def coordinates(found: Found, voxels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def coordinates(found: ComponentList, voxels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Array indices `v 3` of flat ones."""
     return np.stack(np.unravel_index(voxels, found.shape), axis=1)
 
 
-def _standing(found: Found, volume: Column, num_targets: int) -> dict[str, Column]:
+def _standing(found: ComponentList, volume: Column, num_targets: int) -> dict[str, Column]:
     """How a row stands among the components of its target; candidates are compared with them, but not counted."""
     rank, share = np.empty(len(volume)), np.empty(len(volume))
     decided = found.is_decided
@@ -80,7 +82,7 @@ def _standing(found: Found, volume: Column, num_targets: int) -> dict[str, Colum
             "num_components": num[found.targets]}  # fmt: skip
 
 
-def _surface(found: Found, spacing: Column, used: Sequence[int]) -> Column:
+def _surface(found: ComponentList, spacing: Column, used: Sequence[int]) -> Column:
     """Area of the surface faces of each row (in a plane: length of its edges)."""
     total = np.zeros(len(found.targets))
     for axis in used:
@@ -90,7 +92,7 @@ def _surface(found: Found, spacing: Column, used: Sequence[int]) -> Column:
     return total
 
 
-def _box_sides(found: Found, spacing: Column) -> Column:
+def _box_sides(found: ComponentList, spacing: Column) -> Column:
     """Sides `n 3` of the smallest box around each row."""
     rim = np.flatnonzero(found.faces)  # a box is spanned by voxels of the surface; for a single slice by all
     offsets = np.searchsorted(rim, found.offsets)
@@ -99,7 +101,7 @@ def _box_sides(found: Found, spacing: Column) -> Column:
     return np.stack(columns, axis=1) * spacing
 
 
-def _principal_axes(found: Found, spacing: Column, used: Sequence[int]) -> Column:
+def _principal_axes(found: ComponentList, spacing: Column, used: Sequence[int]) -> Column:
     """Lengths of the principal axes of each row, falling."""
     taken, offsets = spread(found.offsets, _SAMPLE)
     points = coordinates(found, found.voxels[taken])[:, used] * spacing[used]

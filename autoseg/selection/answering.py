@@ -10,7 +10,7 @@ from pathlib import Path
 from autoseg.inference.export import Labels
 from autoseg.inference.predictor import Windows, case_windows, segmentation
 from autoseg.inference.voices import Spoken, speak, voice_windows
-from autoseg.postprocessing.apply import Heard, clean_components
+from autoseg.postprocessing.apply import ScoreInputs, clean_components
 from autoseg.postprocessing.features import CaseGrid
 from autoseg.postprocessing.rules import apply_rule
 from autoseg.records.labels import LabelScheme
@@ -38,7 +38,16 @@ class Answer:
 
 
 def ask(predictor: Predictor, grids: Grids) -> Iterator[Windows]:
-    """The networks' answers about a prepared case: of each fold where these are kept, else of all together."""
+    """Run the networks on a prepared case and yield their logits window by window along z.
+
+    Args:
+        predictor: the loaded models.
+        grids: configuration -> image `C Z Y X` on its grid.
+
+    Yields:
+        The windows of the same rows, one of each configuration (the mean of its folds), or one of each fold where a
+        rule or the caller needs the probabilities of single folds.
+    """
     if predictor.asks_folds:
         return voice_windows(predictor.models, grids, predictor.device)
     return case_windows(predictor.models, grids, predictor.device, whole=predictor.trust is not None)
@@ -52,7 +61,7 @@ def answer(
     folder: Path,
     keep: Callable[[Spoken], None],
 ) -> Answer:
-    """Segment one case as its windows come.
+    """Turn the logits of one case into its segmentation, post-processed and judged, as the windows come.
 
     Args:
         predictor: that was asked.
@@ -76,8 +85,8 @@ def answer(
             counts = [len(one.networks) for one in predictor.models]
             kept = predictor.saves_probabilities
             spoken = speak(windows, counts, meta, labels, scratch, watch, heard=predictor.listens, kept=kept)
-            heard = Heard(spoken.probabilities, spoken.voices(), grid()) if predictor.listens else None
-            classes, changes = _cleaned(rule, spoken.labels, meta, labels, heard)
+            inputs = ScoreInputs(spoken.probabilities, spoken.voices(), grid()) if predictor.listens else None
+            classes, changes = _cleaned(rule, spoken.labels, meta, labels, inputs)
             if predictor.saves_probabilities:
                 keep(spoken)
     trust = predictor.trust
@@ -85,9 +94,13 @@ def answer(
 
 
 def _cleaned(
-    rule: PostprocessingRule, found: Labels, meta: PreprocessedCase, labels: LabelScheme, heard: Heard | None = None
+    rule: PostprocessingRule,
+    found: Labels,
+    meta: PreprocessedCase,
+    labels: LabelScheme,
+    inputs: ScoreInputs | None = None,
 ) -> tuple[Labels, Changes | None]:
     """A segmentation `Z Y X` after post-processing, and what a rule of components changed."""
     if rule.components is None:
         return apply_rule(found, rule), None
-    return clean_components(found, meta, labels, rule.components, heard)
+    return clean_components(found, meta, labels, rule.components, inputs)

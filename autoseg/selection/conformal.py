@@ -28,12 +28,15 @@ def fewest_cases(level: float) -> int:
 
 
 def fit_interval(predicted_mm3: Sequence[float], true_mm3: Sequence[float], level: float = LEVEL) -> VolumeInterval:
-    """The interval of one target.
+    """Fit the conformal interval of one target's volume.
 
     Args:
         predicted_mm3: volume of each held-out case as segmented.
         true_mm3: of its reference, in the same order.
         level: wanted coverage, between 0 and 1.
+
+    Returns:
+        Its `log_ratio` is the half width of log(volume + offset); None with fewer cases than `fewest_cases(level)`.
     """
     predicted, true = np.asarray(predicted_mm3, dtype=np.float64), np.asarray(true_mm3, dtype=np.float64)
     present = true[true > 0]
@@ -45,7 +48,7 @@ def fit_interval(predicted_mm3: Sequence[float], true_mm3: Sequence[float], leve
 
 
 def interval_around(volume_mm3: float, interval: VolumeInterval) -> tuple[float, float] | None:
-    """Lower and upper end around a volume as segmented; None where the interval is not defined."""
+    """Lower and upper end in mm3 for the true volume, given the segmented one; None where no interval was fitted."""
     if interval.log_ratio is None:
         return None
     factor = math.exp(interval.log_ratio)

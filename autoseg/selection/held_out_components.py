@@ -12,8 +12,8 @@ from autoseg.postprocessing.apply import world_mm
 from autoseg.postprocessing.case_grid import read_case_grid
 from autoseg.postprocessing.features import feature_names, measure
 from autoseg.postprocessing.find import find_components
-from autoseg.postprocessing.judge import judged
 from autoseg.postprocessing.position_features import centres
+from autoseg.postprocessing.reference_match import match_reference
 from autoseg.postprocessing.rows import Rows
 from autoseg.records.dataset import Dataset
 from autoseg.records.plan import Plan
@@ -56,7 +56,7 @@ def held_out_rows(
     found = find_components(classes, probabilities, labels, components, grid.planar)
     features = measure(found, classes, [(probabilities, disagreement)], labels, grid, components.ring_mm)
     reference = turn(reference_of(dataset, case_id, meta.geometry), Turn(meta.axes, meta.flips))
-    return judged(
+    return match_reference(
         case=case_id,
         group=case.patient or case_id,
         found=found,

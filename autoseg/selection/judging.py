@@ -1,7 +1,5 @@
 """What `trust.json` knows and one prediction in, its predicted quality, volumes and reasons to look at it out."""
 
-import csv
-import io
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,11 +9,9 @@ from autoseg.records.labels import IntArray, LabelScheme
 from autoseg.records.results import PreprocessedCase, Selection
 from autoseg.records.trust import Judgement, Trust, VolumeEstimate
 from autoseg.selection.conformal import interval_around
-from autoseg.selection.familiar import unusual_properties
+from autoseg.selection.out_of_distribution import unusual_properties
 from autoseg.selection.quality import predict_quality
-
-# A spreadsheet takes a cell that begins so for a formula; case names come from files of anyone.
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
+from autoseg.storage.tables import csv_text
 
 
 def read_trust(path: Path, selection: Selection) -> Trust | None:
@@ -26,7 +22,7 @@ def read_trust(path: Path, selection: Selection) -> Trust | None:
     return trust if trust.decided_by == selection.decided_by else None
 
 
-def tell(case: str, judgement: Judgement) -> None:
+def warn_of_case(case: str, judgement: Judgement) -> None:
     """Warn the person at the terminal where a case should be looked at."""
     if judgement.reasons:
         console.warn(f"{case}: look at it: {'; '.join(judgement.reasons)}")
@@ -35,14 +31,17 @@ def tell(case: str, judgement: Judgement) -> None:
 def judge(
     trust: Trust, meta: PreprocessedCase, classes: IntArray, labels: LabelScheme, features: Mapping[str, float]
 ) -> Judgement:
-    """Judge one prediction.
+    """Say how good one prediction probably is, without a reference.
 
     Args:
         trust: of the candidate that predicted.
         meta: how the case came onto the grid of the candidate's first configuration.
         classes: `Z Y X` internal class numbers as they are written, post-processing included.
         labels: scheme with the targets.
-        features: of its probabilities, as `selection.features` measures them.
+        features: of its probabilities, as `selection.features` measures them; empty: nothing was segmented.
+
+    Returns:
+        Predicted Dice, reasons to look at the case, and the volume of each target with its interval.
     """
     reasons = list(unusual_properties(meta, trust.known))
     predicted = None
@@ -64,10 +63,8 @@ def judge(
 def quality_table(judgements: Mapping[str, Judgement]) -> str:
     """CSV, one row a case: predicted Dice, whether to look at it and why; then each target's volume and interval."""
     targets = list(dict.fromkeys(name for one in judgements.values() for name in one.volumes))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     columns = [f"{name} {what}" for name in targets for what in ("mm3", "low mm3", "high mm3")]
-    writer.writerow(["case", "predicted_dice", "look_at_it", "why", *(_cell(column) for column in columns)])
+    rows = []
     for case, judgement in sorted(judgements.items()):
         estimates = [judgement.volumes.get(name) for name in targets]
         values = [
@@ -76,9 +73,9 @@ def quality_table(judgements: Mapping[str, Judgement]) -> str:
             for value in ((None, None, None) if one is None else (one.volume_mm3, one.low_mm3, one.high_mm3))
         ]
         look = "yes" if judgement.reasons else "no"
-        row = [_cell(case), _number(judgement.predicted_dice, 4), look, "; ".join(judgement.reasons)]
-        writer.writerow([*row, *(_number(value, 2) for value in values)])
-    return text.getvalue()
+        row = [case, _number(judgement.predicted_dice, 4), look, "; ".join(judgement.reasons)]
+        rows.append([*row, *(_number(value, 2) for value in values)])
+    return csv_text(["case", "predicted_dice", "look_at_it", "why", *columns], rows)
 
 
 def _volumes(
@@ -94,9 +91,5 @@ def _volumes(
     return volumes
 
 
-def _cell(value: str) -> str:
-    return f"'{value}" if value.startswith(_FORMULA_STARTS) else value
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
+def _number(value: float | None, digits: int) -> str | None:
+    return None if value is None else f"{value:.{digits}f}"

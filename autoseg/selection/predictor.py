@@ -80,7 +80,7 @@ def load_predictor(where: Paths | Path, plan_name: str | None, device: torch.dev
     return Predictor(models, sources.rule, device, trust=sources.trust)
 
 
-def hastened(predictor: Predictor) -> Predictor:
+def fast_predictor(predictor: Predictor) -> Predictor:
     """The same models without mirroring and with fewer tiles (`inference.model.fast`).
 
     What was learned from the probabilities of full predictions does not hold for them and is left out with a warning:

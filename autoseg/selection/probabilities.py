@@ -25,7 +25,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Believed:
+class ProbabilityScores:
     """What a case's probabilities say, by target."""
 
     bins: dict[str, CalibrationBins]
@@ -41,7 +41,7 @@ def has_probabilities(folder: Path, case: str) -> bool:
 
 def measure_probabilities(
     folder: Path, case: str, prediction: IntArray, reference: IntArray, labels: LabelScheme, rule: LesionRule | None
-) -> Believed:
+) -> ProbabilityScores:
     """Compare probabilities with the reference.
 
     Args:
@@ -74,7 +74,7 @@ def measure_probabilities(
             if target.name in numbered:
                 numbers = crop(numbered[target.name][0], meta.crop)[rows].ravel()
                 sums[target.name] += np.bincount(numbers, weights=own.ravel(), minlength=len(sums[target.name]))
-    return Believed(
+    return ProbabilityScores(
         bins={name: add_bins(bins) for name, bins in parts.items()},
         candidates={
             name: scored_candidates(case, matches, (sums[name][1:] / matches.candidate_sizes).tolist())

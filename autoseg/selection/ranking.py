@@ -26,13 +26,16 @@ def rank(
     objective: Objective,
     costs: Mapping[str, Cost | None],
 ) -> tuple[tuple[Candidate, ...], tuple[str, ...]]:
-    """All candidates with their values over the cases, the one to use first; and why.
+    """Choose among configurations and ensembles by their scores on the same held-out cases.
 
     Args:
         cases: case id -> subset -> target -> scores.
         labels: scheme with the targets.
         objective: by what they are compared.
-        costs: configuration -> what one case costs.
+        costs: configuration -> what one case costs in seconds; None: unknown.
+
+    Returns:
+        All candidates, the chosen one first and the others by falling objective; and the reasons of the choice.
     """
     names = sorted(cases)
     values = {

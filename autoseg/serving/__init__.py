@@ -1,1 +1,1 @@
-"""The HTTP service: a queue before one loaded model (`desk`), the routes to it (`app`), and its server (`server`)."""
+"""The HTTP service: a queue before one loaded model (`job_queue`), its routes (`app`), and its server (`server`)."""

@@ -21,9 +21,9 @@ from starlette.requests import ClientDisconnect
 
 from autoseg import console
 from autoseg.api import LoadedModel
-from autoseg.serving.answers import NIFTI, Received, Refused, body_of, no_room, refusal, refusals, segmented
-from autoseg.serving.desk import Desk, Ending, Full, Gone, TooLate
 from autoseg.serving.folders import service_folder
+from autoseg.serving.job_queue import ClientGone, JobQueue, QueueFull, QueueTimeout, ShuttingDown
+from autoseg.serving.responses import NIFTI, Received, Refused, body_of, no_room, refusal, refusals, segmented
 from autoseg.storage.atomic import is_full_disk
 from autoseg.version import __version__
 
@@ -51,7 +51,7 @@ class Limits:
 def make_app(
     model: LoadedModel, limits: Limits, token: str | None = None, hosts: tuple[str, ...] = LOOPBACK
 ) -> FastAPI:
-    """The service of a model; its `state.desk` must be stopped before the server ends, as `server.Server` does.
+    """The service of a model; its `state.jobs` must be stopped before the server ends, as `server.Server` does.
 
     Args:
         model: stays loaded.
@@ -60,16 +60,16 @@ def make_app(
             service's description answers; None: everybody is served.
         hosts: names under which it may be called, so that no web page reaches it by a name of its own.
     """
-    desk = Desk(limits.num_seats, limits.waiting_seconds)
+    jobs = JobQueue(limits.num_seats, limits.waiting_seconds)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with service_folder(Path(tempfile.gettempdir())) as app.state.folder:
             yield
-            desk.close()
+            jobs.close()
 
     app = FastAPI(title="autoseg", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
-    app.state.desk = desk
+    app.state.jobs = jobs
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
 
     def guarded(request: Request, answer: Callable[[], Response]) -> Response:
@@ -88,9 +88,9 @@ def make_app(
 
     def health() -> JSONResponse:
         """Whether images are taken, and how many seats are; 503: the service ends."""
-        status = "ending" if desk.is_stopped else "ready"
-        content = {"status": status, "seats_taken": desk.num_seated, "seats": desk.num_seats}
-        return JSONResponse(content, status_code=503 if desk.is_stopped else 200)
+        status = "ending" if jobs.is_stopped else "ready"
+        content = {"status": status, "seats_taken": jobs.num_seated, "seats": jobs.num_seats}
+        return JSONResponse(content, status_code=503 if jobs.is_stopped else 200)
 
     def describe(request: Request) -> Response:
         """What the model needs and segments."""
@@ -105,7 +105,7 @@ def make_app(
 
     def metrics(request: Request) -> Response:
         """Counts for monitoring, as Prometheus text."""
-        return guarded(request, lambda: PlainTextResponse(desk.metrics(), media_type="text/plain; version=0.0.4"))
+        return guarded(request, lambda: PlainTextResponse(jobs.metrics(), media_type="text/plain; version=0.0.4"))
 
     answers = refusals()
     answers[200] = {"description": "The segmentation, .nii.gz on the image's grid.", "content": {NIFTI: {}}}
@@ -140,16 +140,16 @@ def check_caller(request: Request, token: str | None) -> None:
 async def _answered(request: Request, model: LoadedModel, limits: Limits, token: str | None) -> Response:
     """The answer to one image, counted and told in one line that says nothing of it."""
     begun, received = time.monotonic(), [0]
-    desk: Desk = request.app.state.desk
+    jobs: JobQueue = request.app.state.jobs
     try:
-        response = await _asked(request, model, desk, limits, token, received)
-    except Full:
-        response = refusal(Refused(429, "All seats are taken.", desk.retry_seconds()))
-    except TooLate:
-        response = refusal(Refused(503, "It waited too long for its turn.", desk.retry_seconds()))
-    except Ending:
+        response = await _asked(request, model, jobs, limits, token, received)
+    except QueueFull:
+        response = refusal(Refused(429, "All seats are taken.", jobs.retry_seconds()))
+    except QueueTimeout:
+        response = refusal(Refused(503, "It waited too long for its turn.", jobs.retry_seconds()))
+    except ShuttingDown:
         response = refusal(Refused(503, "The service ends; the image was not segmented."))
-    except (Gone, ClientDisconnect):
+    except (ClientGone, ClientDisconnect):
         response = Response(status_code=_HUNG_UP)
     except Refused as refused:
         response = refusal(refused)
@@ -157,21 +157,21 @@ async def _answered(request: Request, model: LoadedModel, limits: Limits, token:
         console.warn(f"a request failed: {type(error).__name__}")
         failed = Refused(500, f"The segmentation failed: {type(error).__name__}.")
         response = refusal(no_room() if is_full_disk(error) else failed)
-    desk.count(response.status_code, received[0])
+    jobs.count(response.status_code, received[0])
     console.say(f"{response.status_code} after {time.monotonic() - begun:.2f} s")
     return response
 
 
 async def _asked(
-    request: Request, model: LoadedModel, desk: Desk, limits: Limits, token: str | None, received: list[int]
+    request: Request, model: LoadedModel, jobs: JobQueue, limits: Limits, token: str | None, received: list[int]
 ) -> Response:
     check_caller(request, token)
-    with desk.seat(), tempfile.TemporaryDirectory(dir=request.app.state.folder) as folder:
+    with jobs.seat(), tempfile.TemporaryDirectory(dir=request.app.state.folder) as folder:
         image = Received(Path(folder) / "image.nii.gz", request.headers.get("content-type", ""))
-        await _receive(request, image.body, desk, limits, received)
+        await _receive(request, image.body, jobs, limits, received)
         hung_up = asyncio.ensure_future(_hung_up(request))
         try:
-            return await desk.do(partial(segmented, model, image, limits.most_voxel_bytes), hung_up)
+            return await jobs.do(partial(segmented, model, image, limits.most_voxel_bytes), hung_up)
         finally:
             hung_up.cancel()
 
@@ -182,7 +182,7 @@ async def _hung_up(request: Request) -> None:
         pass
 
 
-async def _receive(request: Request, image: Path, desk: Desk, limits: Limits, received: list[int]) -> None:
+async def _receive(request: Request, image: Path, jobs: JobQueue, limits: Limits, received: list[int]) -> None:
     """Write the body to `image` and count its bytes in `received`, as far as it may go."""
     too_large = Refused(413, f"The body is larger than {limits.most_bytes} bytes.")
     told = request.headers.get("content-length", "0")
@@ -195,8 +195,8 @@ async def _receive(request: Request, image: Path, desk: Desk, limits: Limits, re
                     received[0] += len(chunk)
                     if received[0] > limits.most_bytes:
                         raise too_large
-                    if desk.is_stopped:
-                        raise Ending
+                    if jobs.is_stopped:
+                        raise ShuttingDown
                     target.write(chunk)
     except TimeoutError as error:
         raise Refused(408, f"The image did not arrive within {limits.upload_seconds:g} s.") from error

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 
 from autoseg import console
 from autoseg.errors import UsageError
-from autoseg.serving.desk import Desk
+from autoseg.serving.job_queue import JobQueue
 
 _SECONDS_TO_SEND = 30
 """For sending the answers that are ready when the service ends."""
@@ -33,14 +33,14 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=_SECONDS_TO_SEND,
             )
         )
-        self._desk: Desk = app.state.desk
+        self._jobs: JobQueue = app.state.jobs
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Called by uvicorn once, when it was told to stop."""
-        self._desk.stop()
-        if self._desk.is_working:
+        self._jobs.stop()
+        if self._jobs.is_working:
             console.say("stopping when the image in work is answered; interrupt again to stop now")
-        while self._desk.is_working and not self.force_exit:
+        while self._jobs.is_working and not self.force_exit:
             await asyncio.sleep(0.05)
         if self.force_exit:
             os._exit(_INTERRUPTED)  # no thread can be ended; the next start removes what is left in the folder

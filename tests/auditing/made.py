@@ -6,10 +6,10 @@ from functools import lru_cache
 import numpy as np
 from scipy import ndimage
 
+from autoseg.auditing.corrections import measure_corrections
 from autoseg.auditing.disagreement import confidence_sums, confidence_thresholds, find_parts
 from autoseg.auditing.evidence import Evidence, gather
 from autoseg.auditing.labels_alone import label_facts
-from autoseg.auditing.mends import measure_mends
 from autoseg.auditing.ranking import Prediction, rank_cases
 from autoseg.datasets.phantom_shapes import CLASSES, LESION
 from autoseg.datasets.phantoms import make_phantom
@@ -76,7 +76,7 @@ def audit_made(
     thresholds = confidence_thresholds([confidence_sums(e) for e in evidence.values()])
     predictions = {
         case: Prediction(
-            tuple(measure_mends(e, PAIRS)),
+            tuple(measure_corrections(e, PAIRS)),
             tuple((part, e.file_voxel(part.centre)) for part in find_parts(e, thresholds, TOLERANCE_MM)),
             tuple(float((t.probability >= 0.5).sum()) * e.voxel_mm3 for t in e.targets),
             tuple(t.dice() if t.voxels else None for t in e.targets),

@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from autoseg.auditing.corrections import Correction
 from autoseg.auditing.disagreement import Part
 from autoseg.auditing.labels_alone import LabelFacts
-from autoseg.auditing.mends import Mend
 from autoseg.auditing.ranking import Prediction, rank_cases
 from autoseg.records.audit import AuditedCase
 
@@ -21,27 +21,27 @@ def facts_of(volumes=(1000.0, 100.0, 100.0), distance_mm: float = 80.0) -> Label
     return LabelFacts(tuple(volumes), centres, tuple((1, 2, 3) if volume else None for volume in volumes), 1.0, 1e6)
 
 
-def says(mends=(), parts=(), volumes=(1000.0, 100.0, 100.0), dice=(0.9, 0.9, 0.9)) -> Prediction:
-    return Prediction(tuple(mends), tuple((part, (4, 5, 6)) for part in parts), tuple(volumes), tuple(dice))
+def says(corrections=(), parts=(), volumes=(1000.0, 100.0, 100.0), dice=(0.9, 0.9, 0.9)) -> Prediction:
+    return Prediction(tuple(corrections), tuple((part, (4, 5, 6)) for part in parts), tuple(volumes), tuple(dice))
 
 
 def part(kind="missed_part", target=0, other=None, weight=500.0, gain=0.2) -> Part:
     return Part(kind, target, other, weight * 1.1, 0.95, gain, weight, (1.0, 1.0, 1.0))  # type: ignore[arg-type]
 
 
-def usual_mends() -> list[Mend]:
+def usual_corrections() -> list[Correction]:
     whole = (0, 1, 2)
     return [
-        Mend("swapped", (1, 2), (0.9, 0.9), (0.0, 0.0)),
-        Mend("shifted", whole, (0.9,) * 3, (0.9,) * 3, move_mm=(0, 0, 0), is_whole=True),
-        Mend("shifted", (0,), (0.9,), (0.9,), move_mm=(0, 0, 0)),
-        Mend("too_small", (0,), (0.9,), (0.9,), distance_mm=0.0),
+        Correction("swapped", (1, 2), (0.9, 0.9), (0.0, 0.0)),
+        Correction("shifted", whole, (0.9,) * 3, (0.9,) * 3, move_mm=(0, 0, 0), is_whole=True),
+        Correction("shifted", (0,), (0.9,), (0.9,), move_mm=(0, 0, 0)),
+        Correction("too_small", (0,), (0.9,), (0.9,), distance_mm=0.0),
     ]
 
 
 def rank(facts=None, predictions=None) -> dict[str, AuditedCase]:
     all_facts = {f"c{k}": facts_of() for k in range(NUM_CASES)} | (facts or {})
-    usual = {case: says(usual_mends()) for case in all_facts} if predictions is not None else {}
+    usual = {case: says(usual_corrections()) for case in all_facts} if predictions is not None else {}
     ranked = rank_cases(all_facts, {**usual, **(predictions or {})}, NAMES, PAIR)
     assert [case.score for case in ranked] == sorted((case.score for case in ranked), reverse=True)
     assert len(ranked) == NUM_CASES
@@ -53,14 +53,14 @@ def test_nothing_unusual_has_no_suspicion() -> None:
     assert not any(case.suspicions for case in rank().values())
 
 
-def test_the_mend_that_adds_most_explains_the_others() -> None:
-    mends = [
-        Mend("swapped", (1, 2), (0.3, 0.3), (0.0, 0.0)),
-        Mend("shifted", (0, 1, 2), (0.3,) * 3, (0.9,) * 3, move_mm=(0.0, -6.0, 3.0), is_whole=True),
-        Mend("shifted", (0,), (0.3,), (0.9,), move_mm=(0.0, -6.0, 3.0)),
-        Mend("too_small", (0,), (0.3,), (0.5,), distance_mm=2.0),
+def test_the_correction_that_adds_most_explains_the_others() -> None:
+    corrections = [
+        Correction("swapped", (1, 2), (0.3, 0.3), (0.0, 0.0)),
+        Correction("shifted", (0, 1, 2), (0.3,) * 3, (0.9,) * 3, move_mm=(0.0, -6.0, 3.0), is_whole=True),
+        Correction("shifted", (0,), (0.3,), (0.9,), move_mm=(0.0, -6.0, 3.0)),
+        Correction("too_small", (0,), (0.3,), (0.5,), distance_mm=2.0),
     ]
-    case = rank(predictions={"c3": says(mends, [part()])})["c3"]
+    case = rank(predictions={"c3": says(corrections, [part()])})["c3"]
     (suspicion,) = case.suspicions
     assert (suspicion.kind, suspicion.targets, suspicion.voxel) == ("shifted", NAMES, None)
     assert suspicion.why == (
@@ -71,20 +71,20 @@ def test_the_mend_that_adds_most_explains_the_others() -> None:
 
 
 def test_a_part_that_adds_more_than_growing_explains_it() -> None:
-    grown = Mend("too_small", (0,), (0.6,), (0.75,), distance_mm=2.0)
-    mends = [*usual_mends()[:3], grown]
-    case = rank(predictions={"c3": says(mends, [part(gain=0.3), part(weight=300.0, gain=0.2, other=1)])})["c3"]
+    grown = Correction("too_small", (0,), (0.6,), (0.75,), distance_mm=2.0)
+    corrections = [*usual_corrections()[:3], grown]
+    case = rank(predictions={"c3": says(corrections, [part(gain=0.3), part(weight=300.0, gain=0.2, other=1)])})["c3"]
     assert [suspicion.kind for suspicion in case.suspicions] == ["missed_part", "missed_part"]
     assert case.suspicions[0].voxel == (4, 5, 6)
     assert "550 mm3 that are labelled background" in case.suspicions[0].why
     assert "330 mm3 that are labelled left kidney" in case.suspicions[1].why
-    less = rank(predictions={"c3": says(mends, [part(gain=0.1)])})["c3"]
+    less = rank(predictions={"c3": says(corrections, [part(gain=0.1)])})["c3"]
     assert [suspicion.kind for suspicion in less.suspicions] == ["too_small"]
 
 
 def test_exchanged_sides_are_told_once_with_their_gain() -> None:
-    mends = [Mend("swapped", (1, 2), (0.0, 0.0), (0.9, 0.9)), *usual_mends()[1:]]
-    case = rank({"c3": facts_of(distance_mm=-80)}, {"c3": says(mends)})["c3"]
+    corrections = [Correction("swapped", (1, 2), (0.0, 0.0), (0.9, 0.9)), *usual_corrections()[1:]]
+    case = rank({"c3": facts_of(distance_mm=-80)}, {"c3": says(corrections)})["c3"]
     assert [(s.kind, s.gain) for s in case.suspicions] == [("swapped", 0.9)]
     alone = rank({"c3": facts_of(distance_mm=-80)})["c3"]
     (suspicion,) = alone.suspicions
@@ -97,18 +97,18 @@ def test_exchanged_sides_are_told_once_with_their_gain() -> None:
 
 def test_a_missing_class_asks_the_prediction_first() -> None:
     missing = facts_of((1000.0, 0.0, 100.0))
-    seen = rank({"c3": missing}, {"c3": says(usual_mends(), [part("missing_class", 1, weight=90.0, gain=0.9)])})
+    seen = rank({"c3": missing}, {"c3": says(usual_corrections(), [part("missing_class", 1, weight=90.0, gain=0.9)])})
     (suspicion,) = seen["c3"].suspicions
     assert suspicion.kind == "missing_class"
     assert "95% of the cases have it" in suspicion.why
-    assert rank({"c3": missing}, {"c3": says(usual_mends())})["c3"].suspicions == ()
+    assert rank({"c3": missing}, {"c3": says(usual_corrections())})["c3"].suspicions == ()
     (suspicion,) = rank({"c3": missing})["c3"].suspicions
     assert (suspicion.kind, suspicion.gain) == ("missing_class", None)
 
 
 def test_a_class_that_few_cases_have_is_not_expected() -> None:
     facts = {f"c{k}": facts_of((1000.0, 100.0, 100.0 if k < 5 else 0.0)) for k in range(NUM_CASES)}
-    seen = rank(facts, {"c9": says(usual_mends(), [part("missing_class", 2, weight=90.0)])})
+    seen = rank(facts, {"c9": says(usual_corrections(), [part("missing_class", 2, weight=90.0)])})
     assert [suspicion.kind for suspicion in seen["c9"].suspicions] == ["missed_part"]
     assert not any(case.suspicions for case in rank(facts).values())
 
@@ -121,22 +121,25 @@ def test_an_unusual_volume_that_the_prediction_confirms_is_no_suspicion() -> Non
     (alone,) = rank(facts)["c3"].suspicions
     assert (alone.kind, alone.volume_mm3) == ("outlying_volume", 300.0)
     assert alone.why.startswith("liver has 300 mm3, cases of this size usually have 9")
-    predictions = {case: says(usual_mends(), volumes=f.volumes_mm3) for case, f in facts.items()}
+    predictions = {case: says(usual_corrections(), volumes=f.volumes_mm3) for case, f in facts.items()}
     assert rank(facts, predictions)["c3"].suspicions == ()
-    against = {**predictions, "c3": says(usual_mends())}
+    against = {**predictions, "c3": says(usual_corrections())}
     (suspicion,) = rank(facts, against)["c3"].suspicions
     assert suspicion.why.endswith("the held-out prediction has 1.0 ml.")
-    too_large_too = {**predictions, "c3": says(usual_mends(), volumes=(100.0, 100.0, 100.0))}
+    too_large_too = {**predictions, "c3": says(usual_corrections(), volumes=(100.0, 100.0, 100.0))}
     assert rank(facts, too_large_too)["c3"].suspicions == (), "the prediction is smaller still"
 
 
 def test_a_class_that_the_model_finds_unsteadily_accuses_quietly() -> None:
     """The same gain: of an organ that is always found, and of one that is found in every other case."""
-    gain = Mend("too_small", (0,), (0.6,), (0.8,), distance_mm=2.0)
+    gain = Correction("too_small", (0,), (0.6,), (0.8,), distance_mm=2.0)
 
     def of(case: int, dice: float) -> Prediction:
-        mends = [*usual_mends()[:3], gain if case == 3 else Mend("too_small", (0,), (dice,), (dice,), distance_mm=0.0)]
-        return says(mends, dice=(dice, 0.9, 0.9))
+        corrections = [
+            *usual_corrections()[:3],
+            gain if case == 3 else Correction("too_small", (0,), (dice,), (dice,), distance_mm=0.0),
+        ]
+        return says(corrections, dice=(dice, 0.9, 0.9))
 
     steady = rank(predictions={f"c{k}": of(k, 0.9) for k in range(NUM_CASES)})
     unsteady = rank(predictions={f"c{k}": of(k, 0.9 if k % 2 else 0.4) for k in range(NUM_CASES)})

@@ -1,5 +1,6 @@
 """The commands and options people rely on; changing one is a decision, not an accident."""
 
+import re
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import typer.main
 from autoseg.cli.main import app, main
 from autoseg.cli.options import parse_budget, parse_duration
 from autoseg.errors import UsageError
+from autoseg.planning.presets import PRESETS
 
 COMMANDS = {
     "demo", "run", "benchmark", "verify", "fingerprint", "plan", "preprocess", "plan_and_preprocess", "phantoms",
@@ -25,6 +27,12 @@ def test_the_commands() -> None:
 def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([name, "--help"]) == 0
     assert len(capsys.readouterr().out.splitlines()) > 5
+
+
+def test_help_names_every_preset() -> None:
+    command = typer.main.get_command(app).commands["plan"]  # type: ignore[attr-defined]
+    (text,) = (parameter.help for parameter in command.params if "--preset" in parameter.opts)
+    assert set(re.findall(r"[a-z_]+", text.partition(":")[2])) == {"auto", *PRESETS}
 
 
 @pytest.mark.parametrize(

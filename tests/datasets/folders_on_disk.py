@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from autoseg.datasets.findings import raise_faults
-from autoseg.datasets.opening import inspect_dataset
+from autoseg.datasets.layouts import inspect_dataset
 from autoseg.records.dataset import Dataset
 from tests.images.making import write_nifti
 

@@ -10,7 +10,7 @@ import tifffile
 
 from autoseg.datasets.findings import describe, raise_faults
 from autoseg.datasets.guessing import guess_dataset
-from autoseg.datasets.opening import inspect_dataset
+from autoseg.datasets.layouts import inspect_dataset
 from autoseg.datasets.pairs import read_pair
 from autoseg.datasets.verify import check_overall, read_and_check
 from autoseg.errors import DataError

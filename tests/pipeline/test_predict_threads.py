@@ -22,7 +22,7 @@ from autoseg.records.results import PostprocessingRule
 from autoseg.records.trust import Trust
 from autoseg.selection import answering, room
 from autoseg.selection import predictor as predictor_module
-from autoseg.selection.predictor import hastened, load_predictor, prepare
+from autoseg.selection.predictor import fast_predictor, load_predictor, prepare
 from autoseg.spatial.tiles import tile_starts
 from autoseg.storage import spacious
 from tests.pipeline.fakes import LABELS, ByIntensity, blobs, make_plan, write_fold
@@ -138,7 +138,7 @@ def test_fast_leaves_out_what_was_learned_from_full_predictions(tmp_path: Path, 
     components = ComponentRule.model_construct(targets=(TargetRule.model_construct(feature="mirror_mean"),))
     assert components.needs_probabilities
     rule = PostprocessingRule.model_construct(keep_largest=(1,), components=components)
-    quick = hastened(replace(predictor, trust=trust, rule=rule))
+    quick = fast_predictor(replace(predictor, trust=trust, rule=rule))
     assert quick.trust is None
     assert quick.rule.components is None
     assert quick.rule.keep_largest == (1,)

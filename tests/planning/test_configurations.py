@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 
 from autoseg.planning import configurations
-from autoseg.planning.configurations import Demand, Fitted, Stage, _grow, fit, plan_lowres
+from autoseg.planning.configurations import Demand, Fitted, Stage, fit, plan_lowres
 from autoseg.planning.presets import PRESETS
 from autoseg.planning.step_cost import StepNeed, trace_need, usable_bytes
-from autoseg.planning.topology import plan_topology
 from tests.planning.examples import scheme
 
 NNUNET = PRESETS["nnunet"]
@@ -59,22 +58,6 @@ def test_memory_scales_the_budget() -> None:
         np.prod(_stage(Demand(scheme(), 100, gib), (1, 1, 1), (300, 300, 300)).fitted.patch_size) for gib in (4, 16)
     )
     assert small < large
-
-
-def test_growing_takes_the_axis_that_covers_least_and_stops_where_nothing_fits() -> None:
-    spacing, rule = np.ones(3), PRESETS["default"].network
-    first = plan_topology((1, 1, 1), (64, 64, 64))
-
-    def grown(median: tuple[float, ...], most: int) -> tuple[int, ...]:
-        return _grow(
-            rule, spacing, np.array(median), first, lambda found: int(np.prod(found.patch_size)) <= most
-        ).patch_size
-
-    # 64 is pooled four times, so a step is 16: y, x, y, x, and then no axis fits; or x cannot follow, and y grows.
-    assert grown((100.0, 200.0, 200.0), 64 * 96 * 96) == (64, 96, 96)
-    assert grown((100.0, 200.0, 200.0), 64 * 96 * 96 - 1) == (64, 112, 80)
-    assert grown((100.0, 200.0, 200.0), 64**3) == (64, 64, 64)
-    assert grown((60.0, 90.0, 64.0), 10**9) == (64, 96, 64), "what covers the median case is left alone"
 
 
 def test_a_card_is_left_no_room_for_a_further_step_of_any_axis() -> None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from autoseg.postprocessing.find import DECIDED
+from autoseg.postprocessing.component_list import DECIDED
 from autoseg.postprocessing.rows import Rows
 
 NAMES = ("volume_mm3", "volume_rank", "probability_mean", "body_z", "body_y", "body_x", "sphericity", "flatness")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from autoseg.postprocessing import apply
-from autoseg.postprocessing.apply import Heard, clean_components, world_mm
+from autoseg.postprocessing.apply import ScoreInputs, clean_components, world_mm
 from autoseg.postprocessing.features import CaseGrid
 from autoseg.records.geometry import Geometry
 from autoseg.records.labels import LabelScheme
@@ -51,8 +51,12 @@ def meta_of(geometry: Geometry, how: Turn = Turn((0, 1, 2), (False,) * 3), margi
 def cleaned(classes: np.ndarray, rule: ComponentRule, probabilities=None, labels: LabelScheme = ONE):
     meta = meta_of(oblique_grid(classes.shape, (1.0, 1.0, 1.0)))
     grid = CaseGrid(np.zeros((1, *classes.shape), np.float32), ((0.0, 1.0),), (1.0, 1.0, 1.0), False)
-    heard = None if probabilities is None else Heard(in_memory(probabilities), [(in_memory(probabilities), None)], grid)
-    return clean_components(classes, meta, labels, rule, heard)
+    inputs = (
+        None
+        if probabilities is None
+        else ScoreInputs(in_memory(probabilities), [(in_memory(probabilities), None)], grid)
+    )
+    return clean_components(classes, meta, labels, rule, inputs)
 
 
 @pytest.mark.parametrize("rows", [1, 1 << 20])

@@ -11,7 +11,7 @@ from autoseg.postprocessing.apply import Judged, apply_decisions
 from autoseg.postprocessing.effects import dice_of, false_components, lesion_f1_of, lesions_found, outcome, untouched
 from autoseg.postprocessing.features import feature_names
 from autoseg.postprocessing.find import find_components
-from autoseg.postprocessing.judge import judged
+from autoseg.postprocessing.reference_match import match_reference
 from autoseg.postprocessing.rows import UNKNOWN, Rows, joined, painting, related, restricted
 from autoseg.records.detection import LesionRule
 from autoseg.records.labels import LabelScheme, Target
@@ -40,7 +40,7 @@ def judge(classes, reference, labels: LabelScheme = ONE, probabilities=None, lea
     box = tuple((0, n) for n in classes.shape)
     names = feature_names(1)
     features = np.full((num, len(names)), np.nan)
-    rows = judged(
+    rows = match_reference(
         case, case, found, features, names, classes, reference, box, labels, np.zeros((num, 3)), 2.0, learning
     )
     return rows, found
@@ -142,8 +142,9 @@ def test_reference_outside_the_crop_is_missed() -> None:
     classes, reference = line(0, 1, 0), line(1, 0, 0, 1, 0)
     found = find_components(classes, None, labels, SETTINGS)
     names = feature_names(1)
-    rows = judged("case", "p", found, np.zeros((1, len(names))), names, classes, reference, ((0, 1), (0, 1), (2, 5)),
-                  labels, np.zeros((1, 3)), 1.0, settings)  # fmt: skip
+    box = ((0, 1), (0, 1), (2, 5))
+    rows = match_reference("case", "p", found, np.zeros((1, len(names))), names, classes, reference, box,
+                           labels, np.zeros((1, 3)), 1.0, settings)  # fmt: skip
     hit, lesions = lesions_found(rows, painting(labels), outcome(rows, painting(labels), untouched(rows)))
     assert (hit[0, 0], lesions[0, 0]) == (1, 2)
     assert rows.truth.tolist() == [1]

@@ -15,10 +15,11 @@ from autoseg.postprocessing.features import (
     feature_shift,
     measure,
 )
-from autoseg.postprocessing.find import find_components, head_of
+from autoseg.postprocessing.find import find_components
+from autoseg.postprocessing.group_statistics import quantiles, spread
 from autoseg.postprocessing.intensity_features import intensity_scales, thinned
 from autoseg.postprocessing.probability_features import probability_features
-from autoseg.postprocessing.segments import quantiles, spread
+from autoseg.postprocessing.target_classes import head_of
 from autoseg.records.fingerprint import IntensityStatistics
 from autoseg.records.labels import LabelScheme
 from autoseg.records.postprocessing import ComponentSettings

@@ -9,7 +9,8 @@ from scipy import ndimage
 
 from autoseg.inference import export
 from autoseg.inference.export import decide
-from autoseg.postprocessing.find import DECIDED, fallback_class, find_components, restorable_classes
+from autoseg.postprocessing.component_list import DECIDED
+from autoseg.postprocessing.find import find_components
 from autoseg.records.labels import LabelScheme, Target
 from autoseg.records.postprocessing import ComponentSettings
 from autoseg.spatial.components import components
@@ -76,13 +77,6 @@ def test_candidates_take_nothing_from_other_classes() -> None:
     classes = np.array([1, 0, 0], np.int16).reshape(1, 1, 3)
     found = find_components(classes, in_memory(probabilities), TWO, SETTINGS)
     assert listed(found) == [(0, DECIDED, [0]), (1, 0.3, [1, 2])]
-
-
-def test_regions_fall_back_to_the_region_around_them() -> None:
-    assert [fallback_class(REGIONS, t) for t in range(3)] == [0, 1, 2]
-    assert [restorable_classes(REGIONS, t) for t in range(3)] == [(0,), (0, 1), (0, 1, 2)]
-    assert [fallback_class(TWO, t) for t in range(2)] == [0, 0]
-    assert [restorable_classes(TWO, t) for t in range(2)] == [(0,), (0,)]
 
 
 def test_regions_are_found_each_on_their_own() -> None:

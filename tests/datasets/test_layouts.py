@@ -5,7 +5,7 @@ import json
 import pytest
 
 from autoseg.datasets.folders import find_cases
-from autoseg.datasets.opening import inspect_dataset, safe_name
+from autoseg.datasets.layouts import inspect_dataset, safe_name
 from autoseg.errors import DataError
 from tests.datasets.folders_on_disk import decathlon, image_of, label_of, nnunet, open_dataset
 from tests.images.making import write_nifti

@@ -32,11 +32,14 @@ class Listing(NamedTuple):
 
 
 def inspect_dataset(root: Path) -> tuple[Dataset | None, list[Finding]]:
-    """Open as much of a dataset as its faults allow.
+    """Read the description and the file lists of a dataset folder, and go on after faults.
+
+    Args:
+        root: folder in the layout of the Decathlon or of nnU-Net v2 (raw).
 
     Returns:
         The dataset with those cases whose files are there, or None if labels or channels are unknown;
-        and all that was found.
+        and all faults and warnings. No voxels are read.
     """
     described, training, test, findings = list_cases(root)
     if described.labels is None or not described.channel_names:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from autoseg.records.geometry import Geometry
 from autoseg.records.results import PreprocessedCase
-from autoseg.selection.familiar import known_ranges, unusual_properties
+from autoseg.selection.out_of_distribution import known_ranges, unusual_properties
 
 
 def case(spacing_mm=(2.0, 1.0, 1.0), size=(20, 30, 40), intensities=((-1.0, 0.0, 2.0),), planar=False, axes=(0, 1, 2)):

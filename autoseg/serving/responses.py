@@ -13,7 +13,7 @@ from autoseg.devices import is_full_memory
 from autoseg.errors import AutosegError, DataError, ResourceError
 from autoseg.images.reading import expected_bytes, read_image
 from autoseg.images.writing import write_label
-from autoseg.serving.parts import boundary_of, channel_files
+from autoseg.serving.multipart import boundary_of, channel_files
 
 NIFTI = "application/gzip"
 
@@ -95,7 +95,7 @@ def segmented(model: LoadedModel, image: Received, most_voxel_bytes: int) -> Res
 
     Args:
         model: that segments.
-        image: NIfTI, or one such file a channel as `parts` takes them.
+        image: NIfTI, or one such file a channel as `multipart` takes them apart.
         most_voxel_bytes: of an image unpacked, as its headers tell.
 
     Raises:

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from autoseg.errors import DataError
-from autoseg.serving.parts import boundary_of, channel_files
+from autoseg.serving.multipart import boundary_of, channel_files
 
 NASTY = st.lists(
     st.sampled_from([b"\r", b"\n", b"-", b"--", b"B", b"\r\n--B", b"\r\n\r\n", b"name=", b"\0", b"x"])

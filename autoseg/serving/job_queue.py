@@ -1,8 +1,9 @@
-"""Pieces of work in, done one after another in one thread; a limit on how many wait, and counts for monitoring.
+"""Jobs in, run one after another in one worker thread; the queue has a limit, and counts for monitoring.
 
-One model answers one image at a time: two at once would only share its cores and double its memory. Whoever comes
-while all seats are taken is sent away at once instead of being kept waiting for ever, and whoever waits is told as soon
-as its time has passed, the service ends, or nobody is there any more to be told.
+One model segments one image at a time: two at once would only share its cores and double its memory. A request holds a
+seat of the queue from its first byte to its answer. When all seats are taken, a new request is refused at once. One
+that waits is refused as soon as its time has passed or the service is stopped; if its client hangs up, its job is
+dropped.
 """
 
 import asyncio
@@ -17,24 +18,24 @@ from typing import Any, TypeVar
 Made = TypeVar("Made")
 
 
-class Full(Exception):  # noqa: N818 - not a fault of the program
-    """All seats are taken."""
+class QueueFull(Exception):  # noqa: N818 - not a fault of the program
+    """All seats of the queue are taken."""
 
 
-class TooLate(Exception):  # noqa: N818
-    """The work waited longer than it may; it was not begun."""
+class QueueTimeout(Exception):  # noqa: N818
+    """The job waited longer than it may; it was not begun."""
 
 
-class Ending(Exception):  # noqa: N818
-    """The service ends; the work was not begun."""
+class ShuttingDown(Exception):  # noqa: N818
+    """The service is being stopped; the job was not begun."""
 
 
-class Gone(Exception):  # noqa: N818
-    """Whoever asked has left; the work was not begun."""
+class ClientGone(Exception):  # noqa: N818
+    """The client hung up; the job was not begun."""
 
 
-class Desk:
-    """One worker, a number of seats, and what was counted."""
+class JobQueue:
+    """A queue with one worker and a fixed number of seats; it counts what Prometheus asks for."""
 
     def __init__(self, num_seats: int, most_seconds_waiting: float) -> None:
         self.num_seats, self.most_seconds_waiting = num_seats, most_seconds_waiting
@@ -48,7 +49,7 @@ class Desk:
 
     @property
     def is_working(self) -> bool:
-        """Whether something has begun and is not finished."""
+        """Whether a job is running."""
         return any(turn.running() for turn in tuple(self._turns))
 
     @contextmanager
@@ -56,14 +57,14 @@ class Desk:
         """Hold a seat until the block ends.
 
         Raises:
-            Full: none is free.
-            Ending: the service ends.
+            QueueFull: none is free.
+            ShuttingDown: the service ends.
         """
         with self._lock:
             if self.is_stopped:
-                raise Ending
+                raise ShuttingDown
             if self.num_seated >= self.num_seats:
-                raise Full
+                raise QueueFull
             self.num_seated += 1
         try:
             yield
@@ -72,18 +73,18 @@ class Desk:
                 self.num_seated -= 1
 
     async def do(self, work: Callable[[], Made], hung_up: asyncio.Future[None]) -> Made:
-        """The result of `work`, done when those that came earlier are done; its errors are raised here.
+        """Run `work` after the jobs that came earlier, and return its result; its errors are raised here.
 
-        Work that has begun is finished, whatever happens.
+        A job that has begun is always finished.
 
         Args:
-            work: called in the desk's own thread.
+            work: called in the worker's own thread.
             hung_up: is done when nobody waits for the result any more.
 
         Raises:
-            TooLate: its turn did not come in time.
-            Ending: the service ended before its turn.
-            Gone: `hung_up` came before its turn.
+            QueueTimeout: its turn did not come in time.
+            ShuttingDown: the service ended before its turn.
+            ClientGone: `hung_up` came before its turn.
         """
 
         def in_turn() -> Made:
@@ -96,7 +97,7 @@ class Desk:
 
         with self._lock:
             if self.is_stopped:
-                raise Ending
+                raise ShuttingDown
             turn = self._pool.submit(in_turn)
             self._turns.add(turn)
             turn.add_done_callback(self._turns.discard)
@@ -104,9 +105,9 @@ class Desk:
         ends: list[asyncio.Future[Any]] = [result, hung_up]
         await asyncio.wait(ends, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
         if turn.cancelled():  # by `stop`
-            raise Ending
+            raise ShuttingDown
         if turn.cancel():  # which succeeds only if it has not begun
-            raise Gone if hung_up.done() else TooLate
+            raise ClientGone if hung_up.done() else QueueTimeout
         return await result
 
     def count(self, status: int, num_bytes: int) -> None:
@@ -116,7 +117,7 @@ class Desk:
             self.num_bytes += num_bytes
 
     def retry_seconds(self) -> int:
-        """After how long somebody who was sent away may find a seat: the time of one answer."""
+        """For `Retry-After`: the mean seconds of a job so far, after which a seat should be free; at least 1."""
         with self._lock:
             return max(1, round(self.seconds_done / self.num_done)) if self.num_done else 1
 
@@ -141,12 +142,12 @@ class Desk:
         return "\n".join(rows) + "\n"
 
     def stop(self) -> None:
-        """Begin nothing more and send away at once who waits; what is being worked on goes on."""
+        """Begin no further job and refuse those that wait; the running one goes on."""
         with self._lock:
             self.is_stopped = True
             self._pool.shutdown(wait=False, cancel_futures=True)
 
     def close(self) -> None:
-        """Stop, and wait until what is being worked on is finished."""
+        """Stop, and wait for the running job."""
         self.stop()
         self._pool.shutdown(wait=True)

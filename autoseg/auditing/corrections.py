@@ -1,9 +1,9 @@
-"""A case's evidence in, simple ways to mend its reference and what each adds to the agreement with the prediction out.
+"""A case's evidence in; corrections of its reference, and what each adds to the agreement, out.
 
 Whoever draws or stores labels makes few kinds of gross error: two sides exchanged, an array stored mirrored, a
-label moved by some voxels, one that is too small or too large all around. Each has a mend, and a mend
-that raises the agreement far more than it does in other cases gives the error away. All mends are measured in every
-case, since what is usual must be known; a mend that would harm counts as 0.
+label moved by some voxels, one that is too small or too large all around. Each has a correction, and one that raises
+the agreement far more than it does in other cases gives the error away. All are measured in every case, since what is
+usual must be known; a correction that would harm counts as 0.
 """
 
 from collections.abc import Sequence
@@ -28,8 +28,8 @@ WIDEST_MM = 10.0
 
 
 @dataclass(frozen=True)
-class Mend:
-    """One way to mend a reference."""
+class Correction:
+    """One way to correct a reference."""
 
     kind: SuspicionKind
     targets: tuple[int, ...]
@@ -37,7 +37,7 @@ class Mend:
     before: tuple[float, ...]
     """Soft Dice of the reference as it is, one a target."""
     after: tuple[float, ...]
-    """Soft Dice of the mended reference, one a target."""
+    """Soft Dice of the corrected reference, one a target."""
     move_mm: Triple | None = None
     """Of a shift: the way in the patient (right, front, head) that the label should go."""
     distance_mm: float | None = None
@@ -54,45 +54,45 @@ class Mend:
 
     @property
     def mean_after(self) -> float:
-        """Mean soft Dice over the targets of the mended reference."""
+        """Mean soft Dice over the targets of the corrected reference."""
         return sum(self.after) / len(self.after)
 
 
-def measure_mends(evidence: Evidence, pairs: Sequence[tuple[int, int]]) -> list[Mend]:
-    """Measure all mends of a case.
+def measure_corrections(evidence: Evidence, pairs: Sequence[tuple[int, int]]) -> list[Correction]:
+    """Measure all corrections of a case.
 
     Args:
         evidence: of the case.
         pairs: positions of targets that are a left and a right of the same thing.
 
     Returns:
-        One mend for each pair of which a side is labelled, for mirroring and for shifting the whole label map, and
-        for shifting, growing and shrinking each target that is labelled.
+        One for each pair of which a side is labelled, for mirroring and for shifting the whole label map, and for
+        shifting, growing and shrinking each target that is labelled.
     """
     present = [number for number, target in enumerate(evidence.targets) if target.voxels]
-    mends = [_exchanged(evidence, pair) for pair in pairs if set(pair) & set(present)]
+    corrections = [_exchanged(evidence, pair) for pair in pairs if set(pair) & set(present)]
     if not present:
-        return mends
-    mends += [_mirrored(evidence, present), _shifted(evidence, present, is_whole=True)]
+        return corrections
+    corrections += [_mirrored(evidence, present), _shifted(evidence, present, is_whole=True)]
     if len(present) > 1:
-        mends += [_shifted(evidence, [number]) for number in present]
-    return mends + [mend for number in present for mend in _resized(evidence, number)]
+        corrections += [_shifted(evidence, [number]) for number in present]
+    return corrections + [correction for number in present for correction in _resized(evidence, number)]
 
 
-def _exchanged(evidence: Evidence, pair: tuple[int, int]) -> Mend:
+def _exchanged(evidence: Evidence, pair: tuple[int, int]) -> Correction:
     left, right = (evidence.targets[number] for number in pair)
     before = (left.dice(), right.dice())
     after = (left.dice(right.points, right.voxels), right.dice(left.points, left.voxels))
-    return Mend("swapped", pair, before, after)
+    return Correction("swapped", pair, before, after)
 
 
-def _mirrored(evidence: Evidence, present: list[int]) -> Mend:
+def _mirrored(evidence: Evidence, present: list[int]) -> Correction:
     """The label map flipped along one whole axis of the image, the axis that adds most."""
     before = _dice(evidence, present)
     flipped = [_dice_flipped(evidence, present, axis) for axis in range(3)]
     axis = max(range(3), key=lambda number: sum(flipped[number]))
     world_axis = int(np.abs(evidence.steps_mm[:, axis]).argmax())
-    return Mend("mirrored", tuple(present), before, flipped[axis], is_whole=True, axis=world_axis)
+    return Correction("mirrored", tuple(present), before, flipped[axis], is_whole=True, axis=world_axis)
 
 
 def _dice_flipped(evidence: Evidence, numbers: Sequence[int], axis: int) -> tuple[float, ...]:
@@ -105,7 +105,7 @@ def _dice_flipped(evidence: Evidence, numbers: Sequence[int], axis: int) -> tupl
     return tuple(found)
 
 
-def _shifted(evidence: Evidence, numbers: list[int], is_whole: bool = False) -> Mend:
+def _shifted(evidence: Evidence, numbers: list[int], is_whole: bool = False) -> Correction:
     """The targets moved together, uphill from where they are."""
     seen: dict[IntTriple, float] = {}
 
@@ -124,7 +124,7 @@ def _shifted(evidence: Evidence, numbers: list[int], is_whole: bool = False) -> 
             here = best
     x, y, z = (float(way) for way in evidence.steps_mm @ here)
     before, after = _dice(evidence, numbers), _dice(evidence, numbers, here)
-    return Mend("shifted", tuple(numbers), before, after, move_mm=(x, y, z), is_whole=is_whole)
+    return Correction("shifted", tuple(numbers), before, after, move_mm=(x, y, z), is_whole=is_whole)
 
 
 def _neighbours(offset: IntTriple, step: int) -> list[IntTriple]:
@@ -144,7 +144,7 @@ def _dice(evidence: Evidence, numbers: Sequence[int], offset: IntTriple = (0, 0,
     return tuple(target.dice(target.points + np.array(offset)) for target in targets)
 
 
-def _resized(evidence: Evidence, number: int) -> list[Mend]:
+def _resized(evidence: Evidence, number: int) -> list[Correction]:
     """The target grown and shrunk by the distances that add most."""
     target = evidence.targets[number]
     box, strides = _surroundings(target, evidence.spacing_mm)
@@ -162,7 +162,7 @@ def _resized(evidence: Evidence, number: int) -> list[Mend]:
     base = 2 * float(probability[inside].sum(dtype=np.float64)) / (mass + int(inside.sum()))
     sizes: tuple[tuple[SuspicionKind, float, float], ...] = (("too_small", *grown), ("too_large", *shrunk))
     return [
-        Mend(kind, (number,), (before,), (before + max(0.0, best - base),), distance_mm=size)
+        Correction(kind, (number,), (before,), (before + max(0.0, best - base),), distance_mm=size)
         for kind, best, size in sizes
     ]
 

@@ -1,4 +1,4 @@
-"""Components of one case and its reference in, which of them are true, and what changing them would do, out."""
+"""Components of one case and its reference in; which components are true, and what changing each would do, out."""
 
 from collections.abc import Sequence
 
@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from autoseg.metrics.detection import LesionMatches, match_components
-from autoseg.postprocessing.find import Classes, Found
+from autoseg.postprocessing.component_list import Classes, ComponentList
+from autoseg.postprocessing.group_statistics import owners, sums
 from autoseg.postprocessing.rows import UNKNOWN, Floats, Ints, Rows, atoms_of
-from autoseg.postprocessing.segments import owners, sums
 from autoseg.records.detection import LesionRule
 from autoseg.records.labels import LabelScheme, Target
 from autoseg.records.postprocessing import LearningSettings, TruthRule
@@ -17,10 +17,10 @@ from autoseg.spatial.components import components
 from autoseg.spatial.cropping import box_slices, mask_box
 
 
-def judged(
+def match_reference(
     case: str,
     group: str,
-    found: Found,
+    found: ComponentList,
     features: Floats,
     names: Sequence[str],
     classes: Classes,
@@ -31,21 +31,24 @@ def judged(
     voxel_mm3: float,
     settings: LearningSettings,
 ) -> Rows:
-    """The table of one case.
+    """Match the components of one case with its reference: which are true, and what each decides on.
 
     Args:
         case: its id.
         group: its patient.
-        found: `n` components of `classes`.
-        features: `n f`.
-        names: of the features.
+        found: the `n` components and candidates of `classes`.
+        features: `n f`, as `features.measure` gives them.
+        names: the `f` names of the features.
         classes: segmentation `z y x` on the crop box.
-        reference: internal class numbers on the whole turned grid; those to ignore count nowhere.
-        box: where the crop box lies in it.
-        labels: scheme of both.
-        centres_mm: `n 3` world coordinates.
+        reference: internal class numbers `z y x` on the whole turned grid; voxels with the ignore label count nowhere.
+        box: the crop box on that grid.
+        labels: scheme of segmentation and reference.
+        centres_mm: `n 3` centres of the components in world coordinates (RAS+).
         voxel_mm3: volume of a voxel.
         settings: when a component is true, and when a lesion is found.
+
+    Returns:
+        The table of this case; `rows.joined` puts the tables of several cases together.
     """
     inside = np.ascontiguousarray(reference[box_slices(box)])
     ignored = np.zeros(len(found.targets), dtype=np.int64)
@@ -100,7 +103,7 @@ Numbered = tuple[npt.NDArray[np.int32], int, npt.NDArray[np.integer], int]
 
 
 def _numbered(
-    found: Found, low: int, high: int, target: Target, reference: Classes, box: Box, labels: LabelScheme
+    found: ComponentList, low: int, high: int, target: Target, reference: Classes, box: Box, labels: LabelScheme
 ) -> Numbered:
     """Rows and lesions of one target as numbered volumes in the box of both, voxels to ignore left out of the rows."""
     wanted = np.isin(reference, target.members)
