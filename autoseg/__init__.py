@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from autoseg.version import __version__
 
 if TYPE_CHECKING:
-    from autoseg.api import LoadedModel, Segmentation, load_model
+    from autoseg.api import LoadedModel, Maps, Segmentation, load_model, read_maps
 
-__all__ = ["LoadedModel", "Segmentation", "__version__", "load_model"]
+__all__ = ["LoadedModel", "Maps", "Segmentation", "__version__", "load_model", "read_maps"]
 
 
 def __getattr__(name: str) -> Any:

@@ -17,13 +17,16 @@ import numpy.typing as npt
 
 from autoseg.devices import choose_device
 from autoseg.errors import ResourceError, UsageError
+from autoseg.images.placing import ORIENTATION, volume_of_array
 from autoseg.images.volume import Volume
-from autoseg.inference.pieces import Pieces
+from autoseg.inference.pieces import in_file
+from autoseg.inference.store import disagreement_path, folds_path, meta_path, probabilities_path
 from autoseg.inference.voices import Spoken
 from autoseg.postprocessing.case_grid import grid_of_image
-from autoseg.records.geometry import Geometry, affine_rows
+from autoseg.records.base import read_record
 from autoseg.records.labels import LabelScheme
 from autoseg.records.postprocessing import ComponentChange
+from autoseg.records.prediction_folder import read_finished
 from autoseg.records.results import PreprocessedCase
 from autoseg.records.trust import Judgement
 from autoseg.selection.answering import answer, ask
@@ -31,12 +34,19 @@ from autoseg.selection.predictor import Predictor, fast_predictor, load_predicto
 from autoseg.selection.room import lack_of_room
 from autoseg.spatial.cropping import box_slices
 from autoseg.spatial.orientation import Turn, turn
+from autoseg.storage.arrays import read_array
 
-ORIENTATION = "SPL"
-"""Where z, y and x run if nothing else is said: superior, posterior, left, as the slices of an axial DICOM scan."""
 
-_LETTERS = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I": (2, -1)}
-_PLANAR_DEPTH = 999.0  # nnU-Net's spacing of the axis that a 2-D image lacks, in its coarsest voxel edges
+@dataclass(frozen=True)
+class Maps:
+    """How sure a model is of each voxel of an image, on the image's own grid, before post-processing."""
+
+    probabilities: npt.NDArray[np.float16]
+    """`H Z Y X` (`H Y X` where the image was `Y X`): of each class, background first, or of each region."""
+    mirrorings: npt.NDArray[np.uint8] | None
+    """`Z Y X` (`Y X`): how far the answers about mirror images differ, 255: as far as can be; None: none are asked."""
+    folds: npt.NDArray[np.uint8] | None
+    """`Z Y X` (`Y X`): how far the folds differ from their mean, likewise; None: there is one."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +55,17 @@ class Segmentation:
 
     labels: npt.NDArray[np.integer[Any]]
     """`Z Y X` (`Y X` where the image was), values as in the dataset's label files, after post-processing."""
-    probabilities: npt.NDArray[np.float16] | None
-    """`H Z Y X` (`H Y X`): of each class, background first, or of each region; before post-processing. None: not asked
-    for."""
+    maps: Maps | None
+    """How sure it is of them; None: not asked for."""
     judgement: Judgement | None
     """Predicted Dice, volumes and reasons to look at it; None: nothing of it was learned about the model."""
     changes: tuple[ComponentChange, ...]
     """Components that learned post-processing removed or restored."""
+
+    @property
+    def probabilities(self) -> npt.NDArray[np.float16] | None:
+        """Those of the maps; None: not asked for."""
+        return None if self.maps is None else self.maps.probabilities
 
 
 @dataclass(frozen=True)
@@ -103,7 +117,7 @@ class LoadedModel:
             affine: 4 x 4, from array indices (z, y, x, 1) to the patient's x, y, z in mm (RAS+). For nibabel's
                 images, whose arrays are `X Y Z`: `image.affine[:, [2, 1, 0, 3]]`.
             orientation: without an affine, towards where in the patient z, y and x run: letters of R L A P S I.
-            probabilities: whether they are wanted too. They are kept in the system's temporary folder meanwhile.
+            probabilities: whether maps are wanted too. They are kept in the system's temporary folder meanwhile.
 
         Raises:
             UsageError: shape, spacing, affine or orientation make no sense.
@@ -111,12 +125,11 @@ class LoadedModel:
             ModelError: the network's values are not finite.
             ResourceError: it does not fit into the memory, or the disk of the temporary folder is full.
         """
-        volume, is_flat = _as_volume(np.asarray(image), spacing_mm, affine, orientation)
+        volume, is_flat = volume_of_array(np.asarray(image), spacing_mm, affine, orientation)
         found = self.segment_volume(volume, probabilities)
         if not is_flat:
             return found
-        said = found.probabilities
-        return replace(found, labels=found.labels[0], probabilities=None if said is None else said[:, 0])
+        return replace(found, labels=found.labels[0], maps=None if found.maps is None else _flattened(found.maps))
 
     def segment_volume(self, volume: Volume, probabilities: bool = False, scratch: Path | None = None) -> Segmentation:
         """Segment an image as readers give it; otherwise as `segment`.
@@ -128,17 +141,18 @@ class LoadedModel:
         grids = prepare_volume(predictor, "image", volume)
         if (reason := lack_of_room(predictor, grids)) is not None:
             raise ResourceError(f"This image cannot be segmented: {reason}")
-        first, spoken = predictor.models[0], list[npt.NDArray[np.float16]]()
+        first, maps = predictor.models[0], list[Maps]()
         meta = grids[first.configuration].meta
 
         def keep(said: Spoken) -> None:
-            spoken.append(_on_own_grid(said.probabilities, meta, self.scheme))
+            said.keep(said.folder)
+            maps.append(_read_maps(said.folder, meta.id, self.scheme))
 
         grid = partial(grid_of_image, volume.array, meta, first.plan, first.configuration)
         folder = Path(tempfile.gettempdir()) if scratch is None else scratch
         found = answer(predictor, meta, ask(predictor, grids), grid, folder, keep)
         labels = self.scheme.to_file(found.classes)
-        return Segmentation(labels, spoken[0] if spoken else None, found.judgement, found.changes or ())
+        return Segmentation(labels, maps[0] if maps else None, found.judgement, found.changes or ())
 
 
 def load_model(model: str | Path, *, device: str = "auto", fast: bool = False) -> LoadedModel:
@@ -147,7 +161,7 @@ def load_model(model: str | Path, *, device: str = "auto", fast: bool = False) -
     Args:
         model: what `autoseg pack` wrote or the folder it was unpacked to, the folder of a dataset in the workspace, of
             a configuration, of one fold, or of several configurations, which are averaged.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         fast: without mirroring and with fewer tiles: several times faster, a little less accurate.
 
     Raises:
@@ -158,79 +172,47 @@ def load_model(model: str | Path, *, device: str = "auto", fast: bool = False) -
     return LoadedModel(fast_predictor(predictor) if fast else predictor)
 
 
-def _as_volume(
-    array: npt.NDArray[Any], spacing_mm: Sequence[float] | None, affine: npt.ArrayLike | None, orientation: str
-) -> tuple[Volume, bool]:
-    """The image `C Z Y X` with its geometry, and whether it is a 2-D one."""
-    if array.dtype.kind not in "uif":
-        raise UsageError(f"image has values of type {array.dtype}; expected integers or real numbers.")
-    is_flat = spacing_mm is not None and len(spacing_mm) == 2
-    num_axes = 2 if is_flat else 3
-    if array.ndim not in (num_axes, num_axes + 1) or not array.size:
-        axes = "Y X or C Y X" if is_flat else "Z Y X or C Z Y X"
-        raise UsageError(f"image has shape {array.shape}; expected {axes} with a spacing for each axis of space.")
-    whole = array[None] if array.ndim == num_axes else array
-    if is_flat:
-        whole = whole[:, None]
-    return Volume(whole, _geometry(whole.shape[1:], spacing_mm, affine, orientation)), is_flat
+def read_maps(folder: str | Path, case: str) -> Maps:
+    """What `autoseg predict --save-probabilities` wrote into a folder about one of its cases.
+
+    Raises:
+        UsageError: nothing was written about this case.
+        DataError: a file is damaged.
+    """
+    where = Path(folder)
+    finished = read_finished(where)
+    if finished.labels is None or case not in finished.cases or not probabilities_path(where, case).is_file():
+        raise UsageError(f"{where} has no probabilities of {case!r}: predict it with --save-probabilities.")
+    return _read_maps(where, case, finished.labels)
 
 
-def _is_flat(matrix: npt.NDArray[np.float64]) -> bool:
-    """Whether the axes do not span space, whatever their lengths."""
-    lengths = np.linalg.norm(matrix, axis=0)
-    return bool(lengths.min() == 0 or abs(np.linalg.det(matrix / lengths)) < 1e-3)
-
-
-def _geometry(
-    shape: tuple[int, ...], spacing_mm: Sequence[float] | None, affine: npt.ArrayLike | None, orientation: str
-) -> Geometry:
-    if spacing_mm is None and affine is None:
-        raise UsageError("spacing_mm or affine must be given: without them no length in the image is known.")
-    planar = spacing_mm is not None and len(spacing_mm) == 2
-    if affine is None:
-        matrix = _directions(orientation) * _lengths(spacing_mm, planar)
-    else:
-        given = np.asarray(affine, dtype=np.float64)
-        if given.shape != (4, 4) or not np.isfinite(given).all() or _is_flat(given[:3, :3]):
-            raise UsageError("affine must be an invertible 4 x 4 matrix of finite numbers.")
-        matrix = given[:3]
-        edges = np.linalg.norm(given[:3, :3], axis=0)
-        if spacing_mm is None:
-            spacing_mm = [float(edge) for edge in edges]
-        elif not planar and not np.allclose(_lengths(spacing_mm, planar)[:3], edges, rtol=1e-3):
-            raise UsageError(f"affine has voxels of {edges.round(4).tolist()} mm (z y x), spacing_mm {spacing_mm}.")
-    z, y, x = (float(length) for length in _lengths(spacing_mm, planar)[:3])
-    num_z, num_y, num_x = shape
-    return Geometry(shape=(num_z, num_y, num_x), spacing_mm=(z, y, x), affine=affine_rows(matrix), planar=planar)
-
-
-def _lengths(spacing_mm: Sequence[float] | None, planar: bool) -> npt.NDArray[np.float64]:
-    """Voxel edges along z, y, x, and 1 for the translation; raises UsageError where they make no sense."""
-    lengths = np.array(spacing_mm, dtype=np.float64)
-    if lengths.shape != ((2,) if planar else (3,)) or not (np.isfinite(lengths) & (lengths > 0)).all():
-        raise UsageError(f"spacing_mm is {spacing_mm}; expected positive mm along z, y, x (y, x of a 2-D image).")
-    depth = [_PLANAR_DEPTH * lengths.max()] if planar else []
-    return np.array([*depth, *lengths, 1.0])
-
-
-def _directions(orientation: str) -> npt.NDArray[np.float64]:
-    """Unit steps along z, y, x as the columns of 3 x 4, no translation."""
-    letters = [_LETTERS.get(letter) for letter in orientation.upper()]
-    if len(letters) != 3 or {letter and letter[0] for letter in letters} != {0, 1, 2}:
-        raise UsageError(f"orientation is {orientation!r}; expected one letter of R/L, A/P and S/I each, as in SPL.")
-    steps = np.zeros((3, 4))
-    for axis, letter in enumerate(letters):
-        if letter is not None:
-            steps[letter[0], axis] = letter[1]
-    return steps
-
-
-def _on_own_grid(cropped: Pieces, meta: PreprocessedCase, labels: LabelScheme) -> npt.NDArray[np.float16]:
-    """Probabilities `H z y x` of the crop box on the image's own grid; around it is background for certain."""
-    whole = np.zeros((cropped.shape[0], *meta.geometry.shape), np.float16)
+def _read_maps(folder: Path, case: str, labels: LabelScheme) -> Maps:
+    meta, stored = read_record(meta_path(folder, case), PreprocessedCase), in_file(probabilities_path(folder, case))
+    probabilities = np.zeros((stored.shape[0], *meta.geometry.shape), np.float16)
     if not labels.has_regions:
-        whole[0] = 1
-    inside = turn(whole, Turn(meta.axes, meta.flips))[(slice(None), *box_slices(meta.crop))]
-    for rows, slab in cropped.slabs():
+        probabilities[0] = 1  # around the box is background for certain
+    inside = _crop_box(probabilities, meta)
+    for rows, slab in stored.slabs():
         inside[:, rows] = slab
+    return Maps(
+        probabilities, _read_map(disagreement_path(folder, case), meta), _read_map(folds_path(folder, case), meta)
+    )
+
+
+def _read_map(path: Path, meta: PreprocessedCase) -> npt.NDArray[np.uint8] | None:
+    if not path.is_file():
+        return None
+    whole = np.zeros(meta.geometry.shape, np.uint8)
+    _crop_box(whole, meta)[...] = read_array(path)
     return whole
+
+
+def _crop_box(whole: npt.NDArray[Any], meta: PreprocessedCase) -> npt.NDArray[Any]:
+    """The view of an array `... Z Y X` on the image's own grid that is its crop box on the turned one."""
+    return turn(whole, Turn(meta.axes, meta.flips))[(..., *box_slices(meta.crop))]
+
+
+def _flattened(maps: Maps) -> Maps:
+    """Those of a 2-D image without the axis z."""
+    mirrorings = None if maps.mirrorings is None else maps.mirrorings[0]
+    return Maps(maps.probabilities[:, 0], mirrorings, None if maps.folds is None else maps.folds[0])

@@ -33,19 +33,24 @@ _FREE_SHARE = 0.7  # what cases need is estimated roughly, and other programs ru
 
 
 def choose_device(name: str | None = None) -> torch.device:
-    """The device to compute on: `name` if given, else the first GPU, else the CPU.
+    """The device to compute on: `name` if given, else the first GPU, else the CPU. `mps` only where it is named.
 
     Raises:
         UsageError: the named device does not exist here.
     """
     if name is None or name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    unknown = UsageError(f"--device {name}: unknown; use auto, cpu, cuda, cuda:N or mps.")
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UsageError(f"--device {name}: unknown; use auto, cpu, cuda or cuda:N.") from error
+        raise unknown from error
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise unknown
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices.")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UsageError(f"--device {name}: PyTorch finds none of Apple's GPUs here; use cpu.")
     return device
 
 

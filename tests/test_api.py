@@ -60,6 +60,13 @@ def test_arrays_are_answered_as_files_are(tmp_path: Path, how: Turn) -> None:
     inside = turn(found.probabilities, Turn(meta.axes, meta.flips))[(slice(None), *box_slices(meta.crop))]
     np.testing.assert_array_equal(inside, stored)
     np.testing.assert_allclose(found.probabilities.sum(0, dtype=np.float32), 1, atol=2e-3)
+    maps = autoseg.read_maps(tmp_path / "out", "case")
+    for name in ("probabilities", "mirrorings", "folds"):
+        np.testing.assert_array_equal(getattr(maps, name), getattr(found.maps, name))
+    assert maps.mirrorings.shape == maps.folds.shape == array.shape[1:]
+    assert maps.folds.max() > 100  # the folds disagree about intensities between theirs
+    sure = maps.probabilities.max(0) > 0.999
+    assert maps.folds[sure].max() < 10  # and so lie where they do
     alone = model.predict(read.array, affine=read.geometry.matrix)
     assert (alone == found.labels).mean() > 0.999  # ties of float16
     assert found.judgement is None
@@ -91,6 +98,8 @@ def test_a_picture(tmp_path: Path) -> None:
     found = model.segment(image_of(CLASSES)[0, 4], (1.0, 1.0), probabilities=True)
     np.testing.assert_array_equal(found.labels, LABELS.to_file(CLASSES[4]))
     assert found.probabilities.shape == (3, *CLASSES.shape[1:])
+    assert found.maps.mirrorings.shape == CLASSES.shape[1:]
+    assert found.maps.folds is None
 
 
 def test_a_folder_of_configurations_is_an_ensemble_and_a_cascade_speaks_for_its_stages(tmp_path: Path) -> None:
@@ -161,6 +170,26 @@ def test_rules_that_judge_by_image_and_probabilities_travel_and_hold_for_arrays(
     assert len(answer.changes) == 1
 
 
+def test_the_answer_does_not_depend_on_how_an_array_lies_in_memory(tmp_path: Path) -> None:
+    write_fold(tmp_path / "fold_0", make_plan())
+    model = autoseg.load_model(tmp_path / "fold_0", device="cpu")
+    image = np.rint(IMAGE[0])
+    expected = model.predict(image, np.array(GRID.spacing_mm))
+    assert {3, 700} <= set(np.unique(expected))
+    same = (
+        image.astype(np.float64),
+        image.astype(np.int16),
+        image.astype(">i2"),
+        np.asfortranarray(image),
+        np.ascontiguousarray(image[::-1])[::-1],
+        np.repeat(image, 2, axis=2)[:, :, ::2],
+    )
+    for array in same:
+        before = array.copy()
+        np.testing.assert_array_equal(model.predict(array, GRID.spacing_mm), expected)
+        np.testing.assert_array_equal(array, before)
+
+
 def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
     write_fold(tmp_path / "fold_0", make_plan())
     model = autoseg.load_model(tmp_path / "fold_0", device="cpu")
@@ -168,6 +197,9 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
     refused = {
         "spacing_mm or affine": lambda: model.predict(volume),
         "expected positive": lambda: model.predict(volume, (2.0, -1.5, 1.0)),
+        r"spacing_mm is 1\.0; expected positive": lambda: model.predict(volume, 1.0),
+        "spacing_mm is '1 1 1'; expected numbers": lambda: model.predict(volume, "1 1 1"),
+        "affine is 'eye'; expected numbers": lambda: model.predict(volume, affine="eye"),
         "expected Z Y X or C Z Y X": lambda: model.predict(volume[0], spacing),
         "expected Y X or C Y X": lambda: model.predict(IMAGE, (1.0, 1.0)),
         "values of type": lambda: model.predict(volume.astype(complex), spacing),
@@ -184,6 +216,15 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
         model.predict(np.full_like(IMAGE, np.nan), spacing)
     with pytest.raises(ModelError, match=r"fold\.json"):
         autoseg.load_model(tmp_path / "nothing")
+    write_image(tmp_path / "images" / "case.nii.gz", IMAGE, GRID)
+    predict(tmp_path / "fold_0", tmp_path / "images", tmp_path / "out", device="cpu")
+    for folder, case in (("out", "case"), ("out", "other"), ("nowhere", "case")):
+        with pytest.raises(UsageError, match=f"no probabilities of '{case}'"):
+            autoseg.read_maps(tmp_path / folder, case)
+    predict(tmp_path / "fold_0", tmp_path / "images", tmp_path / "out", device="cpu", save_probabilities=True)
+    (tmp_path / "out" / "case.probabilities.b2nd").write_bytes(b"cut off")
+    with pytest.raises(DataError, match=r"case\.probabilities\.b2nd cannot be read .* damaged"):
+        autoseg.read_maps(tmp_path / "out", "case")
 
 
 def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,7 +235,7 @@ def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_fold(paths.fold("plan", "3d_fullres", "0"), plan)
     write_image(tmp_path / "scan.nii.gz", IMAGE[0][None], GRID)
     pack(paths, tmp_path / "model.zip")
-    predict(tmp_path / "model.zip", tmp_path / "scan.nii.gz", tmp_path / "out", device="cpu")
+    predict(tmp_path / "model.zip", tmp_path / "scan.nii.gz", tmp_path / "out", device="cpu", save_probabilities=True)
     assert set(read_finished(tmp_path / "out").cases) == {"scan"}
     for block in page.split("```python\n")[1:]:
         source = block.split("```")[0]

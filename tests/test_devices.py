@@ -3,9 +3,29 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 
 from autoseg import devices
-from autoseg.devices import SharedMemory, available_memory_bytes, num_cores
+from autoseg.devices import SharedMemory, available_memory_bytes, choose_device, num_cores
+from autoseg.errors import UsageError
+
+
+@pytest.mark.parametrize("name", ["", "foo", "meta", "xpu", "CPU", "cuda:-1"])
+def test_devices_that_torch_knows_and_we_do_not_are_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="unknown; use auto, cpu"):
+        choose_device(name)
+
+
+def test_a_device_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UsageError, match="has 1 CUDA devices"):
+        choose_device("cuda:1")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(UsageError, match="none of Apple's GPUs"):
+        choose_device("mps")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert choose_device("mps").type == "mps"
+    assert choose_device("cpu") == torch.device("cpu")
 
 
 def test_cores_are_those_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,11 +16,15 @@ _CHANNEL = re.compile(r"(.+)_(\d{4})")
 
 
 def list_images(folder: Path, ending: str | None = None) -> list[Path]:
-    """Image files in `folder`, sorted, hidden ones left out; only those with `ending` if given."""
+    """Image files in `folder`, sorted, hidden ones left out; only those with `ending` if given.
+
+    A link to nowhere is among them, so that whoever reads it names it: it stands for a case that somebody expects.
+    """
     if not folder.is_dir():
         return []
     files = (path for path in folder.iterdir() if not path.name.startswith(".") and known_ending(path))
-    return sorted(path for path in files if path.is_file() and (ending is None or path.name.endswith(ending)))
+    present = (path for path in files if path.is_file() or (path.is_symlink() and not path.exists()))
+    return sorted(path for path in present if ending is None or path.name.endswith(ending))
 
 
 def nnunet_cases(

@@ -83,7 +83,10 @@ def _example(model: Model) -> Tensor:
 
 
 def _write_torch(module: nn.Module, example: Tensor, path: Path) -> None:
-    torch.export.save(torch.export.export(module, (example,)), path)
+    program = torch.export.export(module, (example,))
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # names folders of this machine, perhaps its user
+    torch.export.save(program, path)
 
 
 def _run_torch(path: Path, patch: Tensor) -> Tensor:
@@ -105,6 +108,8 @@ def _write_onnx(module: nn.Module, example: Tensor, path: Path) -> None:
             verbose=False,
         )
     assert program is not None, "the dynamo exporter returns a program"
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # the same
     program.save(path)
 
 

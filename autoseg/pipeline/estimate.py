@@ -29,7 +29,7 @@ def describe_times(
     Args:
         plan: has the configurations.
         num_trainings: configuration -> trainings (folds) that are still to be made.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`; measured for a second or two a configuration.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; measured for a second or two a configuration.
         epochs: instead of the plan's.
         iterations: steps an epoch instead of the plan's.
         limit_seconds: what all trainings together may take; None: no limit.

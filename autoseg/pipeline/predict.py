@@ -8,6 +8,7 @@ model each segmentation comes from; nothing of an earlier one stays beside it. F
 say how good it may be, between what its volumes lie, and why a person should look at it (`selection.judging`).
 """
 
+import errno
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -29,11 +30,17 @@ from autoseg.inference.predictor import Windows
 from autoseg.inference.store import disagreement_path, folds_path, meta_path, probabilities_path
 from autoseg.postprocessing.apply import changes_path
 from autoseg.postprocessing.case_grid import read_case_grid
-from autoseg.records.base import Record, read_record, write_record
+from autoseg.records.base import write_record
 from autoseg.records.dataset import Case
-from autoseg.records.labels import LabelScheme
 from autoseg.records.postprocessing import CaseChanges
-from autoseg.records.prediction_folder import FINISHED, QUALITY_TABLE, TABLES, remove_outdated
+from autoseg.records.prediction_folder import (
+    FINISHED,
+    QUALITY_TABLE,
+    TABLES,
+    Finished,
+    read_finished,
+    remove_outdated,
+)
 from autoseg.records.results import PreprocessedCase
 from autoseg.records.trust import Judgement
 from autoseg.records.workspace import Paths
@@ -41,7 +48,8 @@ from autoseg.selection.answering import answer, ask
 from autoseg.selection.judging import quality_table, warn_of_case
 from autoseg.selection.predictor import Grids, Predictor, fast_predictor, load_predictor, prepare
 from autoseg.selection.room import lack_of_room
-from autoseg.storage.atomic import write_text
+from autoseg.storage.atomic import sweep_scratch, write_text
+from autoseg.storage.locks import locked
 
 Outcome = Judgement | str | None
 """What is said about a segmentation, or as text why there is none; None: it was not judged."""
@@ -50,19 +58,6 @@ Made = TypeVar("Made")
 
 _WAITING_BYTES = 1 << 28
 """Finished logits that may wait for their export."""
-
-
-class Finished(Record):
-    """Which model each segmentation of a folder comes from, so that a continued run trusts only its own."""
-
-    labels: LabelScheme | None = None
-    """What the segmentations' values mean; None: an older autoseg wrote them."""
-    channel_names: tuple[str, ...] = ()
-    """Of the images."""
-    cases: dict[str, str] = {}
-    """Case id -> digest of weights, plan and post-processing."""
-    judged: dict[str, Judgement] = {}
-    """Case id -> predicted quality, volumes and reasons to look at it; empty where a model was not selected."""
 
 
 def predict(
@@ -83,7 +78,7 @@ def predict(
         images: folder of images or one image file.
         output: folder for the segmentations, named like the images.
         plan_name: use this plan's models instead of the selected ones.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         keep_finished: leave segmentations alone that this same model wrote in an earlier run.
         save_probabilities: write the ensemble's probabilities beside the segmentations, as validation does.
         fast: without mirroring and with fewer tiles, see `selection.predictor.fast_predictor`.
@@ -95,7 +90,7 @@ def predict(
         PartialError: some cases could not be predicted; each is named with its reason, the others are written.
         ModelError: no trained model is there, or it is damaged.
         ResourceError: the disk is full.
-        UsageError, DataError: there are no images, or `output` is their own folder.
+        UsageError, DataError: there are no images, `output` is their own folder, or another process predicts into it.
     """
     if not images.exists():
         raise UsageError(f"{images} does not exist; -i takes a folder of images or one image.")
@@ -111,7 +106,21 @@ def predict(
 def predict_cases(
     predictor: Predictor, root: Path, cases: Sequence[Case], output: Path, *, keep_finished: bool = False
 ) -> list[Path]:
-    """Segment cases, whose paths are relative to `root`; the rest is as for `predict`."""
+    """Segment cases, whose paths are relative to `root`; the rest is as for `predict`.
+
+    Two at a time would each list its own cases alone, so the second is refused; and what a killed one left of what the
+    folds said, which may be many GiB, is nobody's any more.
+    """
+    with locked(output, "predicting"):
+        sweep_scratch(output)
+        return _predict_into(predictor, root, cases, output, keep_finished)
+
+
+def _predict_into(
+    predictor: Predictor, root: Path, cases: Sequence[Case], output: Path, keep_finished: bool
+) -> list[Path]:
+    unnamed = {case: fault for case in cases if (fault := _fault_of_name(output, case.id)) is not None}
+    num_cases, cases = len(cases), [case for case in cases if case not in unnamed]
     targets = {case.id: output / (case.id + output_ending(case.images[0])) for case in cases}
     earlier = read_finished(output) if keep_finished else Finished()
     # Other models' segmentations may stay where they are, but what is said here of labels holds for this model's.
@@ -145,10 +154,26 @@ def predict_cases(
     outdated = (*(TABLES if waiting else ()), *(() if judged else (QUALITY_TABLE,)))
     remove_outdated(output, outdated, targets.values())
     write_finished()
+    for case, fault in unnamed.items():
+        record(case, fault)
     for _ in console.track(_done_cases(predictor, root, waiting, targets, record), len(waiting), "predicting"):
         pass
-    _raise_failed(failed, len(cases))
+    _raise_failed(failed, num_cases)
     return [targets[case.id] for case in cases]
+
+
+def _fault_of_name(folder: Path, case: str) -> str | None:
+    """Why no results can be written under the name of a case; None: they can."""
+    try:
+        case.encode("utf-8")  # tables and records are UTF-8; older systems name files in other encodings
+        probabilities_path(folder, f"{case}__").is_file()  # the longest name that is written, temporary ones too
+    except UnicodeEncodeError:
+        return "its file's name is not UTF-8; rename it."
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return "its file's name is too long for the results beside it; shorten it or choose another -o."
+    return None
 
 
 def _done_cases(
@@ -216,12 +241,6 @@ def _remove_earlier(target: Path, case: str) -> None:
     for beside in (probabilities_path, disagreement_path, folds_path, changes_path):
         beside(folder, case).unlink(missing_ok=True)
     target.unlink(missing_ok=True)
-
-
-def read_finished(output: Path) -> Finished:
-    """Which model each segmentation of a folder comes from, and what was said about it."""
-    path = output / FINISHED
-    return read_record(path, Finished) if path.is_file() else Finished()
 
 
 def _prepare_or_reason(predictor: Predictor, root: Path, case: Case) -> Grids | str:

@@ -4,9 +4,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from autoseg import console
+from autoseg.records.base import Record, read_record
+from autoseg.records.labels import LabelScheme
+from autoseg.records.trust import Judgement
 
 FINISHED = "predicted.json"
-"""Record `pipeline.predict.Finished`: which model each segmentation comes from."""
+"""Record `Finished`: which model each segmentation comes from."""
 QUALITY_TABLE = "quality.csv"
 """What the model says about its segmentations."""
 MEASUREMENTS = "measurements.csv"
@@ -16,6 +19,25 @@ COMPONENT_SHIFT = "component_shift.json"
 
 TABLES = (EVALUATION, EVALUATION_TABLE, COMPARISON, COMPARISON_TABLE, COMPONENT_SHIFT, MEASUREMENTS)
 """What is found out about segmentations later; none of it holds any more once one of them is another one."""
+
+
+class Finished(Record):
+    """Which model each segmentation of a folder comes from, so that a continued run trusts only its own."""
+
+    labels: LabelScheme | None = None
+    """What the segmentations' values mean; None: an older autoseg wrote them."""
+    channel_names: tuple[str, ...] = ()
+    """Of the images."""
+    cases: dict[str, str] = {}
+    """Case id -> digest of weights, plan and post-processing."""
+    judged: dict[str, Judgement] = {}
+    """Case id -> predicted quality, volumes and reasons to look at it; empty where a model was not selected."""
+
+
+def read_finished(output: Path) -> Finished:
+    """Which model each segmentation of a folder comes from, and what was said about it."""
+    path = output / FINISHED
+    return read_record(path, Finished) if path.is_file() else Finished()
 
 
 def remove_outdated(folder: Path, names: Sequence[str], segmentations: Iterable[Path]) -> None:

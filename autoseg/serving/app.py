@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.security import HTTPBearer
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
 
@@ -23,7 +24,7 @@ from autoseg import console
 from autoseg.api import LoadedModel
 from autoseg.serving.folders import service_folder
 from autoseg.serving.job_queue import ClientGone, JobQueue, QueueFull, QueueTimeout, ShuttingDown
-from autoseg.serving.responses import NIFTI, Received, Refused, body_of, no_room, refusal, refusals, segmented
+from autoseg.serving.responses import SEGMENTED, Received, Refused, body_of, no_room, refusal, refusals, segmented
 from autoseg.storage.atomic import is_full_disk
 from autoseg.version import __version__
 
@@ -107,22 +108,29 @@ def make_app(
         """Counts for monitoring, as Prometheus text."""
         return guarded(request, lambda: PlainTextResponse(jobs.metrics(), media_type="text/plain; version=0.0.4"))
 
-    answers = refusals()
-    answers[200] = {"description": "The segmentation, .nii.gz on the image's grid.", "content": {NIFTI: {}}}
+    # `check_caller` guards; this only says in the description that a token is needed.
+    needs_token = [] if token is None else [Depends(HTTPBearer(auto_error=False))]
     app.add_api_route(
         "/segment",
         segment,
         methods=["POST"],
         response_class=Response,
-        responses=answers,
+        responses={200: SEGMENTED, **refusals()},
         openapi_extra={"requestBody": body_of(model.channel_names)},
+        dependencies=needs_token,
     )
     states = refusals(400)
     states[503] = {"description": "The service ends.", "content": {"application/json": {}}}
     app.add_api_route("/health", health, methods=["GET"], responses=states)
-    app.add_api_route("/model", describe, methods=["GET"], responses=refusals(400, 401, 403))
+    told = refusals(400, 401, 403)
+    app.add_api_route("/model", describe, methods=["GET"], responses=told, dependencies=needs_token)
     app.add_api_route(
-        "/metrics", metrics, methods=["GET"], response_class=PlainTextResponse, responses=refusals(400, 401, 403)
+        "/metrics",
+        metrics,
+        methods=["GET"],
+        response_class=PlainTextResponse,
+        responses=told,
+        dependencies=needs_token,
     )
     return app
 
@@ -189,14 +197,14 @@ async def _receive(request: Request, image: Path, jobs: JobQueue, limits: Limits
     if told.isdigit() and int(told) > limits.most_bytes:
         raise too_large
     try:
-        async with asyncio.timeout(limits.upload_seconds):
-            with image.open("wb") as target:
+        async with asyncio.timeout(limits.upload_seconds) as clock:
+            with jobs.upload(clock), image.open("wb") as target:
                 async for chunk in request.stream():
                     received[0] += len(chunk)
                     if received[0] > limits.most_bytes:
                         raise too_large
-                    if jobs.is_stopped:
-                        raise ShuttingDown
                     target.write(chunk)
     except TimeoutError as error:
+        if jobs.is_stopped:
+            raise ShuttingDown from error
         raise Refused(408, f"The image did not arrive within {limits.upload_seconds:g} s.") from error

@@ -44,6 +44,7 @@ class JobQueue:
         self.num_done, self.seconds_done, self.num_bytes = 0, 0.0, 0
         self.is_stopped = False
         self._turns: set[Future[Any]] = set()
+        self._uploads: set[asyncio.Timeout] = set()
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="segment")
 
@@ -71,6 +72,15 @@ class JobQueue:
         finally:
             with self._lock:
                 self.num_seated -= 1
+
+    @contextmanager
+    def upload(self, clock: asyncio.Timeout) -> Iterator[None]:
+        """Let `stop` end `clock`, the time limit of an upload, at once while the block runs."""
+        self._uploads.add(clock)
+        try:
+            yield
+        finally:
+            self._uploads.discard(clock)
 
     async def do(self, work: Callable[[], Made], hung_up: asyncio.Future[None]) -> Made:
         """Run `work` after the jobs that came earlier, and return its result; its errors are raised here.
@@ -142,10 +152,16 @@ class JobQueue:
         return "\n".join(rows) + "\n"
 
     def stop(self) -> None:
-        """Begin no further job and refuse those that wait; the running one goes on."""
+        """Begin no further job and refuse those that wait or are still being sent; the running one goes on.
+
+        Called in the event loop where images may be arriving.
+        """
         with self._lock:
             self.is_stopped = True
             self._pool.shutdown(wait=False, cancel_futures=True)
+        for clock in tuple(self._uploads):
+            if not clock.expired():
+                clock.reschedule(0)
 
     def close(self) -> None:
         """Stop, and wait for the running job."""

@@ -31,6 +31,20 @@ _REASONS = {
 _DETAIL = {"type": "object", "required": ["detail"], "properties": {"detail": {"type": "string"}}}
 _RETRY = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}}}
 
+_MODEL, _LOOK = "X-Autoseg-Model", "X-Autoseg-Look-At-It"
+SEGMENTED: dict[str, Any] = {
+    "description": "The segmentation, .nii.gz on the image's grid.",
+    "content": {NIFTI: {"schema": {"type": "string", "format": "binary"}}},
+    "headers": {
+        _MODEL: {"description": "Digest of the model.", "schema": {"type": "string"}},
+        _LOOK: {
+            "description": "Whether a person should; only of models that judge.",
+            "schema": {"enum": ["yes", "no"]},
+        },
+    },
+}
+"""The answer to an image as OpenAPI describes it."""
+
 
 class Refused(Exception):  # noqa: N818 - an answer, no fault of the program
     """An answer without a segmentation."""
@@ -119,7 +133,7 @@ def segmented(model: LoadedModel, image: Received, most_voxel_bytes: int) -> Res
         raise no_room() from error
     except AutosegError as error:
         raise Refused(500, f"The segmentation failed: {type(error).__name__}.") from error
-    headers = {"X-Autoseg-Model": model.predictor.digest}
+    headers = {_MODEL: model.predictor.digest}
     if found.judgement is not None:
-        headers["X-Autoseg-Look-At-It"] = "yes" if found.judgement.reasons else "no"
+        headers[_LOOK] = "yes" if found.judgement.reasons else "no"
     return Response(output.read_bytes(), media_type=NIFTI, headers=headers)

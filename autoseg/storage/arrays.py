@@ -82,7 +82,7 @@ def read_array(path: Path, box: Box | None = None) -> npt.NDArray[Any]:
         stored = blosc2.open(str(path), mode="r", dparams=blosc2.DParams(nthreads=1))
         values = stored[...] if box is None else stored[box]
     except (OSError, RuntimeError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}). Delete its folder and preprocess again.") from error
+        raise _unreadable(path, error) from error
     return np.asarray(values)
 
 
@@ -93,4 +93,9 @@ def array_shape(path: Path) -> tuple[int, ...]:
     try:
         return tuple(blosc2.open(str(path), mode="r").shape)
     except (OSError, RuntimeError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}). Delete its folder and preprocess again.") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    remedy = "It is missing or damaged: remove it and call again the command that writes it."
+    return DataError(f"{path} cannot be read ({error}). {remedy}")

@@ -6,6 +6,7 @@ temporary file lies in the target's own folder, since a rename is atomic within 
 
 import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -115,6 +116,13 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
             yield Path(scratch)
     except OSError as error:
         raise cannot_write(parent, error) from error
+
+
+def sweep_scratch(parent: Path) -> None:
+    """Remove the folders of `scratch_folder` inside `parent` that killed processes left; none of them may be in use."""
+    for folder in parent.glob(f"{_PARTIAL}*/"):
+        if not folder.is_symlink():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def is_full_disk(error: Exception) -> bool:

@@ -46,7 +46,7 @@ def locked(folder: Path, what: str) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
-        raise ResourceError(f"Cannot write to {folder}: {error.strerror}. Choose another --work.") from error
+        raise ResourceError(f"Cannot write to {folder}: {error.strerror}. Choose another folder.") from error
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -5,6 +5,7 @@ import logging
 import subprocess
 import sys
 import warnings
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,20 @@ def test_the_file_answers_as_the_model(
     torch.testing.assert_close(found, expected, atol=2e-5 * float(expected.abs().max()), rtol=1e-4)
     about = read_record(tmp_path / "out" / "autoseg.json", TracedModel)
     assert (about.file, about.num_folds, about.plan) == (known.file, 2, loaded.plan)
+    content = b"".join(path.read_bytes() for path in (tmp_path / "out").iterdir()) + unzipped(
+        tmp_path / "out" / known.file
+    )
+    assert b"folds.0" in content
+    for folder in (Path(traced.__file__).parent.parent, Path(torch.__file__).parent, tmp_path):
+        assert str(folder).encode() not in content  # of this machine, perhaps with its user's name
+
+
+def unzipped(path: Path) -> bytes:
+    """All entries of a zip; nothing of other files."""
+    if not zipfile.is_zipfile(path):
+        return b""
+    with zipfile.ZipFile(path) as archive:
+        return b"".join(archive.read(name) for name in archive.namelist())
 
 
 def test_a_packed_model_gives_the_same_files(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Predict: right in the patient under every storage order, folds and stages combined, faulty cases named."""
 
+import os
+import shutil
 from itertools import permutations, product
 from pathlib import Path
 
@@ -146,13 +148,31 @@ def test_faulty_cases_are_named_and_the_others_done(tmp_path: Path, images: Path
     broken = image_of(CLASSES)
     broken[0, 0, 0, 0] = np.nan
     write_image(images / "d_0000.nii.gz", broken, GRID)
+    for channel in range(2):
+        (images / f"f_000{channel}.nii.gz").symlink_to("moved_away.nii.gz")
     with pytest.raises(PartialError) as error:
         predict(model, images, tmp_path / "out", device="cpu")
     assert error.value.exit_code == 5
-    assert "3 of 5 cases" in str(error.value)
-    assert all(f"\n  {case}: " in str(error.value) for case in "bcd")
+    assert "4 of 6 cases" in str(error.value)
+    assert all(f"\n  {case}: " in str(error.value) for case in "bcdf")
     assert "NaN" in str(error.value)
     assert sorted(p.name for p in (tmp_path / "out").glob("*.nii.gz")) == ["a.nii.gz", "e.nii.gz"]
+
+
+def test_names_under_which_nothing_can_be_written_fail_alone(tmp_path: Path, images: Path) -> None:
+    """Latin-1 names of older systems, and names that leave no room for the endings of results; the longest do."""
+    model = write_fold(tmp_path / "fold_0", make_plan())
+    put(images, "M\u00fcller \u65e5\u672c (1).nii.gz")
+    shutil.copy(images / "M\u00fcller \u65e5\u672c (1).nii.gz", images / ("y" * 234 + ".nii.gz"))
+    shutil.copy(images / "M\u00fcller \u65e5\u672c (1).nii.gz", images / ("x" * 235 + ".nii.gz"))
+    shutil.copy(images / "M\u00fcller \u65e5\u672c (1).nii.gz", images / os.fsdecode(b"M\xfcller.nii.gz"))
+    with pytest.raises(PartialError, match="2 of 4 cases") as error:
+        predict(model, images, tmp_path / "out", device="cpu", save_probabilities=True)
+    assert "x: its file's name is too long" in str(error.value)
+    assert "name is not UTF-8; rename it" in str(error.value)
+    assert {p.name for p in (tmp_path / "out").glob("*.nii.gz")} == {
+        "M\u00fcller \u65e5\u672c (1).nii.gz", "y" * 234 + ".nii.gz"
+    }  # fmt: skip
 
 
 def test_the_folder_of_the_images_is_no_output(tmp_path: Path, images: Path, monkeypatch) -> None:

@@ -16,13 +16,14 @@ from autoseg.records.postprocessing import ComponentRule, ComponentSettings, Lea
 from autoseg.records.prediction_folder import QUALITY_TABLE, TABLES
 from autoseg.records.results import PostprocessingRule, Selection
 from autoseg.records.workspace import Paths
+from autoseg.storage.locks import locked
 from tests.pipeline.fakes import LABELS, blobs, image_of, make_plan, make_workspace, oblique_grid, write_fold
 
 GRID = oblique_grid(blobs().shape)
 
 
 def files(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
+    return {path.name for path in folder.iterdir()} - {".lock"}
 
 
 @pytest.fixture
@@ -54,6 +55,20 @@ def images(tmp_path: Path) -> Path:
         write_image(tmp_path / "images" / f"{case}.nii.gz", image_of(blobs(seed=ord(case))), GRID)
         write_label(tmp_path / "truth" / f"{case}.nii.gz", LABELS.to_file(blobs(seed=ord(case))), GRID)
     return tmp_path / "images"
+
+
+def test_two_at_a_time_are_refused_and_what_a_killed_one_left_is_removed(
+    paths: Paths, images: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    (out / ".partial-killed").mkdir(parents=True)
+    (out / ".partial-killed" / "all.probabilities.b2nd").write_bytes(b"many GiB")
+    (out / ".partial-file.json").write_text("another command may be writing it")
+    with locked(out, "predicting"), pytest.raises(UsageError, match=r"is in use: process .* is predicting"):
+        predict(paths, images, out, device="cpu")
+    assert (out / ".partial-killed").is_dir()
+    predict(paths, images, out, device="cpu", save_probabilities=True)
+    assert {name for name in files(out) if name.startswith(".")} == {".partial-file.json"}
 
 
 SIDE_FILES = {".components.json", ".probabilities.b2nd", ".disagreement.b2nd", ".folds.b2nd", ".json"}

@@ -3,12 +3,11 @@
 import errno
 import gzip
 import resource
+import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,61 +18,13 @@ import httpx
 
 from autoseg import console, load_model
 from autoseg.api import LoadedModel
-from autoseg.cli.main import main
 from autoseg.images.reading import read_label
 from autoseg.images.writing import write_image
 from autoseg.pipeline.predict import predict
 from autoseg.serving import app as app_module
-from autoseg.serving.app import Limits, make_app
-from autoseg.serving.server import Server, listen
+from autoseg.serving.app import Limits
 from tests.pipeline.fakes import LABELS, blobs, image_of, make_plan, oblique_grid, write_fold
-
-TOKEN = "a token of more than sixteen letters"
-
-
-@contextmanager
-def served(model: LoadedModel, limits: Limits | None = None, token: str | None = None) -> Iterator[httpx.Client]:
-    with running(model, limits, token) as (_, client):
-        yield client
-
-
-@contextmanager
-def running(
-    model: LoadedModel, limits: Limits | None = None, token: str | None = None
-) -> Iterator[tuple[Server, httpx.Client]]:
-    server, listening = Server(make_app(model, limits or Limits(), token)), listen("127.0.0.1", 0)
-    thread = threading.Thread(target=server.run, args=([listening],))
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    port = listening.getsockname()[1]
-    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=120, trust_env=False) as client:
-            yield server, client
-    finally:
-        server.should_exit = True
-        thread.join()
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("served")
-    write_fold(folder / "model" / "fold_0", make_plan(spacing_mm=(2.3, 1.1, 1.2), patch=(4, 6, 8)))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def model(folder: Path) -> LoadedModel:
-    return load_model(folder / "model", device="cpu")
-
-
-def put(folder: Path, name: str, seed: int) -> bytes:
-    rng = np.random.default_rng(seed)
-    classes = blobs((9 + seed % 5, 12 + seed % 3, 10), seed)
-    image = image_of(classes) + rng.normal(0, 20, classes.shape).astype(np.float32)
-    write_image(folder / name, image, oblique_grid(classes.shape))
-    return (folder / name).read_bytes()
+from tests.serving.tools import put, running, served, until_seated
 
 
 def test_the_answer_is_the_file_that_predict_writes(folder: Path, model: LoadedModel) -> None:
@@ -147,11 +98,6 @@ def held(monkeypatch) -> threading.Event:
 
     monkeypatch.setattr(LoadedModel, "segment_volume", slow)
     return go
-
-
-def until_seated(client: httpx.Client, number: int) -> None:
-    while client.get("/health").json()["seats_taken"] != number:
-        time.sleep(0.01)
 
 
 def test_those_who_find_no_seat_are_sent_away(folder: Path, model: LoadedModel, held: threading.Event) -> None:
@@ -342,59 +288,24 @@ def test_a_full_disk_is_no_fault_of_the_program(folder: Path, model: LoadedModel
         assert client.post("/segment", content=content).status_code == 200
 
 
-def test_a_token_guards_all_but_health(folder: Path, model: LoadedModel) -> None:
-    content = put(folder, "guarded.nii.gz", 1)
-    with served(model, token=TOKEN) as client:
-        assert client.post("/segment", content=content).status_code == 200
-        assert client.get("/model").status_code == client.get("/metrics").status_code == 200
-        for headers in (
-            {"Authorization": "Bearer wrong"},
-            {"Authorization": ""},
-            {"Authorization": "Bearer \u00e9"},
-            {"Authorization": TOKEN},
-        ):
-            encoded = {name: value.encode("utf-8") for name, value in headers.items()}
-            assert client.post("/segment", content=content, headers=encoded).status_code == 401
-            assert client.get("/model", headers=encoded).status_code == 401
-            assert client.get("/metrics", headers=encoded).status_code == 401
-            assert client.get("/health", headers=encoded).status_code == 200
-
-
-def test_other_names_of_the_host_are_refused(model: LoadedModel) -> None:
-    """A web page whose name was made to point at this machine."""
-    with served(model) as client:
-        assert client.get("/health", headers={"Host": "evil.example"}).status_code == 400
-
-
-def test_pages_in_browsers_are_refused(folder: Path, model: LoadedModel) -> None:
-    """A page may send a simple request to this machine without asking; it cannot leave out its origin."""
-    content = put(folder, "page.nii.gz", 2)
-    with served(model) as client:
-        assert client.post("/segment", content=content, headers={"Origin": "https://evil.example"}).status_code == 403
-        assert client.get("/model", headers={"Origin": "null"}).status_code == 403
-
-
-def test_the_command_refuses_what_is_not_safe(folder: Path, monkeypatch, capsys) -> None:
-    monkeypatch.delenv("AUTOSEG_TOKEN", raising=False)
-    assert main(["serve", str(folder / "model"), "--host", "0.0.0.0"]) == 2
-    assert "set a token" in capsys.readouterr().err
-    (folder / "token").write_text("short")
-    assert main(["serve", str(folder / "model"), "--token-file", str(folder / "token")]) == 2
-    assert "16 ASCII" in capsys.readouterr().err
-    assert main(["serve", str(folder / "nothing")]) == 6
-
-
-def test_the_command_listens_and_says_how_to_call_it(folder: Path, monkeypatch, capsys) -> None:
-    listening = []
-    monkeypatch.setattr(Server, "run", lambda server, sockets: listening.append((server.config.access_log, *sockets)))
-    call = ["serve", str(folder / "model"), "--device", "cpu", "--port"]
-    monkeypatch.setenv("AUTOSEG_TOKEN", TOKEN)
-    assert main([*call, "0"]) == 0
-    ((logs, socket),) = listening
-    host, port = socket.getsockname()
-    assert (logs, host) == (False, "127.0.0.1")
-    example = '--data-binary @SCAN.nii.gz -H "Authorization: Bearer $AUTOSEG_TOKEN" -o SEGMENTATION.nii.gz'
-    assert f"Next: curl -f {example} http://127.0.0.1:{port}/segment\n" in capsys.readouterr().out
-    assert main([*call, str(port)]) == 2
-    assert f"127.0.0.1 port {port}" in capsys.readouterr().err
-    socket.close()
+def test_who_stops_in_the_middle_of_an_upload_holds_no_seat_and_no_end_up(folder: Path, model: LoadedModel) -> None:
+    content = put(folder, "slow.nii.gz", 1)
+    head = f"POST /segment HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(content)}\r\n\r\n".encode()
+    with running(model, Limits(upload_seconds=0.5)) as (_, client):
+        address = (client.base_url.host, client.base_url.port)
+        with socket.create_connection(address, timeout=30) as slow, socket.create_connection(address) as leaving:
+            slow.sendall(head + content[:50])
+            leaving.sendall(head + content[:50])
+            until_seated(client, 2)
+            leaving.close()
+            assert slow.recv(64).startswith(b"HTTP/1.1 408")
+            until_seated(client, 0)
+    begun = time.monotonic()
+    with running(model) as (server, client):
+        address = (client.base_url.host, client.base_url.port)
+        with socket.create_connection(address, timeout=30) as slow:
+            slow.sendall(head + content[:50])
+            until_seated(client, 1)
+            server.should_exit = True
+            assert slow.recv(64).startswith(b"HTTP/1.1 503")
+    assert time.monotonic() - begun < 25

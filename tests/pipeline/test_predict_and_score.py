@@ -9,7 +9,7 @@ import pytest
 
 from autoseg.cli.main import main
 from autoseg.images.writing import write_image, write_label
-from autoseg.pipeline.delivery import find_references
+from autoseg.pipeline.predict_and_score import find_references
 from tests.pipeline.fakes import LABELS, blobs, image_of, make_plan, oblique_grid, write_fold
 
 GRID = oblique_grid(blobs().shape)
@@ -73,10 +73,16 @@ def test_a_faulty_case_keeps_no_other_from_being_measured(dataset: Path, capsys:
     broken = dataset / "imagesTs" / "c_0.nii.gz"
     broken.write_bytes(broken.read_bytes()[:100])
     assert main(call(dataset, "-i", str(dataset / "imagesTs"), "--measurements")) == 5
-    text = capsys.readouterr().err
-    assert "1 of 2 cases" in text
-    assert "c_0 is not scored: there is no prediction" in text
+    said = capsys.readouterr()
+    assert "1 of 2 cases" in said.err
+    assert "c_0 is not scored: there is no prediction" in said.err
+    for text in ("1 segmentations in", "measurements.csv", "Scored against", "1 cases scored, 1 failed"):
+        assert text in said.out  # what became of the others is said all the same
     measured = (dataset.parent / "out" / "measurements.csv").read_text()
     assert "c_1,a,1," in measured
     assert "c_0" not in measured
     assert set(json.loads((dataset.parent / "out" / "evaluation.json").read_text())["cases"]) == {"c_1"}
+    assert main(call(dataset, "-i", str(dataset / "imagesTs"), "--json")) == 5
+    found = json.loads(capsys.readouterr().out)
+    assert found["segmentations"] == [str(dataset.parent / "out" / "c_1.nii.gz")]
+    assert list(found["evaluation"]["cases"]) == ["c_1"]

@@ -3,12 +3,13 @@
 Like `flow` it calls stages and knows their order; none of them knows another.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autoseg import console
-from autoseg.datasets.folders import list_images
+from autoseg.datasets.folders import find_cases, list_images
 from autoseg.errors import AutosegError, PartialError, UsageError
+from autoseg.images.formats import output_ending
 from autoseg.pipeline.flow import predict_folder
 from autoseg.records.results import Evaluation
 from autoseg.records.trust import Judgement
@@ -18,8 +19,8 @@ _REFERENCES_OF = {"imagesTs": "labelsTs"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
-    """What is asked for beside the segmentations' folder; fields as the command's options."""
+class PredictRequest:
+    """What is asked for besides segmentations; the fields are the options of the command `predict`."""
 
     plan_name: str | None = None
     device: str = "auto"
@@ -32,7 +33,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Delivery:
+class PredictionResult:
     """What was written."""
 
     segmentations: tuple[Path, ...]
@@ -42,28 +43,32 @@ class Delivery:
     references: Path | None
     """By what it was scored: as asked for, or found beside the images."""
     evaluation: Evaluation | None
+    failure: PartialError | None = None
+    """Names the cases that could not be predicted; the rest is about the others."""
 
 
-def deliver(model: str | Path, images: Path, output: Path, workspace: Path, request: Request) -> Delivery:
-    """Segment `images` and do with the segmentations what is asked for; faults of `flow.predict_folder`.
+def predict_and_score(
+    model: str | Path, images: Path, output: Path, workspace: Path, request: PredictRequest
+) -> PredictionResult:
+    """Segment images, then measure and score the segmentations as asked.
 
     Args:
         model: a dataset's name or folder, or the path of a model.
         images: folder of images or one image file.
         output: folder for everything.
         workspace: of the datasets.
-        request: what else.
+        request: what else is asked for.
 
     Raises:
-        PartialError: some cases could not be predicted; the others are measured and scored all the same.
+        AutosegError: as `flow.predict_folder` does.
+        PartialError: some cases could not be predicted, and what was asked for about the others failed too.
         UsageError: the references are not there.
     """
     if request.references is not None and not list_images(request.references):
         raise UsageError(f"--references {request.references} is no folder of label files.")
     failure: PartialError | None = None
-    written: list[Path] = []
     try:
-        written = predict_folder(
+        predict_folder(
             model,
             images,
             output,
@@ -78,20 +83,18 @@ def deliver(model: str | Path, images: Path, output: Path, workspace: Path, requ
     except PartialError as error:
         failure = error
     try:
-        delivery = _follow(images, output, written, request)
+        result = _measure_and_score(images, output, request)
     except AutosegError as error:
         if failure is not None:
             raise failure from error
         raise
-    if failure is not None:
-        raise failure
-    return delivery
+    return replace(result, failure=failure)
 
 
-def _follow(images: Path, output: Path, written: list[Path], request: Request) -> Delivery:
+def _measure_and_score(images: Path, output: Path, request: PredictRequest) -> PredictionResult:
     from autoseg.pipeline.evaluate import evaluate
     from autoseg.pipeline.measure import measure
-    from autoseg.pipeline.predict import read_finished
+    from autoseg.records.prediction_folder import read_finished
 
     finished = read_finished(output)
     measured = None
@@ -102,7 +105,9 @@ def _follow(images: Path, output: Path, written: list[Path], request: Request) -
         evaluation = evaluate(output, references, labels=finished.labels)
         for case, reason in evaluation.failed.items():
             console.warn(f"{case} is not scored: {reason}")
-    return Delivery(tuple(written), dict(finished.judged), measured, references, evaluation)
+    cases = [case for case in find_cases(images, len(finished.channel_names)) if case.id in finished.cases]
+    written = tuple(output / (case.id + output_ending(case.images[0])) for case in cases)
+    return PredictionResult(written, dict(finished.judged), measured, references, evaluation)
 
 
 def find_references(images: Path) -> Path | None:
