@@ -100,12 +100,16 @@ class CascadeAugmentation(Record):
 
 
 class Augmentation(Record):
-    """What is done to training patches, in order: spatial, intensity transforms, mirroring, cascade corruption."""
+    """What is done to training patches, in order: spatial, intensity transforms, mirroring, zeros outside the nonzero
+    mask, cascade corruption."""
 
     spatial: SpatialAugmentation | None = SpatialAugmentation()
     """None: neither rotation nor scaling."""
     intensity: tuple[IntensityAugmentation, ...] = ()
     """Applied in this order."""
+    zero_outside: bool = True
+    """Whether channels that are normalised inside the nonzero mask only are 0 outside it after all this, as nnU-Net's
+    trainers do."""
     cascade: CascadeAugmentation = CascadeAugmentation()
     """Used by configurations with a previous stage."""
     plugins: tuple[str, ...] = ()

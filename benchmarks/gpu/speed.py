@@ -14,8 +14,8 @@ import torch
 from common import EPOCH_STEPS, emit, fold_task, median_ms, options, peak_gib, seconds_of, whole_logits
 
 from autoseg.training.batches import batches
-from autoseg.training.budget import precisions, warm_learner
-from autoseg.training.loop import train_step
+from autoseg.training.learner import train_step
+from autoseg.training.probe import precisions, warm_learner
 from autoseg.training.task import Task, new_learner
 
 VOLUME = (160, 192, 160)

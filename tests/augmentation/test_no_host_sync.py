@@ -6,7 +6,7 @@ import torch
 
 from autoseg.augmentation.cascade import corrupt_previous
 from autoseg.augmentation.draw import draw_spatial, source_box
-from autoseg.augmentation.intensity import TRANSFORMS, apply_intensity, draw_intensity
+from autoseg.augmentation.intensity import TRANSFORMS, apply_intensity, draw_intensity, zero_outside
 from autoseg.augmentation.policies import POLICIES
 from autoseg.augmentation.spatial import sample_patch
 from autoseg.records.recipe import Augmentation, CascadeAugmentation, IntensityAugmentation, Mirroring
@@ -42,6 +42,12 @@ def test_transforms_wait_for_no_value(name):
     with fake_gpu():
         images = torch.empty((1, 2, 12, 13, 14), device=GPU)
         assert apply_intensity(images, [drawn]) is images
+
+
+def test_zeros_outside_wait_for_no_value():
+    with fake_gpu():
+        images, outside = torch.empty((2, 3, 4, 5, 6), device=GPU), torch.empty((2, 4, 5, 6), dtype=bool, device=GPU)
+        assert zero_outside(images, outside, (0, 2)) is images
 
 
 def test_morphology_waits_for_no_value_and_dropping_components_does():

@@ -15,7 +15,7 @@ from autoseg.losses.build import build_loss
 from autoseg.records.geometry import IntTriple
 from autoseg.records.recipe import CascadeAugmentation, Mirroring, Optimizer
 from autoseg.training.batches import Batch, Sampler, batches
-from autoseg.training.loop import Learner, build_learner, train_step
+from autoseg.training.learner import Learner, build_learner, train_step
 from autoseg.training.schedule import Precision
 from autoseg.training.source import Source, Tier, TrainingCase
 from tests.fake_gpu import GPU, WAITS, fake_gpu, on_gpu

@@ -115,6 +115,8 @@ def test_bounded_images_are_held_in_half_the_memory() -> None:
     assert held_types(("ct", "zscore"), 3) == HeldTypes(torch.float16, torch.uint8)
     assert held_types(("zscore", "none"), 255) == HeldTypes(torch.float32, torch.uint8)
     assert held_types(("rescale",), 256) == HeldTypes(torch.float16, torch.int16)
+    assert held_types(("ct",), 254, 255) == HeldTypes(torch.float16, torch.uint8, 255)
+    assert held_types(("ct",), 255, 256) == HeldTypes(torch.float16, torch.int16, 256)
     needed = memory_bytes([(10, 10, 10)], 2, 1, HeldTypes(torch.float16, torch.uint8))
     assert needed == 1000 * (2 * 2 + 1)
 
