@@ -24,7 +24,7 @@ from autoseg.inference.export import (
     to_disagreement,
     to_probabilities,
 )
-from autoseg.inference.model import Model
+from autoseg.inference.model import Model, with_previous
 from autoseg.inference.native_stage import native_labels_on_grid
 from autoseg.inference.padding import PaddedImage
 from autoseg.inference.sliding_window import predict_rows, prediction_precision
@@ -125,7 +125,7 @@ def network_input(model: Model, grids: Mapping[str, OnGrid], device: torch.devic
         return here.image
     if model.settings.previous_stage_as == "labels":
         found = native_labels_on_grid(segment([model.previous], grids, device), here.meta)
-        return torch.cat([here.image, torch.from_numpy(found)[None].float()])
+        return with_previous(here.image, found)
     earlier = grids[model.previous.configuration].meta
     depth = probability_depth(labels.num_heads, crop_shape(earlier))
     rows = network_rows(model.previous, model.previous.networks, network_input(model.previous, grids, device), device)
@@ -133,7 +133,7 @@ def network_input(model: Model, grids: Mapping[str, OnGrid], device: torch.devic
     heads = slice(0, labels.num_heads)
     probabilities = (to_probabilities(window.values(heads), labels) for window in windows)
     classes = previous_stage_labels(probabilities, earlier, here.meta, labels)
-    return torch.cat([here.image, torch.from_numpy(classes)[None].float()])
+    return with_previous(here.image, classes)
 
 
 def case_windows(
