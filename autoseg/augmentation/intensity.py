@@ -10,7 +10,7 @@ trainer; `artefacts` has those that only its DA5 trainer adds.
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,9 +26,6 @@ from autoseg.records.recipe import Augmentation, Range
 SMALLEST_RANGE = 1e-7
 # A blur kernel reaches about this many sigmas in all (batchgeneratorsv2's truncation).
 BLUR_WIDTH_SIGMAS = 6
-# A voxel of a channel that was normalised inside a mask is outside it where its value, in standard deviations, is below
-# this: 0, or what resampling left of 0. Of the voxels inside, fewer than one in a thousand are.
-LARGEST_OUTSIDE = 1e-3
 # nnU-Net's DA5: exponents of local gamma leave out what would hardly show.
 LOCAL_GAMMA_GAP = (0.8, 1.5)
 # nnU-Net's DA5: middles of gradients, as fractions of the axes.
@@ -76,27 +73,32 @@ def draw_intensity(policy: Augmentation, num_channels: int, rng: np.random.Gener
     return IntensityParameters(steps=tuple(steps))
 
 
-def apply_intensity(
-    images: Tensor, parameters: Sequence[IntensityParameters], masked_channels: Collection[int] = ()
-) -> Tensor:
+def apply_intensity(images: Tensor, parameters: Sequence[IntensityParameters]) -> Tensor:
     """Change a batch in place and return it.
 
     Args:
         images: `N C Z Y X` float32.
         parameters: one entry a sample.
-        masked_channels: those normalised inside a mask, whose outside is 0 and is 0 afterwards too, as nnU-Net has it:
-            the images that the network will predict are so.
     """
     for image, sample in zip(images, parameters, strict=True):
-        changed = {channel for step in sample.steps for channel in step.channels}
-        outside = {channel: image[channel].abs() < LARGEST_OUTSIDE for channel in changed.intersection(masked_channels)}
         for step in sample.steps:
             generator = torch.Generator(device=images.device).manual_seed(step.seed)
             apply = TRANSFORMS[step.name].apply
             for channel, values in zip(step.channels, step.values, strict=True):
                 apply(image[channel], values, generator)
-        for channel, where in outside.items():
-            image[channel].masked_fill_(where, 0)
+    return images
+
+
+def zero_outside(images: Tensor, outside: Tensor, channels: Sequence[int]) -> Tensor:
+    """Set voxels to 0 in place and return the batch: what noise or interpolation left where there is no tissue.
+
+    Args:
+        images: `N C Z Y X`.
+        outside: `N Z Y X`, whether a voxel lies outside the nonzero mask.
+        channels: that are 0 there before augmentation.
+    """
+    for channel in channels:
+        images[:, channel].masked_fill_(outside, 0)
     return images
 
 

@@ -55,34 +55,6 @@ def test_samples_that_drew_nothing_stay_as_they_are():
     assert not torch.equal(result[1], images[1])
 
 
-def _masked_image():
-    """Two channels of a ball of z-scores in zeros, some of which resampling left not quite 0, and where the ball is."""
-    z, y, x = np.ogrid[-8:9, -8:9, -8:9]
-    ball = torch.from_numpy(z * z + y * y + x * x <= 36)
-    image = torch.randn((2, 17, 17, 17), generator=torch.Generator().manual_seed(3))
-    image = torch.where(image.abs() < 0.01, 0.5, image) * ball
-    image[:, 0, 0] = 1e-5
-    return image, ball
-
-
-@pytest.mark.parametrize("name", sorted({item.name for item in NNUNET.intensity}))
-def test_what_is_outside_the_mask_stays_zero_and_the_inside_is_changed_as_ever(name):
-    image, ball = _masked_image()
-    limits = {"noise": (0.05, 0.1), "blur": (0.6, 1), "low_resolution": (0.5, 0.6)}.get(name, (1.3, 1.4))
-    drawn = [draw_intensity(_always(name, limits), 2, np.random.default_rng(0))]
-    plain = apply_intensity(image.clone()[None], drawn)[0]
-    masked = apply_intensity(image.clone()[None], drawn, masked_channels=(1,))[0]
-    assert torch.equal(masked[0], plain[0])
-    assert torch.equal(masked[1], plain[1] * ball)
-    assert name == "brightness" or plain[1][~ball].abs().max() > 0.002
-    assert not torch.equal(plain[1][ball], image[1][ball])
-
-
-def test_a_masked_channel_that_drew_nothing_stays_as_it_is():
-    image, _ = _masked_image()
-    assert torch.equal(apply_intensity(image.clone()[None], [IntensityParameters()], (0, 1))[0], image)
-
-
 def test_odds_and_order_are_the_policys():
     rng = np.random.default_rng(0)
     drawn = [[step.name for step in draw_intensity(NNUNET, 1, rng).steps] for _ in range(4000)]
