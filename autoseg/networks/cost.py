@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry
 
-from autoseg.networks.norm import meta_stands_for
+from autoseg.networks.norm import channels_last, meta_stands_for
 
 META = torch.device("meta")
 
@@ -66,7 +66,7 @@ def trace_step(
     standing = (*network.parameters(), *network.buffers(), images, labels)
     if half:
         _make_half(network)
-    with meta_stands_for(kind), _Counter(standing) as live:
+    with meta_stands_for(kind), _Counter(standing, kind) as live:
         outputs = network(images)
         loss(outputs, labels).backward()  # type: ignore[no-untyped-call]
     return StepCost(live.peak, live.flops)
@@ -75,8 +75,9 @@ def trace_step(
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the storages that operations make, takes off those that are freed, and counts arithmetic."""
 
-    def __init__(self, standing: Iterable[Tensor]) -> None:
+    def __init__(self, standing: Iterable[Tensor], kind: str) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._kind = kind
         self.now = self.peak = self.flops = 0
         self._sizes = {tensor.untyped_storage()._cdata: 0 for tensor in standing}
 
@@ -84,6 +85,8 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         made = func(*args, **(kwargs or {}))
+        if self._kind == "cpu" and func is torch.ops.aten.convolution.default:
+            made = _laid_out_as_on_a_cpu(made, args[1])
         if (count := flop_registry.get(func._overloadpacket)) is not None:
             self.flops += count(*args, **(kwargs or {}), out_val=made)
         for tensor in tree_iter(made):
@@ -101,6 +104,15 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _forget(self, key: int) -> None:
         self.now -= self._sizes.pop(key)
+
+
+def _laid_out_as_on_a_cpu(output: Tensor, weight: Tensor) -> Tensor:
+    """A convolution's output with its channels innermost, as PyTorch's kernels for CPUs give it from such an input.
+
+    Those for meta tensors do not, and on that depends whether `contiguous` copies it later. (3-D kernels of one voxel
+    do not on a CPU either.)
+    """
+    return output if output.ndim == 5 and weight[0, 0].numel() == 1 else channels_last(output)
 
 
 class _ToHalf(nn.Module):

@@ -29,7 +29,8 @@ class UNet(nn.Module):
     In training mode the outputs of all decoder stages but the coarsest are computed (of one stage: that
     one), since nnU-Net gives the coarsest no weight in its loss. Its head exists nevertheless, without
     ever getting a gradient, so that weights can be exchanged with nnU-Net's. In evaluation mode the
-    finest alone is computed.
+    finest alone is computed. Images too small for a second stage (under 8 voxels along each axis) get a stack of
+    convolutions with one head, where nnU-Net's network has no output at all.
     """
 
     def __init__(self, encoder: nn.ModuleList, spec: NetworkSpec, num_heads: int) -> None:
@@ -44,7 +45,7 @@ class UNet(nn.Module):
             )
             for s in finer
         )
-        self.heads = nn.ModuleList(head(features[s], num_heads, self.dims) for s in finer)
+        self.heads = nn.ModuleList(head(features[s], num_heads, self.dims) for s in range(max(1, len(finer))))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Map images `N C Z Y X` to logits `N H Z Y X`, finest first; see the class for how many."""
@@ -56,6 +57,8 @@ class UNet(nn.Module):
             skips.append(x)
         num_outputs = max(1, len(self.heads) - 1) if self.training else 1
         outputs: list[Tensor] = []
+        if not self.decoder:
+            outputs.append(unfold_slices(self.heads[0](x), num_samples, self.dims))
         for s in reversed(range(len(self.decoder))):
             x = run_stage(self, partial(self._decode, s), x, skips[s])
             if s < num_outputs:

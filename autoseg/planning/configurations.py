@@ -169,7 +169,7 @@ def _fit_to_activations(
 
     topology = shrink_patch(preset.network, spacing_mm, median_shape, too_large)
     batch = round(available / activations(topology) * _REFERENCE_BATCH[dims])
-    bound = _samples_in(budget.share_of_dataset * voxels_a_case * demand.num_cases, topology)
+    bound = round(_samples_in(budget.share_of_dataset * voxels_a_case * demand.num_cases, topology))
     batch = max(min(batch, bound), _SMALLEST_BATCH)
     return Fitted(topology.patch_size, batch, build_network_spec(preset.network, topology))
 
@@ -256,8 +256,8 @@ def _fit_along_line(
 def _batch_bound(budget: MemoryBudget, demand: Demand, voxels_a_case: float, topology: Topology) -> tuple[int, str]:
     """Most samples in a batch whatever the memory, and why."""
     bounds = {
-        f"a batch holds at most {100 * budget.share_of_dataset:g} % of the dataset's voxels": _samples_in(
-            budget.share_of_dataset * voxels_a_case * demand.num_cases, topology
+        f"a batch holds at most {100 * budget.share_of_dataset:g} % of the dataset's voxels": math.floor(
+            _samples_in(budget.share_of_dataset * voxels_a_case * demand.num_cases, topology)
         ),
         "with a fixed number of steps a larger batch makes each step dearer and little else": (
             budget.max_batch_2d if len(topology.patch_size) == 2 else budget.max_batch_3d
@@ -267,8 +267,8 @@ def _batch_bound(budget: MemoryBudget, demand: Demand, voxels_a_case: float, top
     return bound, why
 
 
-def _samples_in(num_voxels: float, topology: Topology) -> int:
-    return round(num_voxels / float(np.prod(topology.patch_size, dtype=np.float64)))
+def _samples_in(num_voxels: float, topology: Topology) -> float:
+    return num_voxels / float(np.prod(topology.patch_size, dtype=np.float64))
 
 
 def _fit_to_voxels(rule: NetworkRule, budget: VoxelBudget, spacing_mm: FloatArray, median_shape: FloatArray) -> Fitted:

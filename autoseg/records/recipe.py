@@ -90,7 +90,8 @@ class CascadeAugmentation(Record):
     morphology_label_probability: float = 0.5
     """Odds for each label of such a sample."""
     morphology_radius: tuple[int, int] = (1, 8)
-    """Radius of the ball in voxels, inclusive."""
+    """Radius of the ball in voxels, inclusive. Ours are whole; nnU-Net's are any number in between, which makes every
+    second ball even-edged, half a voxel beside its middle, and the balls an eighth smaller on average."""
     drop_probability: float = 0.2
     """Odds that a sample loses a connected component."""
     drop_label_probability: float = 0.5

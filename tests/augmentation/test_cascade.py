@@ -1,3 +1,5 @@
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -5,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from autoseg.augmentation import cascade
 from autoseg.augmentation.cascade import OPERATIONS, change_shape, corrupt_previous
 from autoseg.records.recipe import CascadeAugmentation
 
@@ -88,6 +91,22 @@ def test_odds_of_morphology():
     assert 0.2 < np.mean(changed) < 0.42  # 0.4 * (1 - 0.5 ** 3) = 0.35, less the openings that change nothing
 
 
+def test_odds_of_labels_operations_radii_and_drops_are_the_policys(monkeypatch):
+    shaped, dropped, count = [], [], 3000
+    monkeypatch.setattr(cascade, "change_shape", lambda _, label, name, radius: shaped.append((label, name, radius)))
+    monkeypatch.setattr(cascade, "_drop_component", lambda channel, fraction, rng: dropped.append(fraction))
+    rng = np.random.default_rng(0)
+    for _ in range(count):
+        corrupt_previous(torch.zeros(3, 1, 1, 1), CascadeAugmentation(), rng)
+    assert len(shaped) / (3 * count) == pytest.approx(0.4 * 0.5, abs=0.02)
+    assert len(dropped) / (3 * count) == pytest.approx(0.2 * 0.5, abs=0.015)
+    assert set(dropped) == {0.15}
+    for position, values in enumerate([range(3), OPERATIONS, range(1, 9)]):
+        counts = Counter(found[position] for found in shaped)
+        assert set(counts) == set(values)
+        assert min(counts.values()) > 0.75 * len(shaped) / len(counts)
+
+
 def test_every_label_takes_its_turn():
     rng = np.random.default_rng(0)
     onehot = _onehot(2)
@@ -100,13 +119,16 @@ def test_every_label_takes_its_turn():
 
 def test_only_small_components_are_dropped_and_one_a_label():
     onehot = torch.zeros(1, 4, 10, 10)
-    onehot[0, :, :4, :] = 1  # 160 of 400 voxels: too large
+    onehot[0, :3, :2] = 1  # 60 of 400 voxels, exactly 15 %: too large
     onehot[0, 0, 6, 0] = 1
     onehot[0, 1, 7, 1] = 1  # touches the one before by a corner: the same component
     onehot[0, 3, 9, 9] = 1
     rng = np.random.default_rng(0)
     remaining = {int(corrupt_previous(onehot, ALWAYS_DROP, rng).sum()) for _ in range(30)}
-    assert remaining == {161, 162}
+    assert remaining == {61, 62}
+    onehot[0, 0, 0, 0] = 0  # one fewer is small enough
+    remaining = {int(corrupt_previous(onehot, ALWAYS_DROP, rng).sum()) for _ in range(40)}
+    assert remaining == {3, 60, 61}
 
 
 @pytest.mark.parametrize("fill", [0, 1])

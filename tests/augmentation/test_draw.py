@@ -34,6 +34,12 @@ def test_the_same_generator_draws_the_same():
 def test_odds_are_nnunets():
     drawn = _draws(nnunet_augmentation(False, (64, 64, 64)), Mirroring(), (64, 64, 64))
     assert np.isclose(np.mean([p.is_crop for p in drawn]), 0.64, atol=0.04)
+    matrices = np.array([p.matrix for p in drawn])
+    scaled = ~np.isclose(np.linalg.det(matrices), 1)
+    turned = np.abs(matrices * (1 - np.eye(3))).max((1, 2)) > 1e-9
+    assert np.isclose(scaled.mean(), 0.2, atol=0.03)
+    assert np.isclose(turned.mean(), 0.2, atol=0.03)
+    assert np.isclose((scaled & turned).mean(), 0.04, atol=0.015)
     for axis in range(3):
         assert np.isclose(np.mean([axis in p.flips for p in drawn]), 0.5, atol=0.04)
 

@@ -15,7 +15,7 @@ from autoseg.augmentation.policies import POLICIES, da5_augmentation, nnunet_aug
         (False, (64, 16, 193), 180, True),  # only the first axis counts
         (True, (256, 256), 180, True),
         (True, (384, 256), 180, True),  # exactly 1.5 times is not yet elongated
-        (True, (512, 256), 15, True),
+        (True, (392, 256), 15, True),
     ],
 )
 def test_rotation_follows_the_patch(is_2d, patch, limit, in_plane):

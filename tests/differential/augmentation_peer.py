@@ -76,9 +76,11 @@ def main(source, target):
     given = dict(np.load(source))
     results = {}
     for name in ("volume", "slices"):
-        results[f"{name}_image"], results[f"{name}_labels"] = resample(
-            *(given[f"{name}_{part}"] for part in ("image", "labels", "patch", "angles", "scale")), name == "slices"
-        )
+        image, *place = (given[f"{name}_{part}"] for part in ("image", "patch", "angles", "scale"))
+        for kind in ("labels", "dust"):
+            results[f"{name}_image"], results[f"{name}_{kind}"] = resample(
+                image, given[f"{name}_{kind}"], *place, name == "slices"
+            )
     results |= change_intensities(given["intensity_image"], given)
     results |= corrupt(given["onehot"], given["radius"])
     np.savez(target, **results)

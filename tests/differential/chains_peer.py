@@ -17,11 +17,12 @@ def main(source, target):
     torch.set_num_threads(1)
     image, maps = torch.from_numpy(given["image"]), torch.from_numpy(given["maps"])
     patch = tuple(int(n) for n in given["patch"])
-    angle = np.deg2rad(30)
+    in_plane = bool(given["in_plane"])
+    angle = np.deg2rad(180 if in_plane else 30)
     results = {}
     for name, trainer in TRAINERS.items():
         chain = trainer.get_training_transforms(
-            patch, (-angle, angle), None, (0, 1, 2), False, is_cascaded=True, foreground_labels=[1, 2]
+            patch, (-angle, angle), None, (0, 1, 2), in_plane, is_cascaded=True, foreground_labels=[1, 2]
         )
         images, labels = [], []
         for _ in range(int(given["count"])):

@@ -16,23 +16,26 @@ from autoseg.training.source import Source, TrainingCase
 from tests.differential.peer import run_peer
 
 # Volume and patch have the same parity, so that the middle of one is that of the other.
-SHAPE, PATCH, COUNT = (46, 46, 46), (20, 20, 16), 600
+COUNT = 600
+SHAPES = {"volume": ((46, 46, 46), (20, 20, 16)), "slices": ((6, 46, 46), (6, 20, 20))}
 LABELS = LabelScheme(class_names=("background", "a", "b"), class_values=(0, 1, 2), num_entries=3)
 # Of about 25 statistics a chain; 4.5 standard errors are exceeded by luck once in 6000 chains.
 MOST_STANDARD_ERRORS, SMALLEST_P = 4.5, 1e-5
 
 
-@pytest.fixture(scope="module")
-def given():
-    rng = np.random.default_rng(3)
-    smooth = [ndimage.gaussian_filter(rng.normal(size=SHAPE), 3) for _ in range(3)]
+@pytest.fixture(scope="module", params=SHAPES)
+def given(request):
+    """A volume; slices are so few that they are turned in the plane."""
+    rng, (shape, patch) = np.random.default_rng(3), SHAPES[request.param]
+    smooth = [ndimage.gaussian_filter(rng.normal(size=shape), 3) for _ in range(3)]
     labels, previous = np.argmax(smooth, axis=0), np.argmax([np.roll(field, 2, 0) for field in smooth], axis=0)
-    image = np.stack([ndimage.gaussian_filter(rng.normal(size=SHAPE), s) for s in (0.5, 1, 2)])
+    image = np.stack([ndimage.gaussian_filter(rng.normal(size=shape), s) for s in (0.5, 1, 2)])
     image = image / image.std(axis=(1, 2, 3), keepdims=True) + 0.5 * labels
     return {
         "image": image.astype(np.float32),
         "maps": np.stack([labels, previous]).astype(np.int16),
-        "patch": np.array(PATCH),
+        "patch": np.array(patch),
+        "in_plane": np.array(request.param == "slices"),
         "count": np.array(COUNT),
     }
 
@@ -44,17 +47,18 @@ def peer(given, tmp_path_factory):
 
 def _ours(given, policy):
     image, maps = torch.from_numpy(given["image"]), torch.from_numpy(given["maps"])
+    shape, patch = maps.shape[1:], tuple(int(n) for n in given["patch"])
     # One voxel to be drawn: the middle, of a case that has nothing but it.
-    middle = np.array([np.ravel_multi_index([n // 2 for n in SHAPE], SHAPE)], dtype=np.int32)
+    middle = np.array([np.ravel_multi_index([n // 2 for n in shape], shape)], dtype=np.int32)
     source = Source(
-        (TrainingCase("one", SHAPE, (middle, middle)),), 3, "memory", lambda _, box: (image[:, *box], maps[:, *box])
+        (TrainingCase("one", shape, (middle, middle)),), 3, "memory", lambda _, box: (image[:, *box], maps[:, *box])
     )
     recipe = Recipe(
-        augmentation=POLICIES[policy](False, PATCH),
+        augmentation=POLICIES[policy](False, patch),
         mirroring=Mirroring(),
         sampling=Sampling(foreground_fraction=1.0, rounding="probabilistic"),
     )
-    sampler = Sampler(source, recipe, LABELS, PATCH, 1, 5, torch.device("cpu"), LABELS)
+    sampler = Sampler(source, recipe, LABELS, patch, 1, 5, torch.device("cpu"), LABELS)
     images, labels = [], []
     for step in range(COUNT):
         place = (0, step)

@@ -19,31 +19,33 @@ from autoseg.records.recipe import LossTerm, Recipe
 
 PEER = r"""
 import sys
+from types import SimpleNamespace
 import numpy as np
 import torch
+from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.training.nnUNetTrainer.variants.loss import nnUNetTrainerTopkLoss as top_k
 
 folder, kind, batch_dice, ignore = sys.argv[1], sys.argv[2], sys.argv[3] == "True", sys.argv[4] == "True"
 given = np.load(folder + "/given.npz")
 count = sum(name.startswith("logits") for name in given)
 outputs = [torch.from_numpy(given[f"logits{i}"]).requires_grad_() for i in range(count)]
-targets = [torch.from_numpy(given[f"target{i}"]) for i in range(count)]
-from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss, DC_and_topk_loss
-from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
-from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
-dice = {"batch_dice": batch_dice, "smooth": 1e-5, "do_bg": kind == "nnunet_regions", "ddp": False}
-if kind == "nnunet_regions":
-    loss = DC_and_BCE_loss({}, dice, use_ignore_label=ignore, dice_class=MemoryEfficientSoftDiceLoss)
-elif kind == "nnunet_top_k":
-    loss = DC_and_topk_loss(dice, {"k": 10}, ignore_label=outputs[0].shape[1] if ignore else None)
-else:
-    loss = DC_and_CE_loss(dice, {}, ignore_label=outputs[0].shape[1] if ignore else None,
-                          dice_class=MemoryEfficientSoftDiceLoss)
-weights = np.array([0.5 ** i for i in range(count)])
-loss = DeepSupervisionWrapper(loss, weights / weights.sum())
+has_regions = kind == "nnunet_regions"
+trainer = SimpleNamespace(
+    label_manager=SimpleNamespace(has_regions=has_regions, ignore_label=outputs[0].shape[1] if ignore else None),
+    configuration_manager=SimpleNamespace(batch_dice=batch_dice, pool_op_kernel_sizes=given["strides"].tolist()),
+    is_ddp=False, enable_deep_supervision=True, _do_i_compile=lambda: False,
+)
+trainer._get_deep_supervision_scales = lambda: nnUNetTrainer._get_deep_supervision_scales(trainer)
+kinds = {"nnunet_top_k": top_k.nnUNetTrainerDiceTopK10Loss}
+loss = kinds.get(kind, nnUNetTrainer)._build_loss(trainer)
+scales = DownsampleSegForDSTransform(trainer._get_deep_supervision_scales())
+samples = [scales(segmentation=torch.from_numpy(one))["segmentation"] for one in given["target"]]
+targets = [torch.stack(level) for level in zip(*samples)]
 value = loss(outputs, targets)
 value.backward()
 np.savez(folder + "/answer.npz", value=value.detach().numpy(),
-         **{f"gradient{i}": o.grad.numpy() for i, o in enumerate(outputs)})
+         **{f"gradient{i}": o.grad.numpy() for i, o in enumerate(outputs) if o.grad is not None})
 """
 
 REGIONS = ((1, 2, 3), (2, 3), (3,))
@@ -89,22 +91,22 @@ def _draw(labels: LabelScheme, shapes: list[tuple[int, int, int]]) -> tuple[list
 @pytest.mark.parametrize("batch_dice", [False, True])
 def test_equals_nnunet(kind: str, ignore: bool, batch_dice: bool, tmp_path: Path) -> None:
     labels = _labels(kind == "nnunet_regions", ignore)
-    shapes = [(4, 8, 12), (4, 4, 6)]
+    # The coarsest output is there, as in nnU-Net's network; it must weigh nothing.
+    shapes = [(8, 8, 12), (8, 4, 6), (4, 2, 3)]
     outputs, target = _draw(labels, shapes)
-    given: dict[str, np.ndarray] = {}
-    for i, output in enumerate(outputs):
-        given[f"logits{i}"] = output.detach().numpy()
-        coarse = torch.nn.functional.interpolate(target[None].float(), shapes[i], mode="nearest-exact")[0].long()
-        given[f"target{i}"] = _regions_with_mask(coarse, ignore) if labels.has_regions else coarse[:, None].numpy()
+    given = {f"logits{i}": output.detach().numpy() for i, output in enumerate(outputs)}
+    given["strides"] = np.array([(1, 1, 1), (1, 2, 2), (2, 2, 2), (2, 2, 1)])
+    given["target"] = _regions_with_mask(target, ignore) if labels.has_regions else target[:, None].numpy()
     answer = _ask_peer(tmp_path, [kind, str(batch_dice), str(ignore)], **given)
 
     # With regions and an ignore label nnU-Net adds the regions' cross-entropies up instead of averaging them.
     factor = labels.num_heads if labels.has_regions and ignore else 1.0
     pixel = "top_k_cross_entropy" if kind == "nnunet_top_k" else "cross_entropy"
     recipe = Recipe(loss=(LossTerm(name=pixel, weight=factor), LossTerm(name="soft_dice")))
-    value = build_loss(recipe, labels, batch_dice)(outputs, target)
+    value = build_loss(recipe, labels, batch_dice)(outputs[:2], target)
     torch.testing.assert_close(value, answer["value"].to(value.dtype), atol=1e-6, rtol=1e-5)
-    for i, gradient in enumerate(torch.autograd.grad(value, outputs)):
+    assert not answer.get("gradient2", torch.zeros(())).any()
+    for i, gradient in enumerate(torch.autograd.grad(value, outputs[:2])):
         torch.testing.assert_close(gradient, answer[f"gradient{i}"], atol=1e-8, rtol=1e-4)
 
 

@@ -28,12 +28,13 @@ MEDNEXT = NetworkSpec(
     architecture="mednext", features_per_stage=(8, 16), strides=((1, 1, 1), (2, 2, 2)),
     kernel_sizes=((3, 3, 3), (3, 3, 3)), blocks_per_stage=(1, 1), decoder_blocks_per_stage=(1,),
 )  # fmt: skip
+FPN, FCN = (MEDNEXT.model_copy(update={"architecture": name}) for name in ("fpn", "fcn"))
 
 
 @pytest.mark.parametrize(
     "spec",
-    [PLAIN, *(pytest.param(spec, marks=pytest.mark.slow) for spec in (RESIDUAL, FLAT, MEDNEXT))],
-    ids=["plain", "residual", "2d", "mednext"],
+    [PLAIN, *(pytest.param(spec, marks=pytest.mark.slow) for spec in (RESIDUAL, FLAT, MEDNEXT, FPN, FCN))],
+    ids=["plain", "residual", "2d", "mednext", "fpn", "fcn"],
 )
 @pytest.mark.parametrize("kind", ["torch", pytest.param("onnx", marks=pytest.mark.skipif(not HAS_ONNX, reason="onnx"))])
 def test_the_file_answers_as_the_model(

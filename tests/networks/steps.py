@@ -19,7 +19,13 @@ from autoseg.records.labels import LabelScheme
 from autoseg.records.plan import NetworkSpec
 from autoseg.records.recipe import Recipe
 
-LABELS = LabelScheme(class_names=("background", "a", "b"), class_values=(0, 1, 2), num_entries=3)
+
+def labels_of(num_classes: int) -> LabelScheme:
+    names = tuple(f"class {number}" for number in range(num_classes))
+    return LabelScheme(class_names=names, class_values=tuple(range(num_classes)), num_entries=num_classes)
+
+
+LABELS = labels_of(3)
 
 
 def spec_of(architecture: str, features: Sequence[int], dims: int) -> NetworkSpec:
@@ -34,9 +40,11 @@ def spec_of(architecture: str, features: Sequence[int], dims: int) -> NetworkSpe
     )
 
 
-def network_of(architecture: str, features: Sequence[int], patch: Sequence[int]) -> torch.nn.Module:
+def network_of(
+    architecture: str, features: Sequence[int], patch: Sequence[int], num_heads: int = LABELS.num_heads
+) -> torch.nn.Module:
     spec = spec_of(architecture, features, 2 if patch[0] == 1 else 3)
-    return build_network(spec, 1, LABELS.num_heads, seed=0).train()
+    return build_network(spec, 1, num_heads, seed=0).train()
 
 
 def saved_bytes(
@@ -65,25 +73,40 @@ def traced(
     features: Sequence[int],
     patch: Sequence[int],
     batch: int,
+    num_heads: int = LABELS.num_heads,
     *,
     half: bool = False,
     kind: Literal["cpu", "cuda"] = "cuda",
 ) -> StepCost:
-    return trace_step(*step_of(architecture, features, patch, batch), half=half, kind=kind)
+    return trace_step(*step_of(architecture, features, patch, batch, num_heads), half=half, kind=kind)
 
 
-def step_of(architecture: str, features: Sequence[int], patch: Sequence[int], batch: int):
+def step_of(
+    architecture: str,
+    features: Sequence[int],
+    patch: Sequence[int],
+    batch: int,
+    num_heads: int = LABELS.num_heads,
+):
     """Network, loss, images and labels on the meta device."""
     with META:
-        network = network_of(architecture, features, patch)
+        network = network_of(architecture, features, patch, num_heads)
         images, labels = torch.empty(batch, 1, *patch), torch.empty(batch, *patch, dtype=torch.int16)
-    return network, build_loss(Recipe(), LABELS, False), images, labels
+    return network, build_loss(Recipe(), labels_of(num_heads), False), images, labels
 
 
-def measured_bytes(architecture: str, features: Sequence[int], patch: Sequence[int], batch: int, half: bool) -> int:
+def measured_bytes(
+    architecture: str,
+    features: Sequence[int],
+    patch: Sequence[int],
+    batch: int,
+    half: bool,
+    num_heads: int = LABELS.num_heads,
+) -> int:
     """Peak of the resident memory in a step, less that before it."""
     torch.set_num_threads(1)
-    network, loss = network_of(architecture, features, patch), build_loss(Recipe(), LABELS, False)
+    network = network_of(architecture, features, patch, num_heads)
+    loss = build_loss(Recipe(), labels_of(num_heads), False)
     batches = [(torch.randn(n, 1, *patch), torch.randint(0, 3, (n, *patch), dtype=torch.int16)) for n in (1, batch)]
     for images, labels in batches:
         network.zero_grad()

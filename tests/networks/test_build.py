@@ -105,6 +105,20 @@ def test_two_stages_give_one_output_and_one_stage_none_missing(architecture: str
     assert [tuple(o.shape) for o in outputs] == [(1, 2, 2, 8, 8)]
 
 
+@pytest.mark.parametrize("architecture", list(NETWORKS))
+@pytest.mark.parametrize("dims", [2, 3])
+def test_one_stage_is_a_network_too(architecture: str, dims: int) -> None:
+    """Images of under 8 voxels along each axis are planned so."""
+    network = build_network(make_spec(architecture, dims, num_stages=1), 1, 2, seed=0).train()
+    image = torch.randn(2, 1, 3, 5, 6, generator=torch.Generator().manual_seed(0))
+    (output,) = network(image)
+    assert output.shape == (2, 2, 3, 5, 6)
+    output.square().sum().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+    (alone,) = network.eval()(image)
+    torch.testing.assert_close(alone, output)
+
+
 def test_slices_of_a_2d_network_are_independent() -> None:
     network = build_network(make_spec(dims=2), 1, 2, seed=0).eval()
     x = torch.randn(2, 1, 3, 8, 8, generator=torch.Generator().manual_seed(0))

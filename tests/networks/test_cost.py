@@ -101,6 +101,11 @@ CASES = [
     ("residual_unet", (16, 32, 64), (48, 64, 32), 1, True),
     ("residual_unet", (16, 32, 64, 128), (1, 192, 256), 4, False),
     ("fcn", (12, 24, 48, 96), (40, 56, 40), 2, False),
+    ("plain_unet", (16,), (64, 64, 48), 2, False),  # of one stage
+    ("plain_unet", (16, 32, 64), (1, 128, 128), 3, False, 105),  # as many heads as a whole-body dataset has classes
+    ("plain_unet", (8, 16), (32, 48, 48), 1, False, 105),
+    ("mednext", (16, 32, 64), (32, 48, 48), 1, False),
+    ("fpn", (16, 32, 64), (32, 64, 48), 1, False),
 ]
 
 
@@ -118,6 +123,7 @@ def test_traced_peaks_are_the_measured_ones(case: tuple[object, ...]) -> None:
     environment = {**os.environ, **malloc, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     measured = int(done.stdout)
-    architecture, features, patch, batch, half = case
-    predicted = traced(architecture, features, patch, batch, half=half, kind="cpu").peak_bytes  # type: ignore[arg-type]
+    architecture, features, patch, batch, half, *num_heads = case
+    cost = traced(architecture, features, patch, batch, *num_heads, half=half, kind="cpu")  # type: ignore[arg-type]
+    predicted = cost.peak_bytes
     assert measured == pytest.approx(predicted, rel=0.1)

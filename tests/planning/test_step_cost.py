@@ -70,8 +70,17 @@ def test_a_batch_is_never_most_of_a_small_dataset(preset: str) -> None:
     plan = make_plan(SMALL, dataset(channels=["MRI"]), preset, num_training=208)
     settings = plan.configurations["3d_fullres"]
     assert 2 <= settings.batch_size <= 8
-    assert settings.batch_size * prod(settings.patch_size) <= 0.06 * 208 * 36 * 50 * 35
+    assert settings.batch_size * prod(settings.patch_size) <= 0.05 * 208 * 36 * 50 * 35
     assert "the memory would hold" in plan.reasons["3d_fullres.batch_size"]
+
+
+def test_images_too_small_for_a_second_stage_are_planned() -> None:
+    for preset in ("default", "resenc_m"):
+        plan = make_plan(fingerprint((1.0, 1.0, 1.0), (6, 7, 5), 20), dataset(channels=["MRI"]), preset)
+        settings = plan.configurations["3d_fullres"]
+        assert settings.patch_size == (6, 7, 5)
+        assert len(settings.network.strides) == 1
+        assert _needed(settings) < usable_bytes(8)
 
 
 def test_optimiser_and_average_are_counted() -> None:

@@ -24,6 +24,24 @@ def test_steps_lower_the_loss(precision: str) -> None:
     assert finite[-1] < finite[0]
 
 
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_the_norm_of_a_gradient_is_the_recipes_at_most(precision: str) -> None:
+    (batch,) = batches(_sampler(), [(0, 0)])
+
+    def norm(clip: float) -> float:
+        learner = make_learner(RECIPE.model_copy(update={"gradient_clip": clip}), precision=precision)
+        for step in range(20):  # float16 skips steps until its scale fits
+            if math.isfinite(train_step(learner, batch, 0.0, step).item()):
+                break
+        found = [weight.grad for weight in learner.network.parameters() if weight.grad is not None]
+        return float(torch.stack([gradient.square().sum() for gradient in found]).sum().sqrt())
+
+    free = norm(1e9)
+    assert norm(free / 4) == pytest.approx(free / 4, rel=1e-3)
+    assert norm(free * 2) == pytest.approx(free, rel=1e-3)
+    assert RECIPE.gradient_clip == 12  # nnU-Net's
+
+
 def test_a_step_that_is_not_finite_changes_no_weight() -> None:
     learner = make_learner()
     (batch,) = batches(_sampler(), [(0, 0)])
