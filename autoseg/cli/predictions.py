@@ -92,6 +92,7 @@ def _show_delivery(delivery: Delivery, output: Path, as_json: bool) -> None:
         "measurements": delivery.measurements and str(delivery.measurements),
         "references": delivery.references and str(delivery.references),
         "evaluation": delivery.evaluation and delivery.evaluation.model_dump(mode="json"),
+        "failure": delivery.failure and str(delivery.failure),
     }
     o.show(content, as_json, "\n".join([*rows, f"Next: {following}"]))
 

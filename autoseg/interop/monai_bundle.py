@@ -11,8 +11,10 @@ The inference reads, normalises, resamples and blends as MONAI does: close to au
 """
 
 import importlib.metadata
+import io
 import json
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -102,11 +104,21 @@ def _write_network(model: Model, path: Path) -> None:
     with torch.inference_mode(), warnings.catch_warnings():
         # The trace holds for one patch at a time, which is what the inference asks for.
         warnings.simplefilter("ignore")
-        torch.jit.trace(network, example).save(path)  # type: ignore[no-untyped-call]
+        _save_without_paths(torch.jit.trace(network, example), path)  # type: ignore[no-untyped-call]
         other = example.flip(2) * 2 + 1
         found, expected = torch.jit.load(path)(other), network(other)  # type: ignore[no-untyped-call]
     if not float((found - expected).abs().max()) <= _TOLERANCE * float(expected.abs().max()):
         raise ModelError("The traced network gives other logits than the model; it was not written.")
+
+
+def _save_without_paths(network: torch.jit.ScriptModule, path: Path) -> None:
+    """Save a traced network without what is there for debugging: it names folders of this machine."""
+    whole = io.BytesIO()
+    torch.jit.save(network, whole)  # type: ignore[no-untyped-call]
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(path, "w") as target:
+        for name in source.namelist():
+            if not name.endswith(".debug_pkl"):
+                target.writestr(name, source.read(name))
 
 
 def _patch_xyz(model: Model) -> list[int]:
