@@ -46,8 +46,9 @@ class Taps(NamedTuple):
         return Taps(self.lower[where], self.upper[where], self.weight[where], self.paired)
 
     def to(self, device: torch.device) -> "Taps":
-        """The same on a device."""
-        return Taps(self.lower.to(device), self.upper.to(device), self.weight.to(device), self.paired)
+        """The same on a device, weights in float32, in which they are used; some devices have nothing wider."""
+        weight = self.weight.to(torch.float32).to(device)
+        return Taps(self.lower.to(device), self.upper.to(device), weight, self.paired)
 
 
 def axis_taps(num_in: int, num_out: int, order: SplineOrder) -> Taps:

@@ -95,3 +95,11 @@ def test_half_precision_logits_become_float32():
     (window,) = linear_windows([logits.half()], (4, 5, 6), (4, 5, 6))
     expected = logits.half()[1:].float() - logits.half()[:1].float()
     assert torch.equal(window.values(slice(1, 2), minus=0), expected)
+
+
+def test_no_device_is_sent_double_precision() -> None:
+    """Apple's GPUs refuse it."""
+    taps = axis_taps(5, 9, 1)
+    sent = taps.to(torch.device("meta"))
+    assert not [one for one in sent if isinstance(one, torch.Tensor) and one.dtype == torch.float64]
+    assert torch.equal(taps.to(torch.device("cpu")).weight, taps.weight.float())
