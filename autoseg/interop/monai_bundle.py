@@ -114,7 +114,7 @@ def _write_network(model: Model, path: Path) -> None:
 def _save_without_paths(network: torch.jit.ScriptModule, path: Path) -> None:
     """Save a traced network without what is there for debugging: it names folders of this machine."""
     whole = io.BytesIO()
-    torch.jit.save(network, whole)  # type: ignore[no-untyped-call]
+    torch.jit.save(network, whole)
     with zipfile.ZipFile(whole) as source, zipfile.ZipFile(path, "w") as target:
         for name in source.namelist():
             if not name.endswith(".debug_pkl"):
