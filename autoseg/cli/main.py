@@ -8,7 +8,7 @@ import traceback
 
 import typer
 
-from autoseg.cli import compare, data, info, interop, labels, models, predictions, serving, sharing, whole
+from autoseg.cli import compare, data, info, interop, labels, models, predictions, serving, sharing, workflows
 from autoseg.errors import AutosegError
 
 _INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
@@ -24,7 +24,7 @@ app = typer.Typer(
 )
 _NAMES = {"compare_fp": "compare-fp"}
 _COMMANDS = (
-    *whole.COMMANDS,
+    *workflows.COMMANDS,
     *data.COMMANDS,
     *models.COMMANDS,
     *predictions.COMMANDS,

@@ -11,7 +11,7 @@ from autoseg.cli import options as o
 from autoseg.errors import UsageError
 
 if TYPE_CHECKING:
-    from autoseg.pipeline.delivery import Delivery
+    from autoseg.pipeline.predict_and_score import PredictionResult
     from autoseg.records.results import Evaluation
 
 
@@ -45,7 +45,7 @@ def predict(
     quiet: o.Quiet = False,
 ) -> None:
     """Segment images with what `select` chose; faulty cases are named, the others done, exit code 5."""
-    from autoseg.pipeline.delivery import Request, deliver
+    from autoseg.pipeline.predict_and_score import PredictRequest, predict_and_score
 
     if input_ is None or output is None:
         raise UsageError("predict needs -i IMAGES and -o OUT.")
@@ -57,7 +57,7 @@ def predict(
     if fast and shift:
         raise UsageError("--shift measures full predictions; leave out --fast.")
     workspace = o.start(work, quiet)
-    request = Request(
+    request = PredictRequest(
         plan_name=plan,
         device=device,
         keep_finished=continue_,
@@ -67,32 +67,32 @@ def predict(
         measurements=measurements,
         references=references,
     )
-    delivery = deliver(which, input_, output, workspace, request)
-    _show_delivery(delivery, output, as_json)
-    if delivery.failure is not None:
-        raise delivery.failure
+    result = predict_and_score(which, input_, output, workspace, request)
+    _show_result(result, output, as_json)
+    if result.failure is not None:
+        raise result.failure
 
 
-def _show_delivery(delivery: Delivery, output: Path, as_json: bool) -> None:
+def _show_result(result: PredictionResult, output: Path, as_json: bool) -> None:
     from autoseg.cli.scoring import score_table
 
-    unsure = sum(bool(judgement.reasons) for judgement in delivery.judged.values())
-    about = f", {unsure} to be looked at ({output / 'quality.csv'})" if delivery.judged else ""
-    rows = [f"{len(delivery.segmentations)} segmentations in {output}{about}."]
-    if delivery.measurements is not None:
-        rows.append(f"Volumes, diameters and intensities: {delivery.measurements}")
-    if delivery.evaluation is not None:
-        rows += [f"Scored against {delivery.references}:", score_table(delivery.evaluation)]
+    unsure = sum(bool(judgement.reasons) for judgement in result.judged.values())
+    about = f", {unsure} to be looked at ({output / 'quality.csv'})" if result.judged else ""
+    rows = [f"{len(result.segmentations)} segmentations in {output}{about}."]
+    if result.measurements is not None:
+        rows.append(f"Volumes, diameters and intensities: {result.measurements}")
+    if result.evaluation is not None:
+        rows += [f"Scored against {result.references}:", score_table(result.evaluation)]
     following = f"autoseg evaluate {output} REFERENCES"
-    if delivery.evaluation is not None:
+    if result.evaluation is not None:
         following = f"look at the worst cases in {output / 'evaluation.csv'}"
     content = {
-        "segmentations": [str(path) for path in delivery.segmentations],
-        "judged": {case: judgement.model_dump(mode="json") for case, judgement in delivery.judged.items()},
-        "measurements": delivery.measurements and str(delivery.measurements),
-        "references": delivery.references and str(delivery.references),
-        "evaluation": delivery.evaluation and delivery.evaluation.model_dump(mode="json"),
-        "failure": delivery.failure and str(delivery.failure),
+        "segmentations": [str(path) for path in result.segmentations],
+        "judged": {case: judgement.model_dump(mode="json") for case, judgement in result.judged.items()},
+        "measurements": result.measurements and str(result.measurements),
+        "references": result.references and str(result.references),
+        "evaluation": result.evaluation and result.evaluation.model_dump(mode="json"),
+        "failure": result.failure and str(result.failure),
     }
     o.show(content, as_json, "\n".join([*rows, f"Next: {following}"]))
 

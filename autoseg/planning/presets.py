@@ -187,6 +187,16 @@ _OURS: dict[str, Any] = {
 }
 """What `default` and the residual presets of ours share."""
 
+
+def _residual(gib: float) -> Preset:
+    return Preset(
+        about=f"as default with nnU-Net's residual encoder ({gib:g} GiB)",
+        network=_RESIDUAL,
+        budget=MemoryBudget(gib=gib, share_of_dataset=0.05),
+        **_OURS,
+    )
+
+
 PRESETS: dict[str, Preset] = {
     "default": Preset(
         about="ours: nnU-Net's plain U-Net, traced memory, bounded batch, canonical axes, imbalance and sides planned",
@@ -194,24 +204,9 @@ PRESETS: dict[str, Preset] = {
         budget=MemoryBudget(gib=8, share_of_dataset=0.05),
         **_OURS,
     ),
-    "resenc_m": Preset(
-        about="as default with nnU-Net's residual encoder (8 GiB)",
-        network=_RESIDUAL,
-        budget=MemoryBudget(gib=8, share_of_dataset=0.05),
-        **_OURS,
-    ),
-    "resenc_l": Preset(
-        about="as default with nnU-Net's residual encoder (24 GiB)",
-        network=_RESIDUAL,
-        budget=MemoryBudget(gib=24, share_of_dataset=0.05),
-        **_OURS,
-    ),
-    "resenc_xl": Preset(
-        about="as default with nnU-Net's residual encoder (40 GiB)",
-        network=_RESIDUAL,
-        budget=MemoryBudget(gib=40, share_of_dataset=0.05),
-        **_OURS,
-    ),
+    "resenc_m": _residual(8),
+    "resenc_l": _residual(24),
+    "resenc_xl": _residual(40),
     "small": Preset(
         about="ours, for CPUs and minutes: narrow net, small patch and batch, AdamW, cosine, no mirroring",
         network=NetworkRule(

@@ -79,3 +79,20 @@ def test_a_page_links_to_files_that_there_are(page: Path) -> None:
     links = re.findall(r"\]\(([^)#\s]+)\)", page.read_text("utf-8"))
     missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
     assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
+def test_a_page_names_files_and_modules_that_there_are(page: Path) -> None:
+    """`inference/blending.py` or `tests/cli`, and `inference.blending`: names of the code that a rename would leave."""
+    text = page.read_text("utf-8")
+    spans = [span.split("::")[0] for span in _SPAN.findall(text)]
+    files = [span for span in spans if re.fullmatch(r"[a-z_]+(/[a-z_0-9]+)+\.(py|jsonl)", span)]
+    files += re.findall(r"python (benchmarks/\S+\.py)", text)
+    missing = [file for file in files if not any((root / file).exists() for root in (PROJECT, PROJECT / "autoseg"))]
+    for span in spans:
+        names = span.split(".") if re.fullmatch(r"[a-z_]+(\.[a-z_]+)+", span) else []
+        if not names or names[-1] in ("json", "md") or not (PROJECT / "autoseg" / names[0]).is_dir():
+            continue
+        if not (PROJECT / "autoseg" / names[0] / f"{names[1]}.py").exists():
+            missing.append(span)
+    assert not missing

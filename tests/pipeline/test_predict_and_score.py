@@ -9,7 +9,7 @@ import pytest
 
 from autoseg.cli.main import main
 from autoseg.images.writing import write_image, write_label
-from autoseg.pipeline.delivery import find_references
+from autoseg.pipeline.predict_and_score import find_references
 from tests.pipeline.fakes import LABELS, blobs, image_of, make_plan, oblique_grid, write_fold
 
 GRID = oblique_grid(blobs().shape)

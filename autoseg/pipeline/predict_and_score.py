@@ -19,8 +19,8 @@ _REFERENCES_OF = {"imagesTs": "labelsTs"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
-    """What is asked for beside the segmentations' folder; fields as the command's options."""
+class PredictRequest:
+    """What is asked for besides segmentations; the fields are the options of the command `predict`."""
 
     plan_name: str | None = None
     device: str = "auto"
@@ -33,7 +33,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Delivery:
+class PredictionResult:
     """What was written."""
 
     segmentations: tuple[Path, ...]
@@ -47,17 +47,20 @@ class Delivery:
     """Names the cases that could not be predicted; the rest is about the others."""
 
 
-def deliver(model: str | Path, images: Path, output: Path, workspace: Path, request: Request) -> Delivery:
-    """Segment `images` and do with the segmentations what is asked for; faults of `flow.predict_folder`.
+def predict_and_score(
+    model: str | Path, images: Path, output: Path, workspace: Path, request: PredictRequest
+) -> PredictionResult:
+    """Segment images, then measure and score the segmentations as asked.
 
     Args:
         model: a dataset's name or folder, or the path of a model.
         images: folder of images or one image file.
         output: folder for everything.
         workspace: of the datasets.
-        request: what else.
+        request: what else is asked for.
 
     Raises:
+        AutosegError: as `flow.predict_folder` does.
         PartialError: some cases could not be predicted, and what was asked for about the others failed too.
         UsageError: the references are not there.
     """
@@ -80,15 +83,15 @@ def deliver(model: str | Path, images: Path, output: Path, workspace: Path, requ
     except PartialError as error:
         failure = error
     try:
-        delivery = _follow(images, output, request)
+        result = _measure_and_score(images, output, request)
     except AutosegError as error:
         if failure is not None:
             raise failure from error
         raise
-    return replace(delivery, failure=failure)
+    return replace(result, failure=failure)
 
 
-def _follow(images: Path, output: Path, request: Request) -> Delivery:
+def _measure_and_score(images: Path, output: Path, request: PredictRequest) -> PredictionResult:
     from autoseg.pipeline.evaluate import evaluate
     from autoseg.pipeline.measure import measure
     from autoseg.records.prediction_folder import read_finished
@@ -104,7 +107,7 @@ def _follow(images: Path, output: Path, request: Request) -> Delivery:
             console.warn(f"{case} is not scored: {reason}")
     cases = [case for case in find_cases(images, len(finished.channel_names)) if case.id in finished.cases]
     written = tuple(output / (case.id + output_ending(case.images[0])) for case in cases)
-    return Delivery(written, dict(finished.judged), measured, references, evaluation)
+    return PredictionResult(written, dict(finished.judged), measured, references, evaluation)
 
 
 def find_references(images: Path) -> Path | None:
