@@ -25,7 +25,7 @@ from autoseg.records.labels import LabelScheme
 from autoseg.records.plan import NetworkSpec
 from autoseg.records.recipe import Mirroring, Recipe
 from autoseg.training.batches import Sampler, batches
-from autoseg.training.loop import build_learner, train_step
+from autoseg.training.learner import build_learner, train_step
 from autoseg.training.source import Source, TrainingCase
 
 PATCH = (40, 56, 40)

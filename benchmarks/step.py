@@ -3,7 +3,7 @@
     AUTOSEG_PEER_PYTHON=/path/to/python python benchmarks/step.py [--repeats 3] [--only NAME]
 
 Both get the same plan (nnU-Net's plain U-Net), batch and arithmetic (float32, all that nnU-Net has on a CPU): forward,
-loss with deep supervision, backward, clipping, SGD. Ours is `training.loop.train_step`, the peer's
+loss with deep supervision, backward, clipping, SGD. Ours is `training.learner.train_step`, the peer's
 `nnUNetTrainer.train_step`. Each side runs in a process of its own, whose allocator gives freed memory back at once; the
 figure is the least CPU time of a step, the memory the peak of the resident memory in a step less that between steps
 (weights, gradients, momentum). The floor is the time that a matrix product of 1024 x 1024, measured in the same
@@ -80,7 +80,7 @@ def run_ours(name: str, repeats: int) -> dict[str, float]:
     from autoseg.records.plan import NetworkSpec
     from autoseg.records.recipe import Recipe
     from autoseg.training.batches import Batch
-    from autoseg.training.loop import build_learner, train_step
+    from autoseg.training.learner import build_learner, train_step
 
     torch.set_num_threads(1)
     patch, batch, features, num_classes = CASES[name]

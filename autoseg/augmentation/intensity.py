@@ -89,6 +89,19 @@ def apply_intensity(images: Tensor, parameters: Sequence[IntensityParameters]) -
     return images
 
 
+def zero_outside(images: Tensor, outside: Tensor, channels: Sequence[int]) -> Tensor:
+    """Set voxels to 0 in place and return the batch: what noise or interpolation left where there is no tissue.
+
+    Args:
+        images: `N C Z Y X`.
+        outside: `N Z Y X`, whether a voxel lies outside the nonzero mask.
+        channels: that are 0 there before augmentation.
+    """
+    for channel in channels:
+        images[:, channel].masked_fill_(outside, 0)
+    return images
+
+
 def _draw_uniform(limits: Range, in_plane: bool, rng: np.random.Generator) -> tuple[float, ...]:  # noqa: ARG001
     return (float(rng.uniform(*limits)),)
 

@@ -108,7 +108,8 @@ def light_augmentation(is_2d: bool, patch: Sequence[int]) -> Augmentation:
 
 def no_augmentation(is_2d: bool, patch: Sequence[int]) -> Augmentation:  # noqa: ARG001 - one signature in the table
     """Integer crops as they are; mirroring is a field of the recipe and stays its own decision."""
-    return Augmentation(spatial=None, cascade=CascadeAugmentation(morphology_probability=0.0, drop_probability=0.0))
+    nothing = CascadeAugmentation(morphology_probability=0.0, drop_probability=0.0)
+    return Augmentation(spatial=None, zero_outside=False, cascade=nothing)
 
 
 POLICIES: dict[str, Callable[[bool, Sequence[int]], Augmentation]] = {

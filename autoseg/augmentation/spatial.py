@@ -7,8 +7,9 @@ not depend on the number of classes, where one resampling a class (nnU-Net) grow
 the nearest corner, then to the lower corner. On a CPU only cells whose corners differ vote; elsewhere all do, because
 listing them would make the host wait for the device.
 
-Outside the volume the image is 0 and the label is 0. (nnU-Net lets a label -1 vote there and turns it into 0
-afterwards, which differs only where background, foreground and border meet.)
+Outside the volume the image is 0 and so is the label, unless `beyond` names another, which votes like any. (nnU-Net
+always lets a label -1 vote there and turns it into 0 afterwards, which differs only where background, foreground and
+border meet.)
 """
 
 from collections.abc import Sequence
@@ -52,19 +53,21 @@ def sample_patch(
     parameters: SpatialParameters,
     num_classes: int,
     swap_pairs: Sequence[tuple[int, int]] = (),
+    beyond: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """Cut one training patch out of a piece of a volume.
 
     Args:
         image: `C Z Y X`, any real type; holds `source_box`, except for what lies outside the volume.
         labels: `Z Y X` internal labels of the same voxels, or `L Z Y X` for several maps (labels and the previous
-            stage's segmentation), integers from 0 to `num_classes` (the ignore label).
+            stage's segmentation), integers from 0 to `num_classes` (the ignore label) + 1 (`outside_label`).
         start: z y x of the piece's first voxel in the volume.
         centre: voxel z y x of the volume around which the patch lies.
         patch_zyx: size of the patch in voxels.
         parameters: what `draw_spatial` drew.
         num_classes: number of classes, background included.
         swap_pairs: classes that change places when left and right do.
+        beyond: label of what lies outside the volume.
 
     Returns:
         Image `C Z Y X` float32 and labels `Z Y X` (or `L Z Y X`) in their own type, both of the patch's size, on
@@ -72,7 +75,7 @@ def sample_patch(
     """
     maps = labels if labels.ndim == 4 else labels[None]
     low, high = source_box(parameters, patch_zyx, centre)
-    image, maps = _cut(image, start, low, high).float(), _cut(maps, start, low, high)
+    image, maps = _cut(image, start, low, high).float(), _cut(maps, start, low, high, beyond)
     if parameters.is_crop:
         if parameters.axes != (0, 1, 2):
             order = [0, *(axis + 1 for axis in parameters.axes)]
@@ -80,8 +83,8 @@ def sample_patch(
         if flipped := [axis + 1 for axis in parameters.flips]:
             image, maps = image.flip(flipped), maps.flip(flipped)
     else:
-        # A small type makes the look-ups of labels faster; the ignore label is `num_classes` itself.
-        small = maps.to(torch.int8 if num_classes <= 127 else torch.int16)
+        # A small type makes the look-ups of labels faster.
+        small = maps.to(torch.int8 if outside_label(num_classes) <= 127 else torch.int16)
         signs = np.array([-1.0 if axis in parameters.flips else 1.0 for axis in range(3)])
         turned = np.array(parameters.matrix)[:, list(parameters.axes)] * signs
         midpoint = patch_midpoint(centre, patch_zyx) - np.array(low)
@@ -94,16 +97,23 @@ def sample_patch(
     return image, maps if labels.ndim == 4 else maps[0]
 
 
+def outside_label(num_classes: int) -> int:
+    """Label of background outside the nonzero mask; `num_classes` itself marks voxels to ignore."""
+    return num_classes + 1
+
+
 def swap_classes(labels: Tensor, num_classes: int, swap_pairs: Sequence[tuple[int, int]]) -> Tensor:
     """Exchange the classes of each pair; all other labels, the ignore label among them, stay."""
-    table = torch.arange(num_classes + 1, dtype=labels.dtype, device=labels.device)
+    numbers = list(range(outside_label(num_classes) + 1))
     for left, right in swap_pairs:
-        table[left], table[right] = right, left
+        numbers[left], numbers[right] = right, left
+    # Made on the host: each number put into a table on a GPU would be a copy of its own, and waited for.
+    table = torch.tensor(numbers, dtype=labels.dtype).to(labels.device, non_blocking=True)
     return table[labels.long()]
 
 
-def _cut(array: Tensor, start: Sequence[int], low: Sequence[int], high: Sequence[int]) -> Tensor:
-    """Voxels `low` to `high` (of the volume) out of a piece `... Z Y X` that begins at `start`, with 0 outside it."""
+def _cut(array: Tensor, start: Sequence[int], low: Sequence[int], high: Sequence[int], beyond: int = 0) -> Tensor:
+    """Voxels `low` to `high` (of the volume) of a piece `... Z Y X` that begins at `start`; `beyond` is outside it."""
     pads: list[int] = []
     for axis in (-1, -2, -3):  # functional.pad takes the last axis first
         length = array.shape[axis]
@@ -112,7 +122,7 @@ def _cut(array: Tensor, start: Sequence[int], low: Sequence[int], high: Sequence
         array = array.narrow(axis, inside_first, inside_last - inside_first)
         before = min(max(-first, 0), last - first)
         pads += [before, (last - first) - (inside_last - inside_first) - before]
-    return functional.pad(array, pads) if any(pads) else array
+    return functional.pad(array, pads, value=beyond) if any(pads) else array
 
 
 def _offsets(size: int, device: torch.device) -> Tensor:

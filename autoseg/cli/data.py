@@ -156,7 +156,7 @@ def plan_and_preprocess(
     """Verify, fingerprint, plan and preprocess a dataset; say about how long training will take here."""
     from autoseg.pipeline.estimate import describe_times
     from autoseg.pipeline.flow import PrepareOptions, prepare
-    from autoseg.pipeline.trainings import fold_names, wanted_configurations
+    from autoseg.pipeline.trainings import count_trainings, wanted_configurations
 
     prepared = PrepareOptions(
         preset=preset,
@@ -174,7 +174,7 @@ def plan_and_preprocess(
     times: list[str] = []
     if not as_json:
         names = wanted_configurations(record, configurations)
-        times = describe_times(record, dict.fromkeys(names, len(fold_names(paths))), device)
+        times = describe_times(record, count_trainings(paths, record, names), device)
     text = "\n".join([o.describe_plan(record), *times, o.next_training(paths, record)])
     o.show(record.model_dump(mode="json"), as_json, text)
 

@@ -114,7 +114,7 @@ def previous_stage_labels(
         `Z Y X` int16 internal class numbers of shape `fine.shape`.
     """
     assert coarse.crop == fine.crop, f"{fine.id}: the stages of a cascade must share one crop"
-    found = np.empty(fine.shape, dtype=np.int16)
+    found: Labels = spacious(fine.shape, np.int16)
     axis, scratch = separate_axis(fine.spacing_before_mm, fine.spacing_mm), Scratch()
     for window in linear_windows(probabilities, crop_shape(coarse), fine.shape, axis):
         decide_into(found, window, labels, 0.5, scratch)

@@ -8,7 +8,10 @@ needs its previous stage beside it: `<plan>/3d_lowres` next to `<plan>/3d_cascad
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +25,7 @@ from autoseg.records.plan import Configuration, Plan
 from autoseg.records.results import TrainedFold
 from autoseg.storage import tensors
 from autoseg.storage.hashing import sha256_file, sha256_json
+from autoseg.storage.spacious import spacious
 
 WEIGHTS = "weights"
 """Subfolder of a finished fold, and name of the tensors in it."""
@@ -56,6 +60,13 @@ def previous_channels(classes: Tensor, labels: LabelScheme) -> Tensor:
     """Internal classes `Z Y X` as one channel a foreground class, `K Z Y X` float32."""
     numbers = torch.arange(1, labels.num_classes, device=classes.device, dtype=classes.dtype)
     return (classes[None] == numbers[:, None, None, None]).float()
+
+
+def with_previous(image: Tensor, classes: npt.NDArray[np.integer[Any]]) -> Tensor:
+    """An image `C Z Y X` (float32), behind it the previous stage's classes `Z Y X`; in a file where memory is short."""
+    joined = spacious((len(image) + 1, *image.shape[1:]), np.float32)
+    joined[:-1], joined[-1] = image.numpy(), classes
+    return torch.from_numpy(joined)
 
 
 def new_network(plan: Plan, settings: Configuration, seed: int) -> nn.Module:

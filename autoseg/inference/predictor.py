@@ -24,8 +24,9 @@ from autoseg.inference.export import (
     to_disagreement,
     to_probabilities,
 )
-from autoseg.inference.model import Model
+from autoseg.inference.model import Model, with_previous
 from autoseg.inference.native_stage import native_labels_on_grid
+from autoseg.inference.padding import PaddedImage
 from autoseg.inference.sliding_window import predict_rows, prediction_precision
 from autoseg.records.labels import LabelScheme
 from autoseg.records.plan import Plan
@@ -93,7 +94,9 @@ def _preparation(model: Model) -> object:
     return settings.spacing_mm, settings.normalization, settings.use_mask_for_norm, intensities
 
 
-def network_rows(model: Model, networks: Sequence[nn.Module], image: Tensor, device: torch.device) -> Iterator[Tensor]:
+def network_rows(
+    model: Model, networks: Sequence[nn.Module], image: Tensor | PaddedImage, device: torch.device
+) -> Iterator[Tensor]:
     """What some of a model's networks together say about an image (`network_input`), rows as `predict_rows` yields."""
     labels, settings = model.plan.labels, model.settings
     return predict_rows(
@@ -122,7 +125,7 @@ def network_input(model: Model, grids: Mapping[str, OnGrid], device: torch.devic
         return here.image
     if model.settings.previous_stage_as == "labels":
         found = native_labels_on_grid(segment([model.previous], grids, device), here.meta)
-        return torch.cat([here.image, torch.from_numpy(found)[None].float()])
+        return with_previous(here.image, found)
     earlier = grids[model.previous.configuration].meta
     depth = probability_depth(labels.num_heads, crop_shape(earlier))
     rows = network_rows(model.previous, model.previous.networks, network_input(model.previous, grids, device), device)
@@ -130,7 +133,7 @@ def network_input(model: Model, grids: Mapping[str, OnGrid], device: torch.devic
     heads = slice(0, labels.num_heads)
     probabilities = (to_probabilities(window.values(heads), labels) for window in windows)
     classes = previous_stage_labels(probabilities, earlier, here.meta, labels)
-    return torch.cat([here.image, torch.from_numpy(classes)[None].float()])
+    return with_previous(here.image, classes)
 
 
 def case_windows(

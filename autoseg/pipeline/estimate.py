@@ -1,6 +1,6 @@
 """A plan and a device in, for people: about how long a step and the planned trainings take there.
 
-Nothing need be prepared for it. A training measures its own steps before it begins (`training.budget`), which is surer.
+Nothing need be prepared for it. A training measures its own steps before it begins (`training.probe`), which is surer.
 """
 
 import math
@@ -12,12 +12,13 @@ from autoseg import console
 from autoseg.devices import choose_device, describe_device
 from autoseg.errors import UsageError
 from autoseg.records.plan import Plan
+from autoseg.records.run import TrainingCount
 from autoseg.training.step_time import STEP_TIME_ERROR, predict_step_time
 
 
 def describe_times(
     plan: Plan,
-    num_trainings: Mapping[str, int],
+    counts: Mapping[str, TrainingCount],
     device: str,
     epochs: int | None = None,
     iterations: int | None = None,
@@ -28,7 +29,7 @@ def describe_times(
 
     Args:
         plan: has the configurations.
-        num_trainings: configuration -> trainings (folds) that are still to be made.
+        counts: configuration -> its trainings (folds).
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; measured for a second or two a configuration.
         epochs: instead of the plan's.
         iterations: steps an epoch instead of the plan's.
@@ -38,6 +39,8 @@ def describe_times(
     Returns:
         One line or more, whatever happens: that a time cannot be predicted is said, not raised.
     """
+    if not any(count.left for count in counts.values()):
+        return [f"Nothing is left to train: {_trainings(sum(count.done for count in counts.values()))} done already."]
     try:
         where = choose_device(device)
     except UsageError as error:  # a plan may be for another machine's GPU
@@ -45,11 +48,14 @@ def describe_times(
     spread = f"+-{100 * STEP_TIME_ERROR:.0f} % on an idle machine"
     rows = [f"Predicted for {describe_device(where)}, {spread}, data not counted:"]
     seconds: list[float | None] = []
-    for name, number in console.track(num_trainings.items(), len(num_trainings), "timing steps"):
+    for name, count in console.track(counts.items(), len(counts), "timing steps"):
+        if not count.left:
+            rows.append(f"  {name}: {_trainings(count.done)} done already")
+            continue
         settings = plan.configurations[name]  # type: ignore[index]
         course = settings.recipe.schedule
         length = (epochs or course.epochs, iterations or course.iterations_per_epoch)
-        told, taken = _describe_configuration(plan, name, number, where, length)
+        told, taken = _describe_configuration(plan, name, count, where, length)
         rows.append(f"  {name}: {told}")
         seconds.append(taken)
     total = None if None in seconds else sum(filter(None, seconds))
@@ -57,14 +63,14 @@ def describe_times(
 
 
 def _describe_configuration(
-    plan: Plan, name: str, num_trainings: int, where: torch.device, length: tuple[int, int]
+    plan: Plan, name: str, count: TrainingCount, where: torch.device, length: tuple[int, int]
 ) -> tuple[str, float | None]:
     """About one configuration, for people, and the seconds of its trainings; None where they cannot be predicted.
 
     Args:
         plan: has the configuration.
         name: of the configuration.
-        num_trainings: of it.
+        count: of its trainings; some are left.
         where: they are made.
         length: epochs, and steps an epoch.
     """
@@ -78,9 +84,13 @@ def _describe_configuration(
     one = math.prod(length) * step.seconds
     return (
         f"about {step.seconds:.2g} s a step ({step.precision}), {console.duration(one)} for {length[0]} epochs of "
-        f"{length[1]} steps, {console.duration(num_trainings * one)} for {num_trainings} "
-        + ("training" if num_trainings == 1 else "trainings")
-    ), num_trainings * one
+        f"{length[1]} steps, {console.duration(count.left * one)} for {_trainings(count.left)}"
+        + (f" ({count.done} more done already)" if count.done else "")
+    ), count.left * one
+
+
+def _trainings(count: int) -> str:
+    return "1 training" if count == 1 else f"{count} trainings"
 
 
 def _describe_end(total_seconds: float | None, limit_seconds: float | None, until_plateau: bool) -> list[str]:

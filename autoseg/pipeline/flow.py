@@ -8,8 +8,7 @@ here can be stopped at any time and called again.
 """
 
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,14 +18,20 @@ from autoseg.errors import AutosegError, UsageError
 from autoseg.pipeline import plan as planning
 from autoseg.pipeline.fingerprint import verify_and_fingerprint
 from autoseg.pipeline.ingest import ingest
-from autoseg.pipeline.trainings import JobOptions, fold_names, train_jobs, wanted_configurations
+from autoseg.pipeline.trainings import (
+    JobOptions,
+    count_trainings,
+    fold_names,
+    train_jobs,
+    wanted_configurations,
+)
 from autoseg.records.base import read_record
 from autoseg.records.calibration import Calibration
 from autoseg.records.dataset import Dataset
 from autoseg.records.plan import Plan
 from autoseg.records.postprocessing import LearningSettings
 from autoseg.records.results import PostprocessingRule, Selection
-from autoseg.records.run import RunResult
+from autoseg.records.run import RunResult, TrainingCount
 from autoseg.records.trust import Trust
 from autoseg.records.workspace import Paths
 
@@ -46,6 +51,8 @@ class PrepareOptions:
     patient_regex: str | None = None
     num_folds: int | None = None
     """None: as many as the dataset is divided into, at first 5."""
+    for_plateau: bool = False
+    """Whether the plan gets what trainings need to end at their plateau; `settings` may change that."""
     overwrite_plan: bool = False
     num_workers: int | None = None
     device_kind: str = "cpu"
@@ -60,21 +67,32 @@ class RunOptions(JobOptions):
 
 def prepare(source: str, workspace: Path, options: PrepareOptions) -> tuple[Paths, Plan]:
     """Ingest, verify, fingerprint, plan and preprocess; raises DataError naming all faulty cases."""
-    from autoseg.pipeline.preprocess import preprocess
+    paths, plan = _make_plan(source, workspace, options)
+    _preprocess(paths, plan, options)
+    return paths, plan
 
+
+def _make_plan(source: str, workspace: Path, options: PrepareOptions) -> tuple[Paths, Plan]:
+    """All of `prepare` but the preprocessing, which takes the time."""
     paths = ingest(source, workspace, patient_regex=options.patient_regex, num_folds=options.num_folds)
     verify_and_fingerprint(paths, num_workers=options.num_workers)
+    num_cases = len(read_record(paths.dataset, Dataset).training)
     plan = planning.plan(
         paths,
         preset=options.preset,
         name=options.plan_name,
-        settings=options.settings,
+        settings=(*(planning.plateau_settings(num_cases) if options.for_plateau else ()), *options.settings),
         gpu_memory_gib=options.gpu_memory_gib,
         device_kind=options.device_kind,
         overwrite=options.overwrite_plan,
     )
-    preprocess(paths, plan, wanted_configurations(plan, options.configurations), num_workers=options.num_workers)
     return paths, plan
+
+
+def _preprocess(paths: Paths, plan: Plan, options: PrepareOptions) -> None:
+    from autoseg.pipeline.preprocess import preprocess
+
+    preprocess(paths, plan, wanted_configurations(plan, options.configurations), num_workers=options.num_workers)
 
 
 @dataclass(frozen=True)
@@ -191,13 +209,16 @@ def run_dataset(source: str, workspace: Path, options: RunOptions) -> RunResult:
     wanted = options.prepare
     if options.until_plateau and wanted.plan_name is None:  # a plan that is named must itself say how
         name = planning.plateau_name(wanted.preset, wanted.gpu_memory_gib, wanted.device_kind)
-        wanted = replace(wanted, plan_name=name, settings=(*planning.PLATEAU_SETTINGS, *wanted.settings))
-    paths, plan = prepare(source, workspace, wanted)
+        wanted = replace(wanted, plan_name=name, for_plateau=True)
+    paths, plan = _make_plan(source, workspace, wanted)
     configurations, folds = wanted_configurations(plan, options.prepare.configurations), fold_names(paths)
-    jobs = [(configuration, fold) for configuration in configurations for fold in folds]
+    counts = count_trainings(paths, plan, configurations)
+    if options.until_plateau:
+        _check_plateaus(plan, counts)
+    _preprocess(paths, plan, wanted)
     options = replace(options, budget_seconds=training_seconds(options.budget_seconds))
-    _tell_times(paths, plan, jobs, options)
-    train_jobs(paths, plan, jobs, options)
+    _tell_times(plan, counts, options)
+    train_jobs(paths, plan, [(name, fold) for name in configurations for fold in folds], options)
     selection = None if folds == ["all"] else choose(paths, plan.name, options.prepare.device_kind).selection
     predictions: list[Path] = []
     failure: AutosegError | None = None
@@ -218,18 +239,23 @@ def run_dataset(source: str, workspace: Path, options: RunOptions) -> RunResult:
     )
 
 
-def _tell_times(paths: Paths, plan: Plan, jobs: Sequence[tuple[str, str]], options: RunOptions) -> None:
-    """Say how long the trainings that are left will take; raises UsageError where they cannot end at a plateau."""
-    from autoseg.pipeline.estimate import describe_times
-    from autoseg.pipeline.train import TrainOptions, check_can_plateau, is_trained
+def _check_plateaus(plan: Plan, counts: Mapping[str, TrainingCount]) -> None:
+    """Raise UsageError, before any work, where a training that is to be made cannot end at its plateau."""
+    from autoseg.pipeline.train import check_can_plateau
 
-    left = [configuration for configuration, fold in jobs if not is_trained(paths, plan, configuration, fold)]
-    for configuration in dict.fromkeys(left):
-        check_can_plateau(plan, configuration, TrainOptions(until_plateau=options.until_plateau))
+    for configuration, count in counts.items():
+        if count.left:
+            check_can_plateau(plan, configuration)
+
+
+def _tell_times(plan: Plan, counts: Mapping[str, TrainingCount], options: RunOptions) -> None:
+    """Say how long the trainings that are left will take, if any are."""
+    from autoseg.pipeline.estimate import describe_times
+
     limit = options.budget_seconds and max(options.budget_seconds - time.monotonic() + options.started_seconds, 1.0)
     course = (options.epochs, options.iterations, limit, options.until_plateau)
-    if left:
-        console.say("\n".join(describe_times(plan, Counter(left), options.device, *course)))
+    if any(count.left for count in counts.values()):
+        console.say("\n".join(describe_times(plan, counts, options.device, *course)))
 
 
 def training_seconds(budget_seconds: float | None) -> float | None:

@@ -4,6 +4,7 @@ A plan on disk belongs to its user. It is written anew only when there is none o
 stays as it is, settings are applied to it, and a difference from what would be planned now is reported.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
@@ -22,17 +23,28 @@ from autoseg.records.fingerprint import Fingerprint
 from autoseg.records.plan import Plan
 from autoseg.records.workspace import Paths
 
-PLATEAU_SETTINGS = (
-    "all.recipe.schedule.name=wsd",
-    "all.recipe.schedule.epochs=1000",
-    "all.recipe.watch.cases=4",
-    "all.recipe.watch.every_epochs=2",
-)
-"""What a training until its plateau needs: a constant rate, cases to watch, and a bound that it hardly reaches."""
+_MOST_WATCHED, _CASES_A_WATCHED = 4, 10
+"""Cases that are set aside to watch a training until its plateau: one for so many of the dataset. A fixed share, not as
+many as are predicted in some share of the time, since what is trained on must not depend on a machine's speed."""
+
+
+def plateau_settings(num_cases: int) -> tuple[str, ...]:
+    """What a training until its plateau needs: a constant rate, cases to watch, and a bound that it hardly reaches.
+
+    Args:
+        num_cases: training cases of the dataset.
+    """
+    watched = min(_MOST_WATCHED, math.ceil(num_cases / _CASES_A_WATCHED))
+    return (
+        "all.recipe.schedule.name=wsd",
+        "all.recipe.schedule.epochs=1000",
+        f"all.recipe.watch.cases={watched}",
+        "all.recipe.watch.every_epochs=2",
+    )
 
 
 def plateau_name(preset: str, gpu_memory_gib: float | None, device_kind: str) -> str:
-    """Of the plan that `PLATEAU_SETTINGS` make of a preset's: the preset's own plan stays as it is."""
+    """Of the plan that `plateau_settings` make of a preset's: the preset's own plan stays as it is."""
     return f"{resolve_preset(preset, device_kind, gpu_memory_gib)}_plateau"
 
 

@@ -31,9 +31,10 @@ from autoseg.training.compiling import undo_compilation
 from autoseg.training.distractors import CENSUS, LEARNER
 from autoseg.training.growth import warn_of_idle_growth
 from autoseg.training.inputs import learned_from, training_inputs
-from autoseg.training.loop import COOLDOWN_REQUEST, final_weights, memory_errors, train_network
+from autoseg.training.learner import final_weights
+from autoseg.training.loop import COOLDOWN_REQUEST, memory_errors, train_network
 from autoseg.training.out_of_fold import find_out_of_fold
-from autoseg.training.resuming import check_same_plan, read_schedule, trained_already
+from autoseg.training.resuming import check_same_plan, read_schedule, trained_already, warn_of_another_device
 from autoseg.training.schedule import SCHEDULE, TrainingSchedule, TrainOptions
 from autoseg.training.start import Start, find_start, start_of_base, tell_start
 from autoseg.training.stopping import StopRequest, listening_for_stop
@@ -110,6 +111,8 @@ def train(
             return trained_already(folder, title, cases, inputs, options)
         schedule = read_schedule(folder, cases, inputs, options)
         seed = _seed(plan, configuration, options, schedule)
+        if schedule is None and options.until_plateau:
+            check_can_plateau(plan, configuration)
         task = _open(paths, plan, configuration, fold, cases, fingerprint, options, start, seed)
         stop.raise_if_asked(title)
         if start is not None:
@@ -118,13 +121,14 @@ def train(
             write_record(folder / CENSUS, task.census)
             _tell_distractors(task.census, title)
         if schedule is None:
-            check_can_plateau(plan, configuration, options)
             warn_of_idle_growth(task.sampler, task.configuration.recipe)
             schedule = decide_schedule(task, options, started).model_copy(update={"cases": cases, "inputs": inputs})
             if schedule.until_plateau:
                 warn_of_few_looks(schedule.epochs, task.configuration.recipe.watch)
             write_record(folder / "plan.json", plan)
             write_record(folder / SCHEDULE, schedule)
+        else:
+            warn_of_another_device(title, schedule, task.device)
         record = _train_and_validate(task, schedule, configuration, fold, stop)
         write_record(folder / "fold.json", record)
         write_card(folder.parent)
@@ -229,10 +233,10 @@ def _start_of_base(paths: Paths, plan: Plan, configuration: str, base: str, fold
     return start_of_base(refined)
 
 
-def check_can_plateau(plan: Plan, configuration: str, options: TrainOptions) -> None:
-    """Raise UsageError where `--budget auto` was asked for and the plan has no constant rate or watches no case."""
+def check_can_plateau(plan: Plan, configuration: str) -> None:
+    """Raise UsageError where a training cannot end at its plateau: the rate is not constant, or no case is watched."""
     recipe = plan.configurations[configuration].recipe  # type: ignore[index]
-    if options.until_plateau and not (recipe.schedule.name == "wsd" and recipe.watch.cases):
+    if recipe.schedule.name != "wsd" or not recipe.watch.cases:
         raise UsageError(
             "--budget auto trains at a constant rate until the Dice of watched cases no longer rises. "
             f"{configuration} of the plan {plan.name} has the schedule {recipe.schedule.name} and watches "

@@ -17,6 +17,7 @@ from autoseg.records.dataset import Folds
 from autoseg.records.distractors import SUFFIX
 from autoseg.records.plan import Plan
 from autoseg.records.results import TrainedFold
+from autoseg.records.run import TrainingCount
 from autoseg.records.workspace import Paths
 
 # A cascade is trained on its previous stage's held-out predictions, and distractors are those of their base: what is
@@ -120,6 +121,15 @@ def _with_distractors(paths: Paths, plan: Plan, configuration: str) -> tuple[Pla
 def fold_names(paths: Paths) -> list[str]:
     """The cross-validation folds of a dataset, as the commands name them; `all` alone where no case can be held out."""
     return [str(number) for number in range(len(read_record(paths.folds, Folds).folds))] or ["all"]
+
+
+def count_trainings(paths: Paths, plan: Plan, configurations: Sequence[str]) -> dict[str, TrainingCount]:
+    """Configuration -> how many of its folds' trainings are to be made, and how many are done."""
+    from autoseg.pipeline.train import is_trained
+
+    folds = fold_names(paths)
+    done = {name: sum(is_trained(paths, plan, name, fold) for fold in folds) for name in configurations}
+    return {name: TrainingCount(left=len(folds) - number, done=number) for name, number in done.items()}
 
 
 def train_jobs(

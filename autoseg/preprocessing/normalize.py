@@ -7,7 +7,7 @@ is. nnU-Net also counts labelled voxels outside the mask; a case to predict has 
 training and prediction see the same values.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -98,3 +98,9 @@ SCHEMES: dict[Normalization, Scheme] = {
 
 MASKED: tuple[Normalization, ...] = ("zscore",)
 """Those that look at a mask; the others normalise everything alike."""
+
+
+def masked_channels(normalization: Sequence[Normalization], use_mask: Sequence[bool]) -> tuple[int, ...]:
+    """Numbers of the channels that are normalised inside the nonzero mask only, one scheme and one wish a channel."""
+    both = zip(normalization, use_mask, strict=True)
+    return tuple(number for number, (scheme, masked) in enumerate(both) if masked and scheme in MASKED)

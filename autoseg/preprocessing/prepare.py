@@ -18,7 +18,7 @@ from autoseg.devices import available_memory_bytes
 from autoseg.errors import DataError
 from autoseg.images.volume import Volume
 from autoseg.preprocessing.locations import FlatIndices, draw_locations
-from autoseg.preprocessing.normalize import MASKED, Scale, scale_of, scaled
+from autoseg.preprocessing.normalize import Scale, masked_channels, scale_of, scaled
 from autoseg.preprocessing.statistics import PIECE, BoolArray, Channel, measured, read
 from autoseg.records.geometry import Geometry, Triple
 from autoseg.records.plan import Configuration, Plan
@@ -36,6 +36,8 @@ _BYTES_A_VALUE = 4
 _MOST_GROWTH = 8
 """Values of the resampled image for one of the file's, beyond which a case that does not fit into the memory is taken
 for one with a wrong spacing."""
+OUTSIDE = -1
+"""nnU-Net's mark of background outside the nonzero mask; training sets such voxels to 0 after augmentation."""
 _LONGEST_EDGE = 1 << 15
 """Voxels; a header whose spacing asks for more is wrong (33 m at 1 mm)."""
 
@@ -68,7 +70,8 @@ class Prepared:
     image: npt.NDArray[np.float32]
     """C Z Y X."""
     labels: npt.NDArray[np.int16] | None
-    """Internal classes, Z Y X; None for a case without label."""
+    """Internal classes, Z Y X; None for a case without label. Where a channel is normalised inside the nonzero mask
+    only, background outside it is `OUTSIDE`."""
     locations: dict[int, FlatIndices]
     """As from `draw_locations`: flat indices into `labels`; empty for a case without label."""
     meta: PreprocessedCase
@@ -127,7 +130,9 @@ def onto_grid(case: Cropped, plan: Plan, configuration: str) -> Prepared:
     separate = separate_axis(before, after)
     _check_size(case, shape, after)
 
-    sources = _sources(case, plan, settings)
+    masked = masked_channels(settings.normalization, settings.use_mask_for_norm)
+    mask = _mask(case.image) if masked else None
+    sources = _sources(case, plan, settings, masked, mask)
     image = spacious((len(sources), *shape), np.float32)
     for target, source in zip(torch.from_numpy(image), sources, strict=True):
         resample_into(target, source, separate)
@@ -135,7 +140,8 @@ def onto_grid(case: Cropped, plan: Plan, configuration: str) -> Prepared:
     locations: dict[int, FlatIndices] = {}
     counts: tuple[int, ...] = ()
     if case.labels is not None:
-        labels = resample_labels(torch.from_numpy(np.ascontiguousarray(case.labels)), shape, separate).numpy()
+        marked = case.labels if mask is None else np.where(mask | (case.labels != 0), case.labels, np.int16(OUTSIDE))
+        labels = resample_labels(torch.from_numpy(np.ascontiguousarray(marked)), shape, separate).numpy()
         locations, counts = draw_locations(case.id, labels, plan.labels)
     meta = PreprocessedCase(
         id=case.id,
@@ -168,18 +174,18 @@ def target_spacing(settings: Configuration, before_mm: Sequence[float]) -> Tripl
     return z, y, x
 
 
-def _sources(case: Cropped, plan: Plan, settings: Configuration) -> list[Source]:
-    """The channels of a case, normalised wherever they are read."""
+def _sources(
+    case: Cropped, plan: Plan, settings: Configuration, masked: Sequence[int], mask: BoolArray | None
+) -> list[Source]:
+    """The channels of a case, normalised wherever they are read, those in `masked` inside `mask` only."""
     if len(settings.normalization) != len(case.image):
         raise DataError(
             f"case {case.id}: the image has {len(case.image)} channels, the plan normalises "
             f"{len(settings.normalization)}."
         )
-    mask = _mask(case.image) if any(settings.use_mask_for_norm) else None
     sources = []
-    schemes = zip(settings.normalization, settings.use_mask_for_norm, strict=True)
-    for number, (values, (scheme, is_masked)) in enumerate(zip(case.image, schemes, strict=True)):
-        channel = measured(values, mask if is_masked and scheme in MASKED else None)
+    for number, (values, scheme) in enumerate(zip(case.image, settings.normalization, strict=True)):
+        channel = measured(values, mask if number in masked else None)
         if not np.isfinite(channel.low) or not np.isfinite(channel.high):
             raise DataError(f"case {case.id}: channel {number} has NaN or infinite values; repair the image.")
         try:

@@ -1,7 +1,7 @@
 """Prepared cases in, a folder of files out, and boxes of those files back: what training reads.
 
     <folder>/<case>.image.b2nd             float32, C Z Y X, in chunks of one patch
-             <case>.labels.b2nd            smallest integer type, Z Y X
+             <case>.labels.b2nd            smallest integer type, Z Y X; -1: background outside the nonzero mask
              <case>.locations.safetensors  flat indices, one array a target
              <case>.json                   how the case came here and the sha256 of its files; written last
              manifest.json                 all of these; written when every case is there
@@ -24,6 +24,7 @@ import numpy.typing as npt
 from autoseg.devices import num_cores
 from autoseg.errors import DataError
 from autoseg.preprocessing.locations import FlatIndices
+from autoseg.preprocessing.normalize import masked_channels
 from autoseg.records.base import Record, read_record, write_record
 from autoseg.records.fingerprint import Fingerprint
 from autoseg.records.geometry import IntTriple
@@ -63,6 +64,8 @@ def decided_by(plan: Plan, configuration: str, fingerprint: Fingerprint) -> dict
         "intensities": intensities,
         "labels": plan.labels.model_dump(mode="json", exclude={"class_names", "region_order", "num_entries"}),
     }
+    if masked_channels(settings.normalization, settings.use_mask_for_norm):
+        inputs["outside"] = "marked"  # by itself, so that folders without a mask keep their name
     return {name: sha256_json(value) for name, value in inputs.items()}
 
 
@@ -84,7 +87,7 @@ def write_case(
     Args:
         folder: of the store.
         image: C Z Y X.
-        labels: internal classes, Z Y X.
+        labels: internal classes, Z Y X; -1: background outside the nonzero mask.
         locations: target number -> flat indices; as from `draw_locations`.
         meta: names the case.
         patch_zyx: chunk size, so that reading a patch unpacks little more than it.
@@ -157,6 +160,12 @@ def read_image(folder: Path, case_id: str, box: Box | None = None) -> npt.NDArra
 
 def read_labels(folder: Path, case_id: str, box: Box | None = None) -> npt.NDArray[np.integer[Any]]:
     """The case's internal classes or their `box`, Z Y X; raises DataError if they cannot be read."""
+    labels = read_marked_labels(folder, case_id, box)
+    return labels if np.issubdtype(labels.dtype, np.unsignedinteger) else np.maximum(labels, 0)
+
+
+def read_marked_labels(folder: Path, case_id: str, box: Box | None = None) -> npt.NDArray[np.integer[Any]]:
+    """The same with -1 for background outside the nonzero mask, where a channel is normalised inside it only."""
     return read_array(folder / _files(case_id)[1], box)
 
 

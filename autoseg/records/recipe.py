@@ -100,12 +100,16 @@ class CascadeAugmentation(Record):
 
 
 class Augmentation(Record):
-    """What is done to training patches, in order: spatial, intensity transforms, mirroring, cascade corruption."""
+    """What is done to training patches, in order: spatial, intensity transforms, mirroring, zeros outside the nonzero
+    mask, cascade corruption."""
 
     spatial: SpatialAugmentation | None = SpatialAugmentation()
     """None: neither rotation nor scaling."""
     intensity: tuple[IntensityAugmentation, ...] = ()
     """Applied in this order."""
+    zero_outside: bool = True
+    """Whether channels that are normalised inside the nonzero mask only are 0 outside it after all this, as nnU-Net's
+    trainers do."""
     cascade: CascadeAugmentation = CascadeAugmentation()
     """Used by configurations with a previous stage."""
     plugins: tuple[str, ...] = ()
@@ -248,7 +252,8 @@ class Recipe(Record):
     said, and the training goes on without. It takes a minute or two, so short budgets do better without."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Arithmetic of the network; `auto`: in training bfloat16 where the device computes it faster than float32, in
-    prediction float32."""
+    prediction float32. With `float32` a GPU's convolutions may round to TF32 in training, as PyTorch has it, and do
+    not in prediction."""
     sampling: Sampling = Sampling()
     augmentation: Augmentation = Augmentation()
     mirroring: Mirroring = Mirroring()

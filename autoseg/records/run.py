@@ -8,6 +8,14 @@ from autoseg.records.base import Record
 from autoseg.records.results import Selection
 
 
+class TrainingCount(Record):
+    """How many trainings (folds) of a configuration there are."""
+
+    left: int
+    """Still to be made."""
+    done: int = 0
+
+
 class RunResult(Record):
     """Where `run` left its results."""
 

@@ -8,8 +8,8 @@ import math
 
 from autoseg.devices import available_memory_bytes
 from autoseg.inference.memory import blending_bytes
+from autoseg.inference.mirroring import mirror_flips
 from autoseg.inference.model import Model
-from autoseg.inference.sliding_window import mirror_flips
 from autoseg.records.results import PostprocessingRule
 from autoseg.selection.predictor import Grids, Predictor
 
@@ -25,9 +25,10 @@ def lack_of_room(predictor: Predictor, grids: Grids) -> str | None:
     meta = grids[predictor.models[0].configuration].meta
     sums = 0
     if predictor.device.type == "cpu":  # sums of a GPU go to the main memory only where there is enough
-        for model in predictor.models:
-            alone = predictor.asks_folds or model.settings.tile_weights == "nnunet"  # each network has its own sums
-            sums += _sums_of(model, grids) * (len(model.networks) if alone else 1)
+        sums = sum(_sums_of(model, grids, predictor.asks_folds) for model in predictor.models)
+        # The stage before a cascade's has said all it has to say, and its sums are gone, before any other begins.
+        stages = [model.previous for model in predictor.models if model.previous is not None]
+        sums = max([sums, *(_sums_of(stage, grids, False) for stage in stages)])
     labels = math.prod(meta.geometry.shape) * _bytes_of(predictor.rule)
     free = available_memory_bytes()
     if sums + labels <= free:
@@ -40,13 +41,15 @@ def lack_of_room(predictor: Predictor, grids: Grids) -> str | None:
     )
 
 
-def _sums_of(model: Model, grids: Grids) -> int:
-    """Bytes of the rows that are blended at a time by one stream of a model."""
+def _sums_of(model: Model, grids: Grids, asks_folds: bool) -> int:
+    """Bytes of the rows that are blended at a time by a model: one stream, or one for each network by itself."""
     settings, patch = model.settings, model.settings.patch_zyx
     mirrors = len(mirror_flips(settings.recipe.mirroring, patch)) > 1
     shape = grids[model.configuration].meta.shape
     z, y, x = (max(edge, tile) for edge, tile in zip(shape, patch, strict=True))
-    return blending_bytes(model.plan.labels.num_heads + mirrors, (z, y, x), patch)
+    alone = asks_folds or settings.tile_weights == "nnunet"
+    num_streams = len(model.networks) if alone else 1
+    return num_streams * blending_bytes(model.plan.labels.num_heads + mirrors, (z, y, x), patch)
 
 
 def _bytes_of(rule: PostprocessingRule) -> int:

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from autoseg.augmentation.cascade import corrupt_previous
 from autoseg.augmentation.draw import SpatialParameters, draw_spatial, source_box
-from autoseg.augmentation.intensity import IntensityParameters, apply_intensity, draw_intensity
-from autoseg.augmentation.spatial import sample_patch
+from autoseg.augmentation.intensity import IntensityParameters, apply_intensity, draw_intensity, zero_outside
+from autoseg.augmentation.spatial import outside_label, sample_patch
 from autoseg.inference.model import previous_channels
 from autoseg.preprocessing.locations import FlatIndices
 from autoseg.records.geometry import IntTriple
@@ -33,7 +33,8 @@ Place = tuple[int, int]
 """Epoch, and step within it."""
 
 Plugins = Callable[[Tensor, Tensor, Sequence[str], Place], tuple[Tensor, Tensor]]
-"""Images `N C Z Y X`, label maps `N L Z Y X`, case ids and place -> changed images and label maps."""
+"""Images `N C Z Y X`, label maps `N L Z Y X`, case ids and place -> changed images and label maps. Where a sampler has
+`masked_channels`, -1 is background outside the nonzero mask."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class Sampler:
     """A user's own transforms, applied before the intensities are changed."""
     case_odds: Callable[[int], npt.NDArray[np.float64] | None] | None = None
     """Epoch -> odds of each case, or None for all alike; follows the losses of the training (`hard_cases`)."""
+    masked_channels: tuple[int, ...] = ()
+    """Channels that are 0 outside the nonzero mask after augmentation; the source marks it by `outside_label`."""
     divisor_zyx: IntTriple = (1, 1, 1)
     """What the edges of a patch must be multiples of: the network's strides, multiplied."""
 
@@ -110,7 +113,8 @@ def read_draw(sampler: Sampler, draw: Draw) -> Crop:
 
 def assemble(sampler: Sampler, place: Place, samples: Sequence[tuple[Draw, Crop]]) -> Batch:
     """Turn drawn and read samples into the batch, on the training's device."""
-    mirroring, device = sampler.recipe.mirroring, sampler.device
+    mirroring, device, num_classes = sampler.recipe.mirroring, sampler.device, sampler.labels.num_classes
+    masked = sampler.masked_channels
     images, maps = [], []
     for draw, crop in samples:
         image, labels = sample_patch(
@@ -120,16 +124,22 @@ def assemble(sampler: Sampler, place: Place, samples: Sequence[tuple[Draw, Crop]
             draw.centre,
             sampler.patch_zyx,
             draw.spatial,
-            sampler.labels.num_classes,
+            num_classes,
             mirroring.swap_pairs,
+            outside_label(num_classes) if masked else 0,
         )
         images.append(image)
         maps.append(labels)
     cases = tuple(sampler.source.cases[draw.case].id for draw, _ in samples)
     patches, label_maps = torch.stack(images), torch.stack(maps).to(torch.int16)
+    if masked:
+        label_maps.masked_fill_(label_maps == outside_label(num_classes), -1)
     if sampler.plugins is not None:
         patches, label_maps = sampler.plugins(patches, label_maps, cases, place)
     patches = apply_intensity(patches, [draw.intensity for draw, _ in samples])
+    if masked:
+        patches = zero_outside(patches, label_maps[:, 0] < 0, masked)
+        label_maps = label_maps.clamp(min=0)
     if sampler.previous_labels is not None:
         policy = sampler.recipe.augmentation.cascade
         previous = [

@@ -1,8 +1,7 @@
 """A network, batches and a fixed schedule in, trained weights out: the training loop, and nothing else.
 
-The host never waits for the device within an epoch: losses stay on the device and are read at its end, and a
-step whose gradient is not finite is skipped by the optimiser itself (through the gradient scaler, whose scale is
-1 except for float16). Ten such steps in a row end the training with the last good checkpoint kept.
+The host never waits for the device within an epoch: losses stay on the device and are read at its end. Ten steps in a
+row that were skipped (`learner`) end the training with the last good checkpoint kept.
 
 A checkpoint is written at the end of each epoch, after ten minutes within a long one, and when the process is
 asked to stop. All of a training's state is in it, so an interrupted training on a CPU gives the same weights, bit
@@ -11,9 +10,9 @@ for bit, as one that was not interrupted.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -23,9 +22,7 @@ from torch import Tensor, nn
 from autoseg import console
 from autoseg.devices import is_full_memory
 from autoseg.errors import ModelError, ResourceError
-from autoseg.inference.sliding_window import autocast
 from autoseg.records.base import write_record
-from autoseg.records.recipe import Recipe
 from autoseg.records.results import EpochRecord
 from autoseg.training.batches import Batch, Place, Sampler, batches
 from autoseg.training.checkpoint import Progress, restore_checkpoint, save_checkpoint
@@ -33,11 +30,9 @@ from autoseg.training.curve import draw_curve
 from autoseg.training.growth import part_at
 from autoseg.training.hard_cases import CaseLosses, HardCases
 from autoseg.training.history import append_epoch, keep_epochs, read_history
-from autoseg.training.optimizer import build_optimizer, set_learning_rate, start_average, update_average
-from autoseg.training.own_optimizers import averaged_weights
+from autoseg.training.learner import Learner, predicting, train_step
 from autoseg.training.schedule import (
     SCHEDULE,
-    Precision,
     TrainingSchedule,
     cooldown_of,
     learning_rate,
@@ -47,7 +42,6 @@ from autoseg.training.schedule import (
 from autoseg.training.stopping import StopRequest
 from autoseg.training.watching import has_plateaued
 
-Loss = Callable[[Sequence[Tensor], Tensor], Tensor]
 Look = Callable[[nn.Module], float | None]
 """A network in eval mode -> mean Dice of the watched cases."""
 
@@ -59,64 +53,6 @@ _SECONDS_BETWEEN_CHECKPOINTS = 600.0
 _SECONDS_BETWEEN_CURVES = 300.0
 _SECONDS_BETWEEN_REQUESTS = 1.0
 _NUM_MESSAGES = 10
-
-
-@dataclass(frozen=True)
-class Learner:
-    """What changes during a training: the network and what moves it."""
-
-    network: nn.Module
-    optimizer: torch.optim.Optimizer
-    average: dict[str, Tensor]
-    """Moving average of the weights; empty when the recipe has none."""
-    scaler: torch.amp.GradScaler
-    loss: Loss
-    recipe: Recipe
-    precision: Precision
-    device: torch.device
-
-
-def build_learner(
-    network: nn.Module, loss: Loss, recipe: Recipe, precision: Precision, device: torch.device
-) -> Learner:
-    """Put `network` on `device`, ready to be trained by `recipe`."""
-    network = network.to(device).train()
-    return Learner(
-        network=network,
-        optimizer=build_optimizer(network, recipe.optimizer),
-        average=start_average(network) if recipe.ema_decay is not None else {},
-        scaler=torch.amp.GradScaler(device.type, init_scale=2.0**16 if precision == "float16" else 1.0),
-        loss=loss,
-        recipe=recipe,
-        precision=precision,
-        device=device,
-    )
-
-
-def train_step(learner: Learner, batch: Batch, rate: float, step: int) -> Tensor:
-    """One optimiser step; global step `step` (from 0).
-
-    Returns:
-        The loss, a scalar on the device; not a number when the step was skipped. A float16 step that is skipped
-        because its scaled gradient overflows is none of these: the scale falls until it fits, at first always.
-    """
-    network, optimizer, scaler, recipe = learner.network, learner.optimizer, learner.scaler, learner.recipe
-    set_learning_rate(optimizer, rate)
-    optimizer.zero_grad(set_to_none=True)
-    with autocast(learner.device, learner.precision):
-        logits = network(batch.images)
-    loss = learner.loss(logits, batch.labels)
-    factor = scaler.scale(torch.ones_like(loss))
-    scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-    scaler.unscale_(optimizer)
-    norm = nn.utils.clip_grad_norm_(network.parameters(), recipe.gradient_clip)
-    scaler.step(optimizer)
-    scaler.update(None if learner.precision == "float16" else 1.0)
-    if recipe.ema_decay is not None:
-        update_average(learner.average, network, recipe.ema_decay, step)
-    # With a factor above 1 an overflow says nothing of the batch.
-    is_sound = torch.isfinite(norm) | (torch.isfinite(loss.detach()) & (factor > 1))
-    return torch.where(is_sound, loss.detach(), torch.nan)
 
 
 def train_network(
@@ -181,22 +117,6 @@ def _batches_to_the_end(session: "_Session", sampler: Sampler, step: int) -> Ite
             step += 1
             if session.schedule is not schedule:
                 break
-
-
-@contextmanager
-def predicting(learner: Learner) -> Iterator[nn.Module]:
-    """The network as it would predict now; afterwards it is as it was, bit for bit."""
-    network = learner.network
-    kept = {name: value.clone() for name, value in network.state_dict().items()}
-    network.load_state_dict(final_weights(learner))
-    network.eval()
-    compiled, network._compiled_call_impl = network._compiled_call_impl, None  # each of its shapes would be compiled
-    try:
-        yield network
-    finally:
-        network._compiled_call_impl = compiled
-        network.load_state_dict(kept)
-        network.train()
 
 
 class _Session:
@@ -337,12 +257,6 @@ def memory_errors(what: str) -> Iterator[None]:
             f"{what}: the memory is full. Plan for less (`autoseg plan --gpu-memory GIB --name OTHER`), or set a "
             "smaller batch_size or patch_size in the plan (`--set CONFIGURATION.batch_size=2`)."
         ) from error
-
-
-def final_weights(learner: Learner) -> dict[str, Tensor]:
-    """The weights that predict from now on: their average if the recipe or its optimiser has one."""
-    averaged = averaged_weights(learner.optimizer, learner.network)
-    return {**learner.network.state_dict(), **averaged, **learner.average}
 
 
 def _restore(learner: Learner, folder: Path) -> Progress:

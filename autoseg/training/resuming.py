@@ -7,7 +7,10 @@ trainings under one name.
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from autoseg import console
+from autoseg.devices import describe_device
 from autoseg.errors import ModelError, UsageError
 from autoseg.records.base import read_record
 from autoseg.records.dataset import Fold
@@ -86,6 +89,16 @@ def _other_values(options: TrainOptions, fixed: TrainingSchedule) -> list[tuple[
         ("--seed", options.seed, fixed.seed),
     )
     return [(option, wanted, value) for option, wanted, value in asked if wanted is not None and wanted != value]
+
+
+def warn_of_another_device(title: str, fixed: TrainingSchedule, device: torch.device) -> None:
+    """Tell the person where an interrupted training goes on elsewhere: sums in another order are rounded otherwise."""
+    here = describe_device(device)
+    if fixed.device != here:
+        console.warn(
+            f"{title} was begun on {fixed.device} and goes on on {here}: its weights will not be those of an "
+            "uninterrupted training bit for bit."
+        )
 
 
 def read_schedule(folder: Path, cases: Fold, inputs: TrainingInputs, options: TrainOptions) -> TrainingSchedule | None:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from autoseg import console
-from autoseg.devices import available_memory_bytes
+from autoseg.devices import available_memory_bytes, free_gpu_bytes
 from autoseg.errors import AutosegError, DataError
 from autoseg.preprocessing import store
 from autoseg.preprocessing.locations import FlatIndices
@@ -76,9 +76,11 @@ class HeldTypes:
 
     image: torch.dtype = torch.float32
     labels: torch.dtype = torch.int16
+    outside: int = 0
+    """Label that stands for background outside the nonzero mask."""
 
 
-def held_types(normalization: Sequence[Normalization], num_classes: int) -> HeldTypes:
+def held_types(normalization: Sequence[Normalization], num_classes: int, outside: int = 0) -> HeldTypes:
     """The smallest types that lose nothing that matters.
 
     float16 rounds a value by at most 1/2048 of itself: of a normalised CT a fraction of a Hounsfield unit, far below
@@ -87,9 +89,11 @@ def held_types(normalization: Sequence[Normalization], num_classes: int) -> Held
     Args:
         normalization: one a channel.
         num_classes: background included; one label more may mark voxels to ignore.
+        outside: label of background outside the nonzero mask.
     """
     image = torch.float16 if _BOUNDED.issuperset(normalization) else torch.float32
-    return HeldTypes(image, torch.uint8 if num_classes <= torch.iinfo(torch.uint8).max else torch.int16)
+    is_small = max(num_classes, outside) <= torch.iinfo(torch.uint8).max
+    return HeldTypes(image, torch.uint8 if is_small else torch.int16, outside)
 
 
 @dataclass(frozen=True)
@@ -151,7 +155,7 @@ def open_source(
 
     def load(number: int, box: tuple[slice, slice, slice] | None = None) -> tuple[Tensor, Tensor]:
         image, labels = _load(folder, case_ids[number], box, previous, marked)
-        return image.to(held.image), labels.to(held.labels)
+        return image.to(held.image), labels.masked_fill_(labels < 0, held.outside).to(held.labels)
 
     cases = tuple(
         TrainingCase(id=case, shape=shape, locations=_locations(folder, case, marked))
@@ -207,7 +211,7 @@ def choose_tier(num_bytes: int, device: torch.device, planned_bytes: int = 0) ->
     `planned_bytes` is what the plan gives the training of a GPU's memory; at least 10 GiB are left to it.
     """
     if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
+        free = free_gpu_bytes(device)
         if num_bytes <= min(_GPU_SHARE * free, free - max(_GPU_RESERVE_BYTES, planned_bytes)):
             return "device"
     return "memory" if num_bytes <= _MEMORY_SHARE * available_memory_bytes() else "disk"
@@ -271,7 +275,7 @@ def _load(
     marked: MarkedCases | None,
 ) -> tuple[Tensor, Tensor]:
     image = torch.from_numpy(_writable(store.read_image(folder, case, box)))
-    labels = store.read_labels(folder, case, box)
+    labels = store.read_marked_labels(folder, case, box)
     maps = [labels if marked is None else read_with_distractors(marked, case, labels, box)]
     if previous:
         maps.append(read_array(previous[case], box))

@@ -19,8 +19,8 @@ from autoseg.planning.step_cost import Kind, need_of_configuration
 from autoseg.records.labels import LabelScheme
 from autoseg.records.plan import Configuration, NetworkSpec
 from autoseg.training.batches import Batch
-from autoseg.training.budget import BFLOAT16_GAIN, precisions
-from autoseg.training.loop import build_learner, train_step
+from autoseg.training.learner import build_learner, train_step
+from autoseg.training.probe import BFLOAT16_GAIN, precisions
 from autoseg.training.schedule import Precision
 
 STEP_TIME_ERROR = 0.4

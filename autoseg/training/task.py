@@ -7,12 +7,14 @@ from pathlib import Path
 
 import torch
 
+from autoseg.augmentation.spatial import outside_label
 from autoseg.errors import UsageError
+from autoseg.inference.mirroring import head_permutation
 from autoseg.inference.model import new_network
-from autoseg.inference.sliding_window import head_permutation
 from autoseg.losses.build import build_loss
 from autoseg.networks.blocks import recompute_activations
 from autoseg.preprocessing import store
+from autoseg.preprocessing.normalize import masked_channels
 from autoseg.records.dataset import Dataset, Fold
 from autoseg.records.distractors import DistractorCensus
 from autoseg.records.labels import LabelScheme
@@ -22,7 +24,7 @@ from autoseg.training.batches import Sampler
 from autoseg.training.batchgenerators_tier import batchgenerators_step, find_transforms
 from autoseg.training.compiling import compile_network
 from autoseg.training.distractors import mark_distractors
-from autoseg.training.loop import Learner, build_learner
+from autoseg.training.learner import Learner, build_learner
 from autoseg.training.out_of_fold import Earlier
 from autoseg.training.previous_stage import resample_previous_stage
 from autoseg.training.schedule import Precision
@@ -103,6 +105,7 @@ def open_task(
         marked = mark_distractors(
             recipe.distractors, earlier.base, store_folder, manifest, labels, patch, where, cases.train
         )
+    masked = _masked_channels(configuration)
     watched = choose_watched(cases.train, recipe.watch, seed)
     source = open_source(
         store_folder,
@@ -113,7 +116,9 @@ def open_task(
         previous,
         planned_bytes=planned_gpu_bytes(plan.planned_for),
         marked=marked,
-        held=held_types(configuration.normalization, learned.num_classes),
+        held=held_types(
+            configuration.normalization, learned.num_classes, outside_label(learned.num_classes) if masked else 0
+        ),
     )
     transforms = find_transforms(recipe.augmentation.plugins)
     sampler = Sampler(
@@ -126,11 +131,19 @@ def open_task(
         device=device,
         previous_labels=None if previous is None else labels,
         plugins=batchgenerators_step(transforms, seed) if transforms else None,
+        masked_channels=masked,
         divisor_zyx=configuration.divisor_zyx,
     )
     validator = Validator(folder / VALIDATION, store_folder, manifest, dataset, configuration, labels, device, previous)
     census = None if marked is None else marked.census
     return Task(title, folder, plan, configuration, cases, sampler, validator, device, start, census, watched)
+
+
+def _masked_channels(configuration: Configuration) -> tuple[int, ...]:
+    """Channels that training sets to 0 outside the nonzero mask."""
+    if not configuration.recipe.augmentation.zero_outside:
+        return ()
+    return masked_channels(configuration.normalization, configuration.use_mask_for_norm)
 
 
 def _check_sampling_weights(name: str, sampling: Sampling, learned: LabelScheme) -> None:

@@ -28,6 +28,7 @@ from autoseg.inference.export import (
     to_disagreement,
     to_probabilities,
 )
+from autoseg.inference.model import with_previous
 from autoseg.inference.sliding_window import predict_rows, prediction_precision
 from autoseg.inference.store import (
     disagreement_path,
@@ -128,8 +129,7 @@ def network_input(validator: Validator, case: str) -> Tensor:
     image = torch.from_numpy(store.read_image(validator.store_folder, case))
     if validator.previous is None:
         return image
-    classes = torch.from_numpy(read_array(validator.previous[case]))
-    return torch.cat([image, classes[None].float()])
+    return with_previous(image, read_array(validator.previous[case]))
 
 
 def write_case(validator: Validator, case: str, rows: Iterable[Tensor]) -> None:

@@ -24,7 +24,7 @@ from autoseg.records.recipe import LossTerm, Mirroring, Optimizer, Recipe
 from autoseg.spatial import resampling as splines
 from autoseg.spatial.labels import resample_labels
 from autoseg.training.batches import Sampler, batches
-from autoseg.training.loop import build_learner, train_step
+from autoseg.training.learner import build_learner, train_step
 from autoseg.training.optimizer import OPTIMIZERS, build_optimizer
 from autoseg.training.source import Source, TrainingCase
 

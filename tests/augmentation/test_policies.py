@@ -84,3 +84,7 @@ def test_light_leaves_half_of_the_samples_uninterpolated():
     assert spatial is not None
     crops = (1 - spatial.rotation_probability) * (1 - spatial.scaling_probability)
     assert np.isclose(crops, 0.5, atol=0.02)
+
+
+def test_all_policies_but_none_put_zeros_outside_the_mask():
+    assert [name for name in POLICIES if not POLICIES[name](False, (32, 32, 32)).zero_outside] == ["none"]

@@ -15,7 +15,7 @@ from autoseg.augmentation.draw import (
     patch_start,
     source_box,
 )
-from autoseg.augmentation.spatial import sample_patch, swap_classes
+from autoseg.augmentation.spatial import outside_label, sample_patch, swap_classes
 from autoseg.records.recipe import Augmentation, Mirroring, SpatialAugmentation
 
 ALWAYS = Augmentation(spatial=SpatialAugmentation(rotation_probability=1, scaling_probability=1))
@@ -244,3 +244,17 @@ def test_cuda_equals_the_cpu(policy):
     got = sample_patch(image.cuda(), labels.cuda(), *arguments)
     np.testing.assert_allclose(got[0].cpu(), expected[0], atol=1e-4)
     assert (got[1].cpu() != expected[1]).float().mean() < 1e-3
+
+
+@pytest.mark.parametrize(
+    "matrix", [IDENTITY, affine_matrix((10, 5, 3), 1.3, False), affine_matrix((20, 0, 0), 1, True)]
+)
+@pytest.mark.parametrize("num_classes", [3, 127])
+def test_what_lies_beyond_the_volume_has_its_own_label(matrix, num_classes):
+    outside = outside_label(num_classes)
+    labels = torch.ones((6, 6, 6), dtype=torch.int16)
+    drawn = SpatialParameters(matrix=matrix, flips=(2,), swaps_classes=True)
+    arguments = (torch.ones((1, 6, 6, 6)), labels, (0, 0, 0), (3, 3, 3), (12, 12, 12), drawn, num_classes, ((1, 2),))
+    voted = sample_patch(*arguments, outside)[1]
+    assert set(voted.unique().tolist()) == {2, outside}
+    assert torch.equal(torch.where(voted == outside, 0, voted), sample_patch(*arguments)[1])

@@ -6,10 +6,12 @@ import torch
 from autoseg.errors import ModelError
 from autoseg.pipeline import estimate
 from autoseg.pipeline.estimate import describe_times
+from autoseg.records.run import TrainingCount
 from autoseg.training.step_time import StepTime
 from tests.pipeline.fakes import make_plan
 
 PLAN = make_plan(names=("3d_lowres", "3d_fullres"))
+ONE = {"3d_lowres": TrainingCount(left=1)}
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +20,9 @@ def _steps_of_half_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_times_by_hand() -> None:
-    rows = describe_times(PLAN, {"3d_lowres": 1, "3d_fullres": 5}, "cpu", epochs=10, iterations=24)
+    rows = describe_times(
+        PLAN, {"3d_lowres": TrainingCount(left=1), "3d_fullres": TrainingCount(left=5)}, "cpu", epochs=10, iterations=24
+    )
     assert rows[0].startswith("Predicted for cpu (")
     assert rows[1:] == [
         "  3d_lowres: about 0.5 s a step (float32), 2 min for 10 epochs of 24 steps, 2 min for 1 training",
@@ -26,14 +30,25 @@ def test_the_times_by_hand() -> None:
     ]
 
 
+def test_what_is_done_is_said_and_not_counted() -> None:
+    counts = {"3d_lowres": TrainingCount(left=0, done=5), "3d_fullres": TrainingCount(left=2, done=3)}
+    rows = describe_times(PLAN, counts, "cpu", 10, 24, None, True)
+    assert describe_times(PLAN, {"3d_lowres": counts["3d_lowres"]}, "cpu") == [
+        "Nothing is left to train: 5 trainings done already."
+    ]
+    assert rows[1] == "  3d_lowres: 5 trainings done already"
+    assert rows[2].endswith("24 steps, 4 min for 2 trainings (3 more done already)")
+    assert rows[3].endswith("at most about 4 min, if all epochs are needed")
+
+
 def test_the_plan_gives_the_length_where_nothing_else_is_asked_for() -> None:
     course = PLAN.configurations["3d_lowres"].recipe.schedule
-    rows = describe_times(PLAN, {"3d_lowres": 2}, "cpu")
+    rows = describe_times(PLAN, {"3d_lowres": TrainingCount(left=2)}, "cpu")
     assert f"for {course.epochs} epochs of {course.iterations_per_epoch} steps" in rows[1]
 
 
 def test_a_budget_and_a_plateau_are_told() -> None:
-    few = {"3d_lowres": 2}
+    few = {"3d_lowres": TrainingCount(left=2)}
     assert describe_times(PLAN, few, "cpu", 10, 24, 60.0)[-1].endswith("the budget, which leaves 60 s for them")
     open_ended = describe_times(PLAN, few, "cpu", 10, 24, None, True)[-1]
     assert open_ended.endswith("at its plateau; at most about 4 min, if all epochs are needed")
@@ -42,14 +57,14 @@ def test_a_budget_and_a_plateau_are_told() -> None:
 
 def test_what_cannot_be_predicted_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimate, "predict_step_time", lambda *_: None)
-    assert describe_times(PLAN, {"3d_lowres": 1}, "cpu")[1] == (
+    assert describe_times(PLAN, ONE, "cpu")[1] == (
         "  3d_lowres: the time of a step cannot be predicted for this loss or network"
     )
 
 
 def test_an_end_that_cannot_be_predicted_is_not_called_zero_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimate, "predict_step_time", lambda *_: None)
-    assert describe_times(PLAN, {"3d_lowres": 1}, "cpu", until_plateau=True)[-1].endswith(
+    assert describe_times(PLAN, ONE, "cpu", until_plateau=True)[-1].endswith(
         "each training ends at its plateau, or when all epochs are done"
     )
 
@@ -62,12 +77,12 @@ def test_a_step_that_cannot_be_timed_ends_nothing(monkeypatch: pytest.MonkeyPatc
         raise error
 
     monkeypatch.setattr(estimate, "predict_step_time", fails)
-    assert describe_times(PLAN, {"3d_lowres": 1}, "cpu")[1] == (
+    assert describe_times(PLAN, ONE, "cpu")[1] == (
         f"  3d_lowres: the time of a step cannot be predicted here: {str(error).splitlines()[0]}"
     )
 
 
 def test_a_plan_for_a_device_of_another_machine_has_no_times() -> None:
-    rows = describe_times(PLAN, {"3d_lowres": 1}, "cuda:77")
+    rows = describe_times(PLAN, ONE, "cuda:77")
     assert len(rows) == 1
     assert rows[0].startswith("How long training takes is not predicted. --device cuda:77: this machine has ")

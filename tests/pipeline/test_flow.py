@@ -167,6 +167,9 @@ def test_a_named_plan_must_itself_say_how_it_plateaus(tmp_path: Path) -> None:
     options = replace(OPTIONS, until_plateau=True, prepare=replace(OPTIONS.prepare, configurations=("2d",)))
     with pytest.raises(UsageError, match="has the schedule cosine and watches 0 cases"):
         run_dataset(str(folder), tmp_path / "work", options)
+    work = tmp_path / "work" / "One"
+    assert (work / "plans" / "mine.json").is_file()
+    assert not (work / "preprocessed").exists(), "what cannot be trained need not be preprocessed"
 
 
 def test_what_a_run_says_at_its_end(tmp_path: Path) -> None:

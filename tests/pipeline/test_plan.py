@@ -5,7 +5,7 @@ import pytest
 
 from autoseg import console
 from autoseg.errors import UsageError
-from autoseg.pipeline.plan import choose_plan, plan, plan_from_files
+from autoseg.pipeline.plan import choose_plan, plan, plan_from_files, plateau_settings
 from autoseg.records.base import read_record, write_record
 from autoseg.records.plan import Plan
 from autoseg.records.workspace import Paths
@@ -114,3 +114,8 @@ def test_planning_from_files(tmp_path: Path) -> None:
     plain = plan_from_files(tmp_path / "f.json", tmp_path / "d.json", "nnunet", settings=["2d.batch_size=1"])
     assert plain.configurations["2d"].batch_size == 1
     assert few.configurations["2d"].batch_size <= many.configurations["2d"].batch_size
+
+
+@pytest.mark.parametrize(("num_cases", "watched"), [(1, 1), (10, 1), (11, 2), (30, 3), (31, 4), (1000, 4)])
+def test_few_cases_are_watched_in_a_small_dataset(num_cases: int, watched: int) -> None:
+    assert f"all.recipe.watch.cases={watched}" in plateau_settings(num_cases)

@@ -28,7 +28,7 @@ from autoseg.records.dataset import Dataset, Fold
 from autoseg.records.plan import Plan
 from autoseg.records.results import TrainedFold
 from autoseg.records.workspace import Paths
-from autoseg.training.loop import Learner
+from autoseg.training.learner import Learner
 from autoseg.training.schedule import TrainingSchedule
 from autoseg.training.start import find_start
 from tests.pipeline.tiny import FOLDS, SHORT, prepare, weights_of

@@ -15,8 +15,10 @@ from autoseg import console
 from autoseg.errors import Preempted
 from autoseg.pipeline.train import TrainOptions, is_trained, train
 from autoseg.records.base import write_record
+from autoseg.records.course import PatchGrowth, PatchStage, Watch
+from autoseg.records.recipe import Optimizer, Sampling, Schedule
 from autoseg.records.workspace import Paths
-from tests.pipeline.tiny import SHORT, make_plan, weights_of
+from tests.pipeline.tiny import RECIPE, SHORT, make_plan, weights_of
 
 
 @pytest.mark.slow
@@ -75,19 +77,35 @@ def _signalled_after_one_case(items, total, what):  # type: ignore[no-untyped-de
         yield item
 
 
+WATCH = Watch(cases=1, every_epochs=2, window=1, patience=3)
+GROWTH = PatchGrowth(stages=(PatchStage(until=0.3, fraction=0.5), PatchStage(until=0.6, fraction=0.75)))
+SURVIVORS: dict[str, dict[str, object]] = {
+    "plain": {"ema_decay": None},
+    "average": {"ema_decay": 0.9},
+    "schedule_free": {
+        "ema_decay": None,
+        "optimizer": Optimizer(name="schedule_free", momentum=0.9),
+        "schedule": Schedule(name="wsd", warmup_fraction=0.1, cooldown_fraction=0.4),
+    },
+    "hard_watched": {"sampling": Sampling(cases="hard"), "watch": WATCH},
+    "growth": {"patch_growth": GROWTH},
+}
+
+
 @pytest.mark.slow
-def test_a_killed_training_resumes_to_the_sameweights_of(prepared: Paths, tmp_path: Path) -> None:
-    options = TrainOptions(epochs=30, iterations=4, seed=5, device="cpu")
-    plan = make_plan(prepared, name="killed")
-    write_record(prepared.plan("killed"), plan)
+@pytest.mark.parametrize("name", SURVIVORS)
+def test_a_killed_training_resumes_to_the_same_weights(prepared: Paths, name: str) -> None:
+    options = TrainOptions(epochs=14, iterations=4, seed=5, device="cpu")
+    plan = make_plan(prepared, name=name, recipe=RECIPE.model_copy(update=SURVIVORS[name]))
+    write_record(prepared.plan(name), plan)
     program = (
         "from pathlib import Path; from autoseg.records.workspace import Paths; from autoseg.records.plan import Plan;"
         "from autoseg.records.base import read_record; from autoseg.pipeline.train import *; "
         f"p = Paths(folder=Path({str(prepared.folder)!r})); "
-        f"train(p, read_record(p.plan('killed'), Plan), '3d_fullres', '2', TrainOptions(**{options.model_dump()}))"
+        f"train(p, read_record(p.plan({name!r}), Plan), '3d_fullres', '2', TrainOptions(**{options.model_dump()}))"
     )
-    folder = prepared.fold("killed", "3d_fullres", "2")
-    for at_epoch in (3, 9):
+    folder = prepared.fold(name, "3d_fullres", "2")
+    for at_epoch in (2, 6):
         process = subprocess.Popen([sys.executable, "-c", program])
         while not (folder / "history.jsonl").is_file() or _num_lines(folder) < at_epoch:
             time.sleep(0.05)
@@ -99,7 +117,8 @@ def test_a_killed_training_resumes_to_the_sameweights_of(prepared: Paths, tmp_pa
     shutil.rmtree(folder)
     train(prepared, plan, "3d_fullres", "2", options)
     whole = weights_of(folder)
-    assert all(torch.equal(whole[name], value) for name, value in resumed.items())
+    assert resumed.keys() == whole.keys()
+    assert all(torch.equal(whole[key], value) for key, value in resumed.items())
 
 
 def _num_lines(folder: Path) -> int:

@@ -130,6 +130,21 @@ def test_mask_rule_leaves_zeros_outside():
         assert channel[inside].std() == pytest.approx(1, abs=1e-5)
 
 
+def test_background_outside_the_mask_is_marked_and_labels_there_stay():
+    image, labels = example(channels=2)
+    image[:, 1, 2, 1:3] = 0  # a corner of the box
+    labels[0, 1, 2, 1:3] = 0, 3
+    label = volume(labels, canonical_matrix())
+    for masked in (True, False):
+        chosen = plan(spacing_mm=(3.0, 0.7, 0.9), normalization=("zscore", "rescale"), masked=masked)
+        found = prepare_case("x", volume(image, canonical_matrix()), label, chosen, "3d_fullres").labels
+        assert found[0, 0, 0] == (-1 if masked else 0)
+        assert found[0, 0, 1] == 1
+        assert (found == -1).sum() == masked
+    other = plan(spacing_mm=(3.0, 0.7, 0.9), normalization=("rescale", "none"), masked=True)
+    assert prepare_case("x", volume(image, canonical_matrix()), label, other, "3d_fullres").labels.min() == 0
+
+
 def test_case_without_label_and_regions_with_ignore():
     image, labels = example()
     chosen = plan(labels=REGIONS)

@@ -84,6 +84,16 @@ def test_missing_parts(tmp_path):
         store.read_locations(tmp_path, "x")
 
 
+def test_voxels_outside_the_mask_are_background_for_whoever_does_not_ask(tmp_path):
+    ready = prepared()
+    marked = ready.labels.copy()
+    marked[0, 0, :2] = -1
+    store.write_case(tmp_path, ready.image, marked, ready.locations, ready.meta, (4, 4, 4))
+    box = (slice(0, 1), slice(0, 1), slice(0, 3))
+    np.testing.assert_array_equal(store.read_labels(tmp_path, "x"), np.maximum(marked, 0))
+    np.testing.assert_array_equal(store.read_marked_labels(tmp_path, "x", box), marked[box])
+
+
 def test_digest_follows_what_decides_and_nothing_else():
     base = store.digest(plan(), "3d_fullres", fingerprint())
     same = plan().model_copy(update={"name": "other", "reasons": {"a": "b"}, "intensities": {}})
@@ -95,6 +105,7 @@ def test_digest_follows_what_decides_and_nothing_else():
         (plan(transpose=(1, 0, 2)), fingerprint()),
         (plan(normalization=("none",)), fingerprint()),
         (plan(masked=True), fingerprint()),
+        (plan(normalization=("ct",), masked=True), fingerprint()),
         (plan(), fingerprint("9")),
     ]
     assert len({base, *(store.digest(p, "3d_fullres", f) for p, f in changed)}) == len(changed) + 1

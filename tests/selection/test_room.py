@@ -24,17 +24,25 @@ CPU = torch.device("cpu")
 
 
 def predictor(
-    rule: PostprocessingRule = PostprocessingRule(), device: torch.device = CPU, axes=(), tile_weights="symmetric"
+    rule: PostprocessingRule = PostprocessingRule(),
+    device: torch.device = CPU,
+    axes=(),
+    tile_weights="symmetric",
+    previous=None,
 ) -> Predictor:
     settings = SimpleNamespace(
         tile_weights=tile_weights, patch_zyx=PATCH, recipe=SimpleNamespace(mirroring=Mirroring(axes=axes))
     )
     plan = SimpleNamespace(labels=SimpleNamespace(num_heads=7))
-    model = SimpleNamespace(configuration="3d", settings=settings, plan=plan, networks=(0, 1, 2))
+    model = SimpleNamespace(configuration="3d", settings=settings, plan=plan, networks=(0, 1, 2), previous=previous)
     return Predictor((model,), rule, device)
 
 
-GRIDS = {"3d": SimpleNamespace(meta=meta_of(oblique_grid(FILE)).model_copy(update={"shape": GRID}))}
+COARSE: IntTriple = (40, 60, 200)
+GRIDS = {
+    name: SimpleNamespace(meta=meta_of(oblique_grid(FILE)).model_copy(update={"shape": shape}))
+    for name, shape in {"3d": GRID, "coarse": COARSE}.items()
+}
 
 
 def needed(chosen: Predictor, monkeypatch: pytest.MonkeyPatch) -> int:
@@ -62,6 +70,18 @@ def test_needs_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     unsure = rule_of(TargetRule(target="a", method="probability_mean", feature="probability_mean", minimum=0.5))
     assert needed(predictor(PostprocessingRule(components=small)), monkeypatch) == sums + 13 * voxels
     assert needed(predictor(PostprocessingRule(components=unsure)), monkeypatch) == 3 * sums + 16 * voxels
+
+
+def test_the_stage_before_a_cascade_counts_where_it_needs_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is done, and its sums are gone, before the cascade's own begin; all its folds speak together."""
+    after = 4 * 100 * 200 * 300
+    own, earlier = 4 * (7 + 1) * 31 * 80 * 100, 4 * (7 + 1) * 31 * 60 * 200
+    stage = SimpleNamespace(**{**vars(predictor().models[0]), "configuration": "coarse"})
+    assert needed(predictor(previous=stage), monkeypatch) == earlier + after
+    assert needed(replace(predictor(previous=stage), saves_probabilities=True), monkeypatch) == 3 * own + after
+    imported = SimpleNamespace(**{**vars(predictor(tile_weights="nnunet").models[0]), "configuration": "coarse"})
+    assert needed(predictor(previous=imported), monkeypatch) == 3 * earlier + after
+    assert needed(predictor(device=torch.device("cuda"), previous=imported), monkeypatch) == after
 
 
 def test_it_says_what_is_needed_and_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,10 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoseg.augmentation.policies import nnunet_augmentation
+from autoseg.augmentation.spatial import outside_label
 from autoseg.records.geometry import IntTriple
 from autoseg.records.recipe import Mirroring, Sampling
 from autoseg.training.batches import Sampler, assemble, batches, draw_batch, read_draw, wants_foreground
 from autoseg.training.rng import sample_rng
+from autoseg.training.source import Source, TrainingCase
 from tests.training.tools import LABELS, RECIPE, always_foreground, make_sampler, make_source
 
 AUGMENTED = RECIPE.model_copy(
@@ -202,3 +204,30 @@ def test_voxels_held_small_make_the_same_patches_up_to_their_rounding(policy: st
         assert other.images.dtype == torch.float32
         # Flat indices up to 1319: float16 steps by 1 above 1024, transforms of the range make a little more of it.
         assert (one.images - other.images).abs().max() < 3
+
+
+@pytest.mark.parametrize("masked", [(), (0,)])
+def test_masked_channels_are_zero_outside_the_mask_and_beyond_the_volume(masked: tuple[int, ...]) -> None:
+    outside = outside_label(LABELS.num_classes)
+    labels = torch.zeros((1, 6, 12, 12), dtype=torch.uint8)
+    labels[0, :, :, :5], labels[0, :, :, 9] = outside if masked else 0, 2
+    image = torch.ones((2, 6, 12, 12))
+    case = TrainingCase("one", (6, 12, 12), (np.empty(0, np.int32), np.empty(0, np.int32)))
+    source = Source((case,), 2, "memory", lambda _, box: (image[:, *box], labels[:, *box]))
+    seen = set()
+
+    def noise(images: torch.Tensor, maps: torch.Tensor, *_: object) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.update(maps.unique().tolist())
+        return images + 1, maps
+
+    sampler = replace(make_sampler(source, patch=(8, 12, 12)), plugins=noise, masked_channels=masked)
+    batch = next(batches(sampler, [(0, 0)]))
+    assert seen == ({-1, 0, 2} if masked else {0, 2})
+    assert set(batch.labels.unique().tolist()) == {0, 2}
+    expected = torch.zeros((8, 12, 12))
+    expected[1:7, :, 5:] = 2
+    untouched = torch.ones((8, 12, 12))
+    untouched[1:7] = 2  # beyond the volume is noise alone
+    for sample in batch.images:
+        assert torch.equal(sample[0], expected if masked else untouched)
+        assert torch.equal(sample[1], untouched)

@@ -3,17 +3,13 @@
 import dataclasses
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoseg.records.course import PatchGrowth, PatchStage
 from autoseg.records.recipe import Schedule
-from autoseg.training import budget as module
-from autoseg.training.batches import Sampler
-from autoseg.training.budget import Costs, fit_length
+from autoseg.training.budget import fit_length
+from autoseg.training.probe import Costs
 from autoseg.training.schedule import TrainOptions
-from tests.training.tools import RECIPE, make_learner, make_sampler, make_source, scaled
 
 COSTS = Costs(
     step_seconds=0.5,
@@ -55,21 +51,6 @@ def test_looks_are_paid_for_too() -> None:
     # 887 s hold 50 epochs with 0.01 s of saving and 2 s of looking each: 786.5 * 0.9 / 0.5 = 1415 steps.
     costs = dataclasses.replace(COSTS, watch_seconds=2.0)
     assert fit_length(Schedule(), NO_OPTIONS, costs, 900.0) == (50, 28)
-
-
-def test_steps_of_growing_patches_are_measured_in_each_stage(monkeypatch: pytest.MonkeyPatch) -> None:
-    stages = (PatchStage(until=0.25, fraction=0.5), PatchStage(until=0.5, fraction=0.75))
-    recipe = RECIPE.model_copy(update={"patch_growth": PatchGrowth(stages=stages)})
-    sampler = dataclasses.replace(make_sampler(make_source([(9, 9, 9)]), recipe), divisor_zyx=(1, 1, 1))
-
-    def seconds(learner: object, part: Sampler, count: int, limit: float) -> list[float]:
-        assert limit == pytest.approx(0.1)
-        slow_first = [] if part.patch_zyx == (8, 8, 8) else [100.0]
-        return [*slow_first, *[float(part.patch_zyx[0])] * 2][:count]
-
-    monkeypatch.setattr(module, "_timed_steps", seconds)
-    # Edges 4, 6 and 8 for a quarter, a quarter and a half of the steps; the first step of a new shape does not count.
-    assert module._step_seconds(make_learner(recipe), sampler, 0.3)[0] == pytest.approx(4 / 4 + 6 / 4 + 8 / 2)
 
 
 def test_iterations_that_leave_poly_too_few_epochs_are_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,27 +97,3 @@ def test_expensive_checkpoints_make_fewer_epochs() -> None:
     costs = dataclasses.replace(COSTS, checkpoint_seconds=5.0)
     epochs, _ = fit_length(Schedule(), NO_OPTIONS, costs, 900.0)
     assert epochs * 5.0 <= 0.03 * 900
-
-
-def test_an_interruption_does_not_make_steps_look_long() -> None:
-    assert module._typical([0.5] * 19 + [60.0]) == pytest.approx(0.5)
-    assert module._typical([0.4, 0.6]) == pytest.approx(0.5)
-
-
-def test_steps_are_timed_until_the_limit() -> None:
-    sampler = make_sampler(scaled(make_source([(8, 8, 8)]), 1e-3))
-    assert len(module._timed_steps(make_learner(), sampler, 2, 0.0)) == 2
-    assert 2 <= len(module._timed_steps(make_learner(), sampler, 2, 0.2)) <= 100
-
-
-def test_precision_that_is_named_is_not_measured() -> None:
-    assert module.precisions("float16", module.torch.device("cpu")) == ["float16"]
-    assert module.precisions("auto", module.torch.device("cpu"))[0] == "float32"
-
-
-def test_steps_are_timed_with_the_trainings_own_tuning(monkeypatch: pytest.MonkeyPatch) -> None:
-    tuned: list[bool] = []
-    monkeypatch.setattr(module, "train_step", lambda *args: tuned.append(torch.backends.cudnn.benchmark))
-    module._timed_steps(make_learner(), make_sampler(make_source([(8, 8, 8)])), 2, 0.0)
-    assert tuned == [True, True]
-    assert not torch.backends.cudnn.benchmark

@@ -14,7 +14,7 @@ from autoseg.training.checkpoint import (
     restore_checkpoint,
     save_checkpoint,
 )
-from autoseg.training.loop import Learner
+from autoseg.training.learner import Learner
 from tests.training.tools import RECIPE, make_learner
 
 

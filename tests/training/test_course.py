@@ -11,11 +11,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from autoseg.errors import Preempted
 from autoseg.records.base import read_record, write_record
 from autoseg.records.course import PatchGrowth, PatchStage, Watch
-from autoseg.records.recipe import Optimizer, Recipe, Schedule
+from autoseg.records.recipe import Optimizer, Recipe, Sampling, Schedule
 from autoseg.training import loop as module
 from autoseg.training.batches import Sampler, batches
 from autoseg.training.history import read_history
-from autoseg.training.loop import COOLDOWN_REQUEST, final_weights, predicting, train_network, train_step
+from autoseg.training.learner import final_weights, predicting, train_step
+from autoseg.training.loop import COOLDOWN_REQUEST, train_network
 from autoseg.training.schedule import SCHEDULE as FILE
 from autoseg.training.schedule import TrainingSchedule
 from autoseg.training.stopping import StopRequest
@@ -43,6 +44,7 @@ RECIPES = {
     "scaled_rate": _with(optimizer=Optimizer(reference_batch=1)),
     "watched": _with(RECIPE, watch=WATCH),
     "plateau": _with(RECIPE, watch=WATCH, schedule=WSD),
+    "hard_watched": _with(RECIPE, watch=WATCH, sampling=Sampling(cases="hard")),
     "plateau_schedule_free": _with(
         watch=WATCH, optimizer=Optimizer(name="schedule_free", momentum=0.9), schedule=WSD, patch_growth=GROWTH
     ),
@@ -98,6 +100,38 @@ def test_interrupted_equals_uninterrupted_bit_for_bit(tmp_path: Path, name: str)
         assert _equal(_train(folder, recipe, stops, until_plateau), whole)
         for one, other in zip(read_history(folder), read_history(tmp_path / "whole"), strict=True):
             assert one.model_dump(exclude={"seconds"}) == other.model_dump(exclude={"seconds"})
+
+
+class _KilledAfter(StopRequest):
+    """Ends the process after so many steps without a word, as `kill -9` does: nothing is saved."""
+
+    def __init__(self, num_steps: int) -> None:
+        self._left = num_steps
+
+    @property
+    def signal(self) -> None:  # type: ignore[override]
+        self._left -= 1
+        if self._left < 0:
+            raise _Killed
+
+
+class _Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_killed_within_an_epoch_equals_uninterrupted_bit_for_bit(tmp_path: Path, name: str) -> None:
+    recipe, until_plateau = RECIPES[name], name.startswith("plateau")
+    whole = _train(tmp_path / "whole", recipe, until_plateau=until_plateau)
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    write_record(folder / FILE, SCHEDULE.model_copy(update={"until_plateau": until_plateau}))
+    for num_steps in (0, 4, 2):  # within the first epoch, the third, and the fourth
+        with pytest.raises(_Killed):
+            _session(folder, recipe, _KilledAfter(num_steps))
+    assert _equal(_session(folder, recipe, StopRequest()), whole)
+    for one, other in zip(read_history(folder), read_history(tmp_path / "whole"), strict=True):
+        assert one.model_dump(exclude={"seconds"}) == other.model_dump(exclude={"seconds"})
 
 
 def test_they_all_give_other_weights(tmp_path: Path) -> None:

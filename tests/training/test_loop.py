@@ -1,6 +1,5 @@
 """An interrupted training equals an uninterrupted one; bad steps are skipped; what was learnt is kept."""
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +9,11 @@ import torch
 from autoseg.errors import ModelError, Preempted, ResourceError
 from autoseg.storage.hashing import sha256_bytes
 from autoseg.training import loop as module
-from autoseg.training.batches import Sampler, batches
+from autoseg.training.batches import Sampler
 from autoseg.training.checkpoint import NEWEST, PREVIOUS
 from autoseg.training.history import read_history
-from autoseg.training.loop import Learner, final_weights, memory_errors, train_network, train_step
+from autoseg.training.learner import Learner, final_weights
+from autoseg.training.loop import memory_errors, train_network
 from autoseg.training.stopping import StopRequest
 from tests.training.tools import RECIPE, SCHEDULE, make_learner, make_sampler, make_source, scaled
 
@@ -105,50 +105,6 @@ def test_other_seeds_give_other_weights(tmp_path: Path) -> None:
     assert _digest(learner) != first
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
-def test_steps_lower_the_loss(precision: str) -> None:
-    learner = make_learner(precision=precision)
-    (batch,) = batches(_sampler(), [(0, 0)])
-    losses = [train_step(learner, batch, 0.05, step).item() for step in range(12)]
-    finite = [loss for loss in losses if math.isfinite(loss)]  # float16 may skip steps until its scale fits
-    assert finite[-1] < finite[0]
-
-
-def test_a_step_that_is_not_finite_changes_no_weight() -> None:
-    learner = make_learner()
-    (batch,) = batches(_sampler(), [(0, 0)])
-    train_step(learner, batch, 0.05, 0)
-    before = {name: value.clone() for name, value in learner.network.state_dict().items()}
-    loss = train_step(learner, replace(batch, images=batch.images * torch.nan), 0.05, 1)
-    assert math.isnan(loss.item())
-    assert all(torch.equal(before[name], value) for name, value in learner.network.state_dict().items())
-    train_step(learner, batch, 0.05, 2)
-    assert all(torch.isfinite(value).all() for value in learner.network.state_dict().values())
-    assert not all(torch.equal(before[name], value) for name, value in learner.network.state_dict().items())
-
-
-def test_float16_overflows_until_its_scale_fits_are_no_bad_steps() -> None:
-    learner = make_learner(precision="float16")
-    (batch,) = batches(_sampler(), [(0, 0)])
-    before = {name: value.clone() for name, value in learner.network.state_dict().items()}
-    loud = replace(learner, loss=lambda outputs, target: learner.loss(outputs, target) * 1e4)
-    losses = [train_step(loud, batch, 1e-6, 0).item()]
-    assert all(torch.equal(before[name], value) for name, value in learner.network.state_dict().items())
-    losses += [train_step(loud, batch, 1e-6, step).item() for step in range(1, 20)]
-    assert all(math.isfinite(loss) for loss in losses)
-    assert any(not torch.equal(before[name], value) for name, value in learner.network.state_dict().items())
-
-
-def test_float16_steps_that_no_scale_helps_are_bad_ones() -> None:
-    learner = make_learner(precision="float16")
-    (batch,) = batches(_sampler(), [(0, 0)])
-    # The square root's slope at 0 is infinite, its value is not.
-    steep = replace(learner, loss=lambda outputs, target: (outputs[0].float() * 0).sqrt().sum())
-    losses = [train_step(steep, batch, 0.01, step).item() for step in range(20)]
-    assert all(math.isfinite(loss) for loss in losses[:16])  # 2^16 halved to 1
-    assert all(math.isnan(loss) for loss in losses[16:])
-
-
 def _broken_sampler(every: int) -> Sampler:
     """Batches of one sample; every so many reads give an image that is not finite."""
     good, reads = scaled(make_source([(8, 8, 8)]), 1e-3), iter(range(10**6))
@@ -183,18 +139,6 @@ def test_long_epochs_are_saved_within(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(module, "save_checkpoint", lambda *args: saved.append((args[-1].epoch, args[-1].step)))
     train_network(make_learner(), _sampler(), SCHEDULE, tmp_path, StopRequest(), "a training")
     assert saved == [(0, 1), (1, 0), (1, 1), (2, 0), (2, 1), (3, 0), (3, 1), (4, 0)]
-
-
-def test_the_average_predicts_if_there_is_one() -> None:
-    (batch,) = batches(_sampler(), [(0, 0)])
-    averaging, plain = make_learner(), make_learner(RECIPE.model_copy(update={"ema_decay": None}))
-    for learner in (averaging, plain):
-        train_step(learner, batch, 0.1, 0)
-    name = next(iter(averaging.average))
-    weights = averaging.network.state_dict()[name]
-    assert torch.equal(final_weights(plain)[name], weights)
-    assert torch.equal(final_weights(averaging)[name], averaging.average[name])
-    assert not torch.equal(averaging.average[name], weights)
 
 
 def test_full_memory_is_said_with_advice() -> None:

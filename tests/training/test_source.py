@@ -55,7 +55,7 @@ def test_a_case_that_is_not_in_the_store_is_named(tmp_path: Path) -> None:
 
 
 def test_a_gpu_holds_cases_only_beside_what_was_planned(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (48 * 2**30, 48 * 2**30))
+    monkeypatch.setattr(module, "free_gpu_bytes", lambda device: 48 * 2**30)
     cuda, cases = torch.device("cuda"), 20 * 2**30
     assert choose_tier(cases, cuda) == "device"
     assert choose_tier(cases, cuda, 28 * 2**30) == "device"
@@ -115,6 +115,8 @@ def test_bounded_images_are_held_in_half_the_memory() -> None:
     assert held_types(("ct", "zscore"), 3) == HeldTypes(torch.float16, torch.uint8)
     assert held_types(("zscore", "none"), 255) == HeldTypes(torch.float32, torch.uint8)
     assert held_types(("rescale",), 256) == HeldTypes(torch.float16, torch.int16)
+    assert held_types(("ct",), 254, 255) == HeldTypes(torch.float16, torch.uint8, 255)
+    assert held_types(("ct",), 255, 256) == HeldTypes(torch.float16, torch.int16, 256)
     needed = memory_bytes([(10, 10, 10)], 2, 1, HeldTypes(torch.float16, torch.uint8))
     assert needed == 1000 * (2 * 2 + 1)
 

@@ -13,7 +13,7 @@ from autoseg.records.labels import LabelScheme
 from autoseg.records.plan import NetworkSpec
 from autoseg.records.recipe import Augmentation, Mirroring, Optimizer, Recipe, Sampling, Schedule
 from autoseg.training.batches import Sampler
-from autoseg.training.loop import Learner, build_learner
+from autoseg.training.learner import Learner, build_learner
 from autoseg.training.schedule import Precision, TrainingSchedule
 from autoseg.training.source import Source, TrainingCase
 
