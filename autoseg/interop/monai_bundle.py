@@ -12,8 +12,10 @@ The inference reads, normalises, resamples and blends as MONAI does: close to au
 """
 
 import importlib.metadata
+import io
 import json
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -110,12 +112,22 @@ def _write_network(model: Model, metadata: dict[str, Any], folder: Path) -> None
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(network, example)  # type: ignore[no-untyped-call]
         # The name under which `monai.bundle.load` looks for the metadata; without them it fails.
-        torch.jit.save(traced, path, {"metadata.json": json.dumps(metadata)})
+        _save_without_paths(traced, path, {"metadata.json": json.dumps(metadata)})
         other = example.flip(2) * 2 + 1
         found, expected = torch.jit.load(path)(other), network(other)  # type: ignore[no-untyped-call]
     if not float((found - expected).abs().max()) <= _TOLERANCE * float(expected.abs().max()):
         raise ModelError("The traced network gives other logits than the model; it was not written.")
     torch.save(dict(network.state_dict()), folder / "model.pt")
+
+
+def _save_without_paths(network: torch.jit.ScriptModule, path: Path, beside: dict[str, str]) -> None:
+    """Save a traced network without what is there for debugging: it names folders of this machine."""
+    whole = io.BytesIO()
+    torch.jit.save(network, whole, beside)
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(path, "w") as target:
+        for name in source.namelist():
+            if not name.endswith(".debug_pkl"):
+                target.writestr(name, source.read(name))
 
 
 def _patch_xyz(model: Model) -> list[int]:

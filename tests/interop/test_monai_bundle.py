@@ -1,12 +1,14 @@
 """What a MONAI bundle holds, and what cannot become one."""
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import autoseg
 from autoseg.cli.main import main
 from autoseg.errors import UsageError
 from autoseg.inference.model import fold_folders, load_model
@@ -26,6 +28,10 @@ def test_the_network_takes_monais_axes(tmp_path: Path) -> None:
     model = model_folder(tmp_path / "m", orientation="canonical", transpose=(1, 2, 0), patch_size=(8, 12, 16))
     export_monai_bundle(model, tmp_path / "b")
     loaded = load_model(fold_folders(model), torch.device("cpu"))
+    with zipfile.ZipFile(tmp_path / "b" / "models" / "model.ts") as archive:
+        content = b"".join(archive.read(name) for name in archive.namelist())
+    for folder in (Path(autoseg.__file__).parent, Path(torch.__file__).parent, tmp_path):
+        assert str(folder).encode() not in content  # of this machine, perhaps with its user's name
     inside = {"metadata.json": ""}
     network = torch.jit.load(tmp_path / "b" / "models" / "model.ts", _extra_files=inside)
     patch = torch.randn((1, 1, 8, 12, 16))
