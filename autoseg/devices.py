@@ -29,6 +29,15 @@ _VERSION_1 = _Names(
     "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", ("total_active_file", "total_inactive_file")
 )
 _VERSION_2 = _Names("", "memory.max", "memory.current", ("active_file", "inactive_file"))
+_FULL_MEMORY = (
+    "can't allocate memory",  # PyTorch's allocator of main memory
+    "CUDA error: out of memory",  # pinned memory, the context, a graph
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
+)
+"""What plain RuntimeErrors say that are of full memory."""
 _FREE_SHARE = 0.7  # what cases need is estimated roughly, and other programs run too
 
 
@@ -101,9 +110,15 @@ def _kept_of_files(folder: Path, names: _Names) -> int:
     return sum(int(number) for name, number in rows if name in names.kept)
 
 
+def free_gpu_bytes(device: torch.device) -> int:
+    """Memory of a GPU that this process can still use: what the card has free, and what PyTorch keeps of it unused."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
 def is_full_memory(error: Exception) -> bool:
-    """Whether numpy, the GPU's or the CPU's allocator (which raises a plain RuntimeError) ran out of memory."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+    """Whether numpy, the CPU's allocator, the GPU's, or what takes memory past it ran out of memory."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(sign in str(error) for sign in _FULL_MEMORY)
 
 
 def describe_device(device: torch.device) -> str:

@@ -28,17 +28,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from made_case import CONFIGURATION, SPACING_MM, geometry_of, plan_of, write_case
 
-from autoseg.images.writing import write_image, write_label
-from autoseg.records.fingerprint import IntensityStatistics
-from autoseg.records.geometry import Geometry, IntTriple
-from autoseg.records.labels import LabelScheme
-from autoseg.records.plan import Configuration, NetworkSpec, Plan
+from autoseg.images.writing import write_label
+from autoseg.records.geometry import IntTriple
+from autoseg.records.plan import NetworkSpec
 from autoseg.records.postprocessing import ComponentRule, ComponentSettings, LearningSettings, TargetRule
 from autoseg.records.results import PostprocessingRule, PreprocessedCase
 from autoseg.spatial.resampling import resampled_shape
 
-CONFIGURATION, SPACING_MM = "3d_fullres", (1.0, 0.8, 0.8)
 STAGES = ("prepare", "export", "listen")
 NETWORK = NetworkSpec(
     architecture="plain_unet",
@@ -48,59 +46,6 @@ NETWORK = NetworkSpec(
     blocks_per_stage=(1,),
     decoder_blocks_per_stage=(),
 )
-INTENSITIES = IntensityStatistics(
-    mean=0, median=0, std=300, min=-1000, max=1000, percentile_00_5=-1000, percentile_99_5=1000
-)
-
-
-def plan_of(heads: int, zoom: float) -> Plan:
-    z_mm, y_mm, x_mm = SPACING_MM
-    settings = Configuration(
-        spacing_mm=(z_mm * zoom, y_mm * zoom, x_mm * zoom),
-        patch_size=(64, 128, 128),
-        batch_size=2,
-        median_shape=(300, 512, 512),
-        normalization=("ct",),
-        use_mask_for_norm=(False,),
-        batch_dice=False,
-        network=NETWORK,
-    )
-    return Plan(
-        name="large",
-        preset="small",
-        dataset="Large",
-        channel_names=("CT",),
-        labels=LabelScheme(
-            class_names=("background", *(f"class {n}" for n in range(1, heads))),
-            class_values=tuple(range(heads)),
-            num_entries=heads,
-        ),
-        orientation="canonical",
-        transpose=(0, 1, 2),
-        intensities={"0": INTENSITIES},
-        original_median_spacing_mm=SPACING_MM,
-        configurations={CONFIGURATION: settings},
-    )
-
-
-def geometry_of(shape: IntTriple) -> Geometry:
-    z_mm, y_mm, x_mm = SPACING_MM
-    affine = ((0, 0, x_mm, 0), (0, y_mm, 0, 0), (z_mm, 0, 0, 0))
-    return Geometry(shape=shape, spacing_mm=SPACING_MM, affine=affine)
-
-
-def write_case(path: Path, shape: IntTriple) -> None:
-    num_slices, height, width = shape
-    rng = np.random.default_rng(1)
-    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
-    inside = (y / 0.7) ** 2 + (x / 0.9) ** 2 < 1
-    blocks = np.kron(rng.normal(40, 200, (8, 8)), np.ones((-(-height // 8), -(-width // 8))))[:height, :width]
-    noise = rng.normal(0, 10, (height, width))
-    image = np.full((1, *shape), -1000, np.int16)
-    for z in range(num_slices):  # rolled noise: drawing 65 million numbers would take longer than the rest
-        bright = np.roll(blocks, (z // 32) * 7, 1) + np.roll(noise, (13 * z, 7 * z), (0, 1))
-        image[0, z] = np.where(inside, bright, -1000)
-    write_image(path, image, geometry_of(shape))
 
 
 def meta_of(shape: IntTriple, zoom: float) -> PreprocessedCase:
@@ -142,7 +87,7 @@ def prepare(folder: Path, shape: IntTriple, options: argparse.Namespace) -> None
     from autoseg.records.dataset import Case
 
     name = f"case{options.ending}"
-    plan = plan_of(options.heads, options.zoom)
+    plan = plan_of(options.heads, NETWORK, options.zoom)
     image = read_case_image(folder, Case(id="case", images=(name,)), 1)
     found = onto_grid(crop_case("case", image, None, plan), plan, CONFIGURATION)
     assert found.meta.geometry.shape == shape
@@ -152,7 +97,7 @@ def export(folder: Path, shape: IntTriple, options: argparse.Namespace) -> None:
     from autoseg.inference.export import native_windows
     from autoseg.inference.predictor import segmentation
 
-    meta, labels = meta_of(shape, options.zoom), plan_of(options.heads, options.zoom).labels
+    meta, labels = meta_of(shape, options.zoom), plan_of(options.heads, NETWORK, options.zoom).labels
     windows = native_windows(logit_rows(meta, options.heads, 1), meta)
     found = segmentation(((window,) for window in windows), meta, labels)
     write_label(folder / f"out{options.ending}", labels.to_file(found), meta.geometry)
@@ -167,7 +112,7 @@ def listen(folder: Path, shape: IntTriple, options: argparse.Namespace) -> None:
     from autoseg.selection.answering import answer
     from autoseg.selection.predictor import Predictor
 
-    meta, plan = meta_of(shape, options.zoom), plan_of(options.heads, options.zoom)
+    meta, plan = meta_of(shape, options.zoom), plan_of(options.heads, NETWORK, options.zoom)
     targets = tuple(
         TargetRule(target=target.name, method="probability_mean", feature="probability_mean", minimum=0.5)
         for target in plan.labels.targets

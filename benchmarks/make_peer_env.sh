@@ -13,7 +13,7 @@ folder=${1:-../peer}
     batchgeneratorsv2==0.3.6 acvl-utils==0.2.6 batchgenerators==0.25.5 surface-distance==0.1
   "$folder/bin/pip" install numpy scipy scikit-image scikit-learn pandas SimpleITK nibabel blosc2 tqdm einops \
     connected-components-3d matplotlib seaborn tifffile imagecodecs requests dicom2nifti graphviz yacs threadpoolctl \
-    fft-conv-pytorch monai==1.6.1
+    fft-conv-pytorch monai==1.6.1 jsonschema
 } >&2
 "$folder/bin/python" -c "import nnunetv2, dynamic_network_architectures, monai, surface_distance"
 realpath -s "$folder/bin/python"

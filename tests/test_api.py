@@ -13,9 +13,10 @@ from autoseg.images.reading import read_image, read_label
 from autoseg.images.writing import write_image
 from autoseg.inference.store import read_probabilities
 from autoseg.pipeline.pack import pack
-from autoseg.pipeline.predict import predict, read_finished
+from autoseg.pipeline.predict import predict
 from autoseg.records.base import write_record
 from autoseg.records.postprocessing import ComponentRule, ComponentSettings, LearningSettings, TargetRule
+from autoseg.records.prediction_folder import read_finished
 from autoseg.records.results import PostprocessingRule, Selection
 from autoseg.spatial.cropping import box_slices
 from autoseg.spatial.orientation import Turn, turn

@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from autoseg import devices
-from autoseg.devices import SharedMemory, available_memory_bytes, choose_device, num_cores
+from autoseg.devices import (
+    SharedMemory,
+    available_memory_bytes,
+    choose_device,
+    free_gpu_bytes,
+    is_full_memory,
+    num_cores,
+)
 from autoseg.errors import UsageError
 
 
@@ -107,3 +114,28 @@ def test_memory_is_shared_but_one_always_passes() -> None:
     assert (inside, most) == (0, 80)
     with memory.share(1000):  # larger than all memory: alone, but not never
         pass
+
+
+def test_what_pytorch_keeps_of_a_gpu_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a second fold would find less room for its cases than the first, whose memory is only kept."""
+    answers = {"mem_get_info": (10, 80), "memory_reserved": 60, "memory_allocated": 5}
+    for name, answer in answers.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, answer=answer: answer)
+    assert free_gpu_bytes(torch.device("cuda")) == 10 + 60 - 5
+
+
+@pytest.mark.parametrize(
+    ("error", "is_full"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."), True),
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), False),
+    ],
+)
+def test_full_memory_is_known_by_its_errors(error: Exception, is_full: bool) -> None:
+    assert is_full_memory(error) is is_full

@@ -101,4 +101,4 @@ def _drop_component(channel: Tensor, max_fraction: float, rng: np.random.Generat
     candidates = np.flatnonzero(sizes < max_fraction * numbers.size) + 1
     if len(candidates):
         dropped = numbers == rng.choice(candidates)
-        channel.masked_fill_(torch.from_numpy(dropped).to(channel.device), 0)
+        channel.masked_fill_(torch.from_numpy(dropped).to(channel.device, non_blocking=True), 0)

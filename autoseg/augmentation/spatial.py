@@ -104,9 +104,11 @@ def outside_label(num_classes: int) -> int:
 
 def swap_classes(labels: Tensor, num_classes: int, swap_pairs: Sequence[tuple[int, int]]) -> Tensor:
     """Exchange the classes of each pair; all other labels, the ignore label among them, stay."""
-    table = torch.arange(outside_label(num_classes) + 1, dtype=labels.dtype, device=labels.device)
+    numbers = list(range(outside_label(num_classes) + 1))
     for left, right in swap_pairs:
-        table[left], table[right] = right, left
+        numbers[left], numbers[right] = right, left
+    # Made on the host: each number put into a table on a GPU would be a copy of its own, and waited for.
+    table = torch.tensor(numbers, dtype=labels.dtype).to(labels.device, non_blocking=True)
     return table[labels.long()]
 
 

@@ -33,7 +33,7 @@ def import_(
     _check(kind, IMPORTS)
     folders = import_nnunet(source, o.start(work, quiet), output, name, checkpoint)
     rows = [f"imported {folder}" for folder in folders]
-    rows.append(f"Next: autoseg predict --model {folders[-1]} -i IMAGES -o OUT   or   autoseg info {folders[-1]}")
+    rows.append(f"Next: autoseg predict --model {folders[-1]} -i IMAGES -o OUT   or   autoseg info {folders[0]}")
     o.show([str(folder) for folder in folders], as_json, "\n".join(rows))
 
 

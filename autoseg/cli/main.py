@@ -12,7 +12,7 @@ from autoseg.cli import compare, data, info, interop, labels, models, prediction
 from autoseg.errors import AutosegError
 
 _INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
-_CALL_AGAIN = "interrupted; call the same command again to go on"
+_CALL_AGAIN = "interrupted; call the same command again to go on (predict: with --continue)"
 
 app = typer.Typer(
     name="autoseg",

@@ -92,6 +92,7 @@ def _show_result(result: PredictionResult, output: Path, as_json: bool) -> None:
         "measurements": result.measurements and str(result.measurements),
         "references": result.references and str(result.references),
         "evaluation": result.evaluation and result.evaluation.model_dump(mode="json"),
+        "failure": result.failure and str(result.failure),
     }
     o.show(content, as_json, "\n".join([*rows, f"Next: {following}"]))
 

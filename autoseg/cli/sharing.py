@@ -43,9 +43,10 @@ def pack(
 
 
 def _is_model(path: Path) -> bool:
-    """Whether this is a zip or a folder of trained folds, and no dataset."""
+    """Whether this is a zip, a path into one, or a folder of trained folds, and no dataset."""
     holds_folds = any(any(path.glob(pattern)) for pattern in ("fold.json", "fold_*/fold.json", "*/fold_*/fold.json"))
-    return path.is_file() or holds_folds or (path / "models").is_dir()
+    in_file = any(part.is_file() for part in (path, *path.parents))
+    return in_file or holds_folds or (path / "models").is_dir()
 
 
 COMMANDS = (pack,)

@@ -97,8 +97,15 @@ def unpack(raw: bytes | mmap.mmap, expected_bytes: int, path: Path) -> bytes | m
         if len(raw) < expected_bytes:
             raise _too_short(path, expected_bytes, f"there are {len(raw)}")
         return raw
+    return inflated(raw, expected_bytes, path, _SPARE_BYTES)
+
+
+def inflated(
+    raw: bytes | memoryview | mmap.mmap, expected_bytes: int, path: Path, spare_bytes: int = 0
+) -> npt.NDArray[np.uint8]:
+    """The first `expected_bytes` that gzip or zlib members unpack to; errors as `unpack`, also for more than spare."""
     content, num_bytes = spacious((expected_bytes,), np.uint8), 0
-    for piece in inflate(raw, expected_bytes + _SPARE_BYTES, path):
+    for piece in inflate(raw, expected_bytes + spare_bytes, path):
         kept = piece[: max(expected_bytes - num_bytes, 0)]
         content[num_bytes : num_bytes + len(kept)] = np.frombuffer(kept, np.uint8)
         num_bytes += len(piece)
@@ -140,7 +147,8 @@ def check_memory(num_bytes: int, path: Path) -> None:
     available = available_memory_bytes()
     if 2 * num_bytes > available:
         sizes = f"{num_bytes / 2**30:.1f} GiB of voxels, {available / 2**30:.1f} GiB of memory are free"
-        raise ResourceError(f"{path}: {sizes}, twice the voxels are needed.")
+        remedy = "convert the file to NIfTI (.nii), which is read part by part, or take a machine with more"
+        raise ResourceError(f"{path}: {sizes}, twice the voxels are needed; {remedy}.")
 
 
 def inside(folder: Path, path: Path) -> bool:

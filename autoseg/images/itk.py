@@ -1,31 +1,48 @@
-"""A NRRD or MetaImage file in, voxels C Z Y X and geometry out, read by SimpleITK after the header was checked.
+"""A NRRD or MetaImage file in, voxels C Z Y X and geometry out; SimpleITK decodes the header, we read the voxels.
 
 ITK's world is LPS, ours RAS: the first two world coordinates change sign. Before SimpleITK sees a file its text
-header is looked at: a detached data file must lie in the same folder, the voxels announced must fit the
-bytes at hand, and a compressed block is unpacked once to compare its checksum, since MetaIO prints "Uncompress
-failed" and goes on (5 and 30 of 30 flipped bits passed silently when measured). Uncompressed blocks have no checksum.
+header is looked at: a detached data file must lie in the same folder, and the voxels announced must fit the bytes at
+hand. A block of plain values is mapped, or unpacked piece by piece with its checksum compared, so that no more than a
+slab of it need be in memory. SimpleITK reads NRRD and TIFF whole, whatever part is asked for (measured: 1.1 and 2.1
+times the voxels for slabs of a sixteenth; MetaImage 0.1), then copies it, and its MetaIO prints "Uncompress failed"
+and goes on (5 and 30 of 30 flipped bits passed silently when measured). It still reads what is rare: numbers as text,
+bytes to be skipped, channels between the axes of space. Uncompressed blocks have no checksum.
 """
 
+import math
 import mmap
-import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from autoseg.images.contents import Contents, check_memory, inflate, inside, read_contents
+from autoseg.images.contents import check_memory, inflate, inflated, read_contents
 from autoseg.images.nifti import PLANAR_Z_FACTOR, plane_normal, xyz_matrix, zyx_affine
+from autoseg.images.text_headers import LARGEST_HEADER, TextHeader, read_text_header
 from autoseg.images.volume import ImageError, Volume
 from autoseg.records.geometry import Geometry
 from autoseg.storage.hashing import sha256_bytes
+from autoseg.storage.spacious import laid_out
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
-_BYTES = {"char": 1, "int8": 1, "short": 2, "shortint": 2, "int16": 2, "int": 4, "int32": 4, "float": 4, "double": 8}
-_LARGEST_HEADER = 1 << 20
-_LARGEST_RATIO = 1032
+_LARGEST_RATIO = 1032  # of deflate
 _MOST_BYTES = 8  # of a voxel whose type is not known
+_LEAST_BYTES = 4  # of a value once it is normalised
+_TYPES = {
+    "8-bit signed integer": "i1",
+    "16-bit signed integer": "i2",
+    "32-bit signed integer": "i4",
+    "64-bit signed integer": "i8",
+    "8-bit unsigned integer": "u1",
+    "16-bit unsigned integer": "u2",
+    "32-bit unsigned integer": "u4",
+    "64-bit unsigned integer": "u8",
+    "32-bit float": "f4",
+    "64-bit float": "f8",
+}
+"""SimpleITK's names of voxel types."""
 
 
 def read_itk(path: Path) -> Volume:
@@ -33,33 +50,49 @@ def read_itk(path: Path) -> Volume:
 
     Raises:
         ImageError: the file is damaged or of a kind that is not an image of 2 or 3 axes and channels.
-        ResourceError: it does not fit into memory.
+        ResourceError: it fits neither into memory nor on the disk for temporary files.
     """
-    import SimpleITK
-
-    try:
-        digest = _check(path)
-    except ValueError as error:
-        raise ImageError("bad_header", f"{path}: its header is not valid ({error}).") from error
-    try:
-        image: Any = SimpleITK.ReadImage(str(path))
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise ImageError("not_an_image", f"{path} cannot be read: {reason}") from error
-    if "complex" in image.GetPixelIDTypeAsString():
-        raise ImageError("voxel_type", f"{path}: voxels of complex type; convert them to a real number type.")
-    array = SimpleITK.GetArrayFromImage(image)
-    num_axes = image.GetDimension()
-    if image.GetNumberOfComponentsPerPixel() > 1:
-        array = np.moveaxis(array, -1, 0)
-    elif num_axes == 4:
-        num_axes = 3
-    else:
-        array = array[None]
-    if num_axes not in (2, 3) or array.ndim != num_axes + 1:
+    contents = read_contents(path)
+    header = _header(contents.raw, path)
+    block, digest = memoryview(contents.raw)[header.end :], contents.sha256
+    if header.data_file is not None:
+        data = read_contents(header.data_file)
+        block, digest = memoryview(data.raw), sha256_bytes(f"{contents.sha256} {data.sha256}".encode())
+    _check_length(header, len(block), path)
+    for _ in range(header.skipped_lines):
+        block = block[bytes(block[:LARGEST_HEADER]).find(b"\n") + 1 :]
+    image = _information(path)
+    voxels = _values(header, image, block, path)
+    if voxels is None:
+        image, voxels = _read_whole(header, block, path)
+    num_axes = _num_axes(image)
+    if num_axes not in (2, 3) or voxels.ndim != num_axes + 1:
         raise ImageError("num_axes", f"{path} has axes of lengths {list(image.GetSize())}; expected x, y, z, channels.")
-    array = array.reshape(array.shape[0], *((1,) if num_axes == 2 else ()), *array.shape[1:])
-    return Volume(np.ascontiguousarray(array), itk_geometry(image, num_axes, path), (digest,))
+    voxels = voxels.reshape(voxels.shape[0], *((1,) if num_axes == 2 else ()), *voxels.shape[1:])
+    return Volume(laid_out(voxels), itk_geometry(image, num_axes, path), (digest,))
+
+
+def read_itk_header(path: Path) -> tuple[Geometry, int]:
+    """The grid and the number of channels, from the header alone but for axes that run backwards; errors as above."""
+    if not path.is_file():
+        raise ImageError("missing_file", f"{path}: there is no such file.")
+    with path.open("rb") as stream:
+        _header(stream.read(LARGEST_HEADER), path)
+    image = _information(path)
+    num_axes = _num_axes(image)
+    if num_axes not in (2, 3) or _runs_backwards(image):
+        volume = read_itk(path)
+        return volume.geometry, len(volume.array)
+    components = image.GetNumberOfComponents()
+    channels = image.GetSize()[3] if image.GetDimension() == 4 else components
+    return itk_geometry(image, num_axes, path), channels
+
+
+def expected_itk_bytes(path: Path) -> int:
+    """Bytes that the voxels take as float32, or in the file's type if that is wider, from the header alone."""
+    with path.open("rb") as stream:
+        header = _header(stream.read(LARGEST_HEADER), path)
+    return max(header.announced_bytes, _LEAST_BYTES * header.num_values)
 
 
 def itk_geometry(image: Any, num_axes: int, path: Path) -> Geometry:
@@ -106,81 +139,102 @@ def to_itk(array: npt.NDArray[Any], geometry: Geometry) -> Any:
     return image
 
 
-def _check(path: Path) -> str:
-    """Check what can be checked before SimpleITK reads; return the digest of the file with its data file."""
-    contents = read_contents(path)
-    is_nrrd = path.name.lower().endswith((".nrrd", ".nhdr"))
-    if is_nrrd != (contents.raw[:4] == b"NRRD"):
-        expected = "NRRD" if is_nrrd else "MetaImage"
-        raise ImageError("not_an_image", f"{path} is no {expected} file (it begins with {contents.raw[:8]!r}).")
-    end, fields = _nrrd_fields(contents.raw) if is_nrrd else _meta_fields(contents.raw)
-    named = fields.get("data file", fields.get("datafile")) if is_nrrd else fields.get("elementdatafile")
-    if not is_nrrd and named is None:
-        raise ImageError("not_an_image", f"{path} is no MetaImage file (ElementDataFile is missing).")
-    if named is None or named.upper() == "LOCAL":
-        _check_block(fields, memoryview(contents.raw)[end:], path)
-        return contents.sha256
-    data = _detached(path, named)
-    _check_block(fields, memoryview(data.raw), path)
-    return sha256_bytes(f"{contents.sha256} {data.sha256}".encode())
+def _header(start: bytes | mmap.mmap, path: Path) -> TextHeader:
+    """The checked header; raises ImageError."""
+    try:
+        header = read_text_header(start, path)
+        _ = header.announced_bytes, header.skipped_lines, header.skips_bytes  # they are numbers
+    except ValueError as error:
+        raise ImageError("bad_header", f"{path}: its header is not valid ({error}).") from error
+    return header
 
 
-def _detached(path: Path, named: str) -> Contents:
-    target = path.parent / named
-    if named.upper().startswith("LIST") or "%" in named or not inside(path.parent, target):
-        raise ImageError(
-            "path_escape", f"{path} takes its voxels from {named!r}; expected one file in the same folder."
-        )
-    return read_contents(target)
+def _check_length(header: TextHeader, num_bytes: int, path: Path) -> None:
+    """Compare the announced voxels with the `num_bytes` at hand."""
+    ratio = {"raw": 1, "gzip": _LARGEST_RATIO}.get(header.encoding)
+    if ratio is not None and header.announced_bytes > num_bytes * ratio:
+        found = f"its header announces {header.announced_bytes} bytes of voxels, there are {num_bytes}"
+        raise ImageError("truncated", f"{path}: {found}{' (compressed)' if ratio > 1 else ''}; copy it again.")
 
 
-def _check_block(fields: dict[str, str], block: memoryview, path: Path) -> None:
-    """Compare the announced voxels with the bytes at hand; compare the checksum of a compressed block."""
-    sizes = [int(n) for n in re.findall(r"-?\d+", fields.get("sizes", fields.get("dimsize", "")))]
-    if not sizes or min(sizes) < 1 or len(sizes) > 4:
-        raise ImageError(
-            "num_axes", f"{path}: its header gives the axes the lengths {sizes}; expected 2 to 4, above 0."
-        )
-    announced = int(np.prod(sizes, dtype=object)) * _voxel_bytes(fields)
-    encoding = fields.get("encoding", "gzip" if fields.get("compresseddata", "").lower() == "true" else "raw").lower()
-    packed = encoding in ("gz", "gzip")
-    if announced > len(block) * (_LARGEST_RATIO if packed else 1) and encoding not in ("bz2", "bzip2", "hex"):
-        found = f"its header announces {announced} bytes of voxels, there are {len(block)}"
-        raise ImageError("truncated", f"{path}: {found}{' (compressed)' if packed else ''}; copy it again.")
-    check_memory(announced, path)
-    if packed:
-        for _ in range(int(fields.get("line skip", fields.get("lineskip", "0")))):
-            block = block[bytes(block[:_LARGEST_HEADER]).find(b"\n") + 1 :]
-        num_unpacked = sum(len(piece) for piece in inflate(block, announced * _MOST_BYTES + _LARGEST_HEADER, path))
-        skips = int(fields.get("byte skip", fields.get("byteskip", "0"))) != 0
-        if _type(fields) in _BYTES and num_unpacked != announced and not skips:
-            message = f"{path}: its header announces {announced} bytes of voxels, unpacked there are {num_unpacked}."
-            raise ImageError("size_mismatch", message)
+def _information(path: Path) -> Any:
+    """What SimpleITK reads of a header: type, size, components and geometry."""
+    import SimpleITK
+
+    reader = SimpleITK.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise _unreadable(error, path) from error
+    if "complex" in SimpleITK.GetPixelIDValueAsString(reader.GetPixelID()):
+        raise ImageError("voxel_type", f"{path}: voxels of complex type; convert them to a real number type.")
+    return reader
 
 
-def _voxel_bytes(fields: dict[str, str]) -> int:
-    """Smallest size that the header's voxel type can have; a type that is not known counts as one byte."""
-    channels = int(fields.get("elementnumberofchannels", "1"))
-    return _BYTES.get(_type(fields), 1) * max(channels, 1)
+def _unreadable(error: RuntimeError, path: Path) -> ImageError:
+    return ImageError("not_an_image", f"{path} cannot be read: {str(error).strip().splitlines()[-1]}")
 
 
-def _type(fields: dict[str, str]) -> str:
-    """The voxel type without its sign and spelling: `short` for `unsigned short` and `MET_USHORT`."""
-    name = fields.get("type", fields.get("elementtype", "")).lower()
-    return re.sub(r"met_|unsigned|signed|_t$|[\s_]", "", name).removeprefix("u")
+def _values(header: TextHeader, image: Any, block: memoryview, path: Path) -> npt.NDArray[Any] | None:
+    """The voxels `C Y X` or `C Z Y X` straight from the block; None: SimpleITK has to read them."""
+    import SimpleITK
+
+    name = SimpleITK.GetPixelIDValueAsString(image.GetPixelID()).removeprefix("vector of ")
+    if name not in _TYPES or not header.is_plain or _runs_backwards(image):
+        return None
+    dtype, size, channels = np.dtype(_TYPES[name]), image.GetSize(), image.GetNumberOfComponents()
+    axis = header.channel_axis()
+    if axis not in (None, 0, len(size)):
+        return None
+    planar = axis == len(size)
+    sizes = size if axis is None else (*size, channels) if planar else (channels, *size)
+    if header.sizes != sizes or header.num_values != math.prod(size) * channels:
+        return None
+    if header.byte_order is None and dtype.itemsize > 1:
+        return None
+    num_bytes = header.num_values * dtype.itemsize
+    if header.encoding == "gzip":
+        values = np.frombuffer(inflated(block, num_bytes, path), dtype.newbyteorder(header.byte_order or "="))
+    elif len(block) < num_bytes:
+        found = f"its header announces {num_bytes} bytes of voxels, there are {len(block)}"
+        raise ImageError("truncated", f"{path}: {found}; copy it again.")
+    else:
+        values = np.frombuffer(block[:num_bytes], dtype.newbyteorder(header.byte_order or "="))
+    if planar or (len(size) == 4 and channels == 1):
+        return values.reshape(sizes[::-1])
+    return np.moveaxis(values.reshape(*size[::-1], channels), -1, 0)
 
 
-def _nrrd_fields(raw: bytes | mmap.mmap) -> tuple[int, dict[str, str]]:
-    """Where the voxels begin, and the header's fields with their names in lower case."""
-    blank = re.search(rb"\r?\n\r?\n", raw[:_LARGEST_HEADER])
-    text = raw[: blank.start() if blank else _LARGEST_HEADER].decode("latin-1")
-    rows = [line.split(":", 1) for line in text.splitlines() if ":" in line and ":=" not in line and line[0] != "#"]
-    return (blank.end() if blank else len(raw)), {name.strip().lower(): value.strip() for name, value in rows}
+def _read_whole(header: TextHeader, block: memoryview, path: Path) -> tuple[Any, npt.NDArray[Any]]:
+    """SimpleITK's image, and its voxels `C Y X` or `C Z Y X`, which are a copy."""
+    import SimpleITK
+
+    check_memory(header.announced_bytes, path)
+    if header.encoding == "gzip":  # nobody else compares the checksum
+        most = header.announced_bytes * _MOST_BYTES + LARGEST_HEADER
+        num_unpacked = sum(len(piece) for piece in inflate(block, most, path))
+        if header.knows_type and num_unpacked != header.announced_bytes and not header.skips_bytes:
+            found = f"{header.announced_bytes} bytes of voxels, unpacked there are {num_unpacked}"
+            raise ImageError("size_mismatch", f"{path}: its header announces {found}.")
+    try:
+        image: Any = SimpleITK.ReadImage(str(path))
+    except RuntimeError as error:
+        raise _unreadable(error, path) from error
+    voxels = SimpleITK.GetArrayViewFromImage(image)
+    if image.GetNumberOfComponentsPerPixel() > 1:
+        voxels = np.moveaxis(voxels, -1, 0)
+    elif image.GetDimension() != 4:
+        voxels = voxels[None]
+    return image, np.array(voxels, order="C")
 
 
-def _meta_fields(raw: bytes | mmap.mmap) -> tuple[int, dict[str, str]]:
-    """As `_nrrd_fields`; a MetaImage header ends with the line ElementDataFile."""
-    last = re.search(rb"(?im)^\s*ElementDataFile\s*=[^\n]*\n?", raw[:_LARGEST_HEADER])
-    text = raw[: last.end() if last else 0].decode("latin-1")
-    rows = [line.split("=", 1) for line in text.splitlines() if "=" in line]
-    return (last.end() if last else len(raw)), {name.strip().lower(): value.strip() for name, value in rows}
+def _runs_backwards(image: Any) -> bool:
+    """Whether a spacing is negative: ITK turns that axis around when it reads the voxels, not before."""
+    return min(image.GetSpacing(), default=0) <= 0
+
+
+def _num_axes(image: Any) -> int:
+    """Axes of space; of four the last one counts channels, of which a voxel then has no others."""
+    components = getattr(image, "GetNumberOfComponentsPerPixel", None) or image.GetNumberOfComponents
+    return 3 if image.GetDimension() == 4 and components() == 1 else int(image.GetDimension())

@@ -19,6 +19,7 @@ from autoseg.images.formats import stem
 from autoseg.images.nifti import PLANAR_Z_FACTOR, zyx_affine
 from autoseg.images.volume import ImageError, Volume
 from autoseg.records.geometry import Geometry, IntTriple, Triple
+from autoseg.storage.spacious import laid_out, spacious
 
 _UNIT_IN_MM = {"mm": 1.0, "millimeter": 1.0, "cm": 10.0, "um": 1e-3, "\u00b5m": 1e-3, "micron": 1e-3, "nm": 1e-6}
 _IMAGE_AXES = "ZIQTYXSC"
@@ -64,13 +65,15 @@ def read_tiff(path: Path) -> Volume:
     import tifffile
 
     contents = read_contents(path)
+    # A file that is mapped because it is large would be copied as a stream of bytes.
+    stream = io.BytesIO(contents.raw) if isinstance(contents.raw, bytes) else path
     try:
-        with tifffile.TiffFile(io.BytesIO(contents.raw)) as tiff:
+        with tifffile.TiffFile(stream) as tiff:
             series = tiff.series[0]
-            check_memory(int(np.prod(series.shape, dtype=object)) * series.dtype.itemsize, path)
             axes, imagej = series.axes, tiff.imagej_metadata or {}
             resolution = _resolution(tiff.pages[0])
-            array = series.asarray()
+            array = spacious(series.shape, series.dtype)  # filled page by page
+            series.asarray(out=array)
     except (OSError, ValueError, KeyError, IndexError, TypeError, RuntimeError, tifffile.TiffFileError) as error:
         raise ImageError("not_an_image", f"{path} cannot be read as TIFF: {error}.") from error
     voxels = _without_alpha(_ordered(array, axes, path), path)
@@ -103,7 +106,7 @@ def _ordered(array: npt.NDArray[Any], axes: str, path: Path) -> npt.NDArray[Any]
     if array.dtype.kind not in "buif":
         raise ImageError("voxel_type", f"{path}: voxels of type {array.dtype}; expected real numbers.")
     if array.dtype == bool:
-        array = array.astype(np.uint8)
+        array = array.view(np.uint8)
     kept = [i for i, n in enumerate(array.shape) if n > 1 or axes[i] in "YX"]
     names = "".join("C" if axes[i] in "SC" else "Z" if axes[i] not in "YX" else axes[i] for i in kept)
     if any(axes[i] not in _IMAGE_AXES for i in kept) or len(set(names)) != len(names) or not set("YX") <= set(names):
@@ -113,7 +116,7 @@ def _ordered(array: npt.NDArray[Any], axes: str, path: Path) -> npt.NDArray[Any]
     for name in "ZC":
         if name not in names:
             array, names = array[None], name + names
-    return np.ascontiguousarray(array.transpose([names.index(name) for name in "CZYX"]))
+    return laid_out(array.transpose([names.index(name) for name in "CZYX"]))
 
 
 def _sidecar_spacing(path: Path) -> Triple | None:

@@ -15,11 +15,12 @@ import numpy.typing as npt
 
 from autoseg.images.contents import GZIP_MAGIC, unpack_start
 from autoseg.images.formats import ITK, NIFTI, TIFF, file_ending
-from autoseg.images.itk import read_itk
+from autoseg.images.itk import expected_itk_bytes, read_itk, read_itk_header
 from autoseg.images.nifti import START_BYTES, is_nifti, read_header, read_nifti
 from autoseg.images.pictures import read_picture, read_tiff
 from autoseg.images.volume import ImageError, Note, Volume
 from autoseg.records.geometry import Geometry
+from autoseg.storage.spacious import spacious
 
 # Labels that went through a resampling or a float format are off by rounding; anything further is a real fraction.
 _ROUNDING = 1e-3
@@ -46,7 +47,12 @@ def read_image(paths: Sequence[Path]) -> Volume:
         return first
     for path, volume in zip(paths, volumes, strict=True):
         _check_same_grid(first.geometry, volume.geometry, paths[0], path)
-    array = np.concatenate([volume.array for volume in volumes])
+    shape = (sum(len(volume.array) for volume in volumes), *first.geometry.shape)
+    array = spacious(shape, np.result_type(*(volume.array.dtype for volume in volumes)))
+    filled = 0
+    for volume in volumes:
+        array[filled : filled + len(volume.array)] = volume.array
+        filled += len(volume.array)
     digests = tuple(digest for volume in volumes for digest in volume.sha256)
     notes = tuple(note for volume in volumes for note in volume.notes)
     return Volume(array, first.geometry, digests, notes)
@@ -74,28 +80,30 @@ def read_label(path: Path) -> Volume:
 
 
 def read_geometry(path: Path) -> Geometry:
-    """The grid of an image; for NIfTI from the header alone. Raises ImageError as `read_image` does."""
+    """The grid of an image, from the header alone where there is one. Raises ImageError as `read_image` does."""
     if file_ending(path) in NIFTI or _looks_like_nifti(path):
         return read_header(path).geometry
-    return _read(path).geometry
+    return read_itk_header(path)[0] if file_ending(path) in ITK else _read(path).geometry
 
 
 def count_channels(path: Path) -> int:
-    """Channels of an image; for NIfTI from the header alone. Raises ImageError as `read_image` does."""
+    """Channels of an image, from the header alone where there is one. Raises ImageError as `read_image` does."""
     if file_ending(path) in NIFTI or _looks_like_nifti(path):
         return read_header(path).num_channels
-    return len(_read(path).array)
+    return read_itk_header(path)[1] if file_ending(path) in ITK else len(_read(path).array)
 
 
 def expected_bytes(path: Path) -> int:
     """About the bytes that the voxels of a file take once they are read, without reading them; 0 if it is damaged.
 
-    NIfTI headers tell it; other files are taken to be packed to an eighth, as pictures and label maps may be.
+    Headers tell it; pictures and TIFF are taken to be packed to an eighth, as label maps may be.
     """
     try:
         if file_ending(path) in NIFTI or _looks_like_nifti(path):
             header = read_header(path)
             return math.prod(header.geometry.shape) * header.num_channels * max(header.dtype.itemsize, _FLOAT32_BYTES)
+        if file_ending(path) in ITK:
+            return expected_itk_bytes(path)
         return _PACKED * path.stat().st_size
     except (ImageError, OSError):
         return 0

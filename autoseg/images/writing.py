@@ -171,9 +171,11 @@ def _write_tiff(temporary: Path, path: Path, array: npt.NDArray[Any], geometry: 
 
     if array.dtype.kind not in "uif" or array.dtype.itemsize > 8:
         raise DataError(f"{path}: TIFF holds no voxels of type {array.dtype}.")
+    array = _unsigned(array)
     z, y, x = geometry.spacing_mm
     kept: dict[str, Any] = {}
-    if array.dtype in (np.uint8, np.uint16, np.float32):  # the types in which ImageJ's metadata can tell the spacing
+    # ImageJ's metadata tells the spacing; it has these types, and tifffile does not read its stacks of single columns.
+    if array.dtype in (np.uint8, np.uint16, np.float32) and array.shape[3] > 1:
         kept = {"imagej": True, "resolution": (1 / x, 1 / y)}
     voxels = array[0] if len(array) == 1 else np.moveaxis(array, 0, 1)
     axes = "ZYX" if len(array) == 1 else "ZCYX"
@@ -184,8 +186,7 @@ def _write_tiff(temporary: Path, path: Path, array: npt.NDArray[Any], geometry: 
 def _write_png(temporary: Path, path: Path, array: npt.NDArray[Any], geometry: Geometry) -> None:
     from PIL import Image
 
-    if array.dtype.kind in "iu" and array.dtype != np.uint8 and array.min() >= 0 and array.max() <= _LARGEST_PIXEL:
-        array = array.astype(np.uint16)  # label values come in the smallest type of any format, which may be int16
+    array = _unsigned(array)
     is_grey = len(array) == 1 and array.dtype in (np.uint8, np.uint16)
     is_colour = len(array) == 3 and array.dtype == np.uint8
     if geometry.shape[0] != 1 or not (is_grey or is_colour):
@@ -193,3 +194,10 @@ def _write_png(temporary: Path, path: Path, array: npt.NDArray[Any], geometry: G
         raise DataError(f"{message} Use .tif or .nii.gz.")
     pixels = np.ascontiguousarray(array[0, 0] if is_grey else np.moveaxis(array[:, 0], 0, -1))
     Image.fromarray(pixels).save(temporary, format="PNG")
+
+
+def _unsigned(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """As uint16 where that holds the values: labels come in the smallest type of any format, which may be int16."""
+    if array.dtype.kind in "iu" and array.dtype != np.uint8 and array.min() >= 0 and array.max() <= _LARGEST_PIXEL:
+        return array.astype(np.uint16)
+    return array

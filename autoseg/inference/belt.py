@@ -48,8 +48,9 @@ class Belt(Generic[Item]):
             error = problem
         finally:
             with self._changed:
-                self._error, self._ended = error, True
+                self._error, self._ended = None if self._closed else error, True
                 self._changed.notify_all()
+            error = None  # what an error holds of this call holds the error: neither would be freed
 
     def abandon(self) -> None:
         """Nothing more will be made: whoever waits for an item gets `Abandoned`. Without effect when all was made."""
@@ -59,9 +60,9 @@ class Belt(Generic[Item]):
                 self._changed.notify_all()
 
     def close(self) -> None:
-        """The user wants nothing more."""
+        """The user wants nothing more; an error is let go, and with it the memory that its maker had in use."""
         with self._changed:
-            self._closed = True
+            self._closed, self._error = True, None
             self._waiting.clear()
             self._changed.notify_all()
 

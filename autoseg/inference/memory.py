@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from autoseg.devices import available_memory_bytes
+from autoseg.devices import available_memory_bytes, free_gpu_bytes
 from autoseg.records.geometry import IntTriple
 
 # Voxels in one batch: enough to fill a GPU; on a CPU larger batches only spill the caches.
@@ -72,11 +72,7 @@ def blending_bytes(num_outputs: int, shape: IntTriple, patch_zyx: IntTriple) -> 
 
 
 def _free_bytes(device: torch.device) -> int:
-    if device.type != "cuda":
-        return available_memory_bytes()
-    free, _ = torch.cuda.mem_get_info(device)
-    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch's own, to be used again
-    return free + kept
+    return free_gpu_bytes(device) if device.type == "cuda" else available_memory_bytes()
 
 
 def _volume(shape: IntTriple) -> int:

@@ -1,7 +1,8 @@
 """A path in, the folders of the trained folds behind it out: what a model is, for every command alike.
 
 A model is a folder, or a zip of one: of a fold, of a configuration with its `fold_*`, of several configurations, or one
-laid out like a dataset's in the workspace, as packed models are.
+laid out like a dataset's in the workspace, as packed models are. A model inside a zip is named like one inside a
+folder: `model.zip/3d_fullres`.
 """
 
 import tempfile
@@ -26,13 +27,14 @@ def opened(where: Paths | Path) -> Iterator[Paths | Path]:
 
     Raises:
         ModelError: a path is no model.
+        UsageError: it names a model inside a zip that is not there.
         ResourceError: there is no room to unpack it.
     """
     if isinstance(where, Paths):
         yield where
-    elif is_archive(where):
-        with unpacked(where, Path(tempfile.gettempdir())) as folder:
-            yield _checked(_only_folder(folder), where)
+    elif (archive := _archive_of(where)) is not None:
+        with unpacked(archive, Path(tempfile.gettempdir())) as folder:
+            yield _checked(_inside(_only_folder(folder), where.relative_to(archive), archive), where)
     else:
         yield _checked(where, where)
 
@@ -89,6 +91,36 @@ def _only_folder(folder: Path) -> Path:
     return inside[0] if len(inside) == 1 and inside[0].is_dir() and inside[0].name != MODELS else folder
 
 
+def _archive_of(path: Path) -> Path | None:
+    """The zip that a path is, or leads into."""
+    return next((part for part in (path, *path.parents) if is_archive(part)), None)
+
+
+def _inside(folder: Path, name: Path, archive: Path) -> Path:
+    """What `name` means inside an unpacked archive: a path in it, or one below its plans or below one of these."""
+    if not name.parts:
+        return folder
+    places = (folder, folder / MODELS, *sorted((folder / MODELS).glob("*")))
+    found = [place / name for place in places if folds_in(place / name) or _folders_below(place / name)]
+    if len(found) == 1 and ".." not in name.parts:
+        return found[0]
+    where = Paths(folder=folder) if (folder / MODELS).is_dir() else folder
+    raise UsageError(f"{archive} holds no model {name}, or several of that name. {_listed(where, archive)}")
+
+
+def _listed(where: Paths | Path, told: Path) -> str:
+    """How the models in a folder or zip are named."""
+    names = [_path_of(folder, where, told) for folder in _folders_below(where)]
+    return f"It holds {', '.join(names)}." if names else "Name the zip alone."
+
+
+def _path_of(folder: Path, where: Paths | Path, told: Path) -> str:
+    """The path by which a configuration's folder below `where` is named, where that was called `told`."""
+    if isinstance(where, Paths):
+        return str(told / folder.relative_to(where.folder if told.is_dir() else where.folder / MODELS))
+    return str(told / folder.relative_to(where))
+
+
 def _folders_below(where: Paths | Path) -> list[Path]:
     """Folders of configurations with trained folds."""
     found = where.folder.glob(f"{MODELS}/*/*") if isinstance(where, Paths) else where.glob("*")
@@ -118,5 +150,5 @@ def _one_configuration(where: Paths | Path, name: str | None, told: Path) -> Pat
     for choice in ([folder for folder in folders if _name(folder) == name], predicting):
         if len(choice) == 1:
             return choice[0]
-    names = ", ".join(f"{folder.parent.name}/{folder.name}" for folder in folders)
-    raise UsageError(f"{told} holds several models ({names}): name the folder of one, of a zip after unpacking it.")
+    names = ", ".join(_path_of(folder, where, told) for folder in folders)
+    raise UsageError(f"{told} holds several models: name one, {names}.")

@@ -26,6 +26,7 @@ from autoseg.inference.export import (
 )
 from autoseg.inference.model import Model, with_previous
 from autoseg.inference.native_stage import native_labels_on_grid
+from autoseg.inference.padding import PaddedImage
 from autoseg.inference.sliding_window import predict_rows, prediction_precision
 from autoseg.records.labels import LabelScheme
 from autoseg.records.plan import Plan
@@ -93,7 +94,9 @@ def _preparation(model: Model) -> object:
     return settings.spacing_mm, settings.normalization, settings.use_mask_for_norm, intensities
 
 
-def network_rows(model: Model, networks: Sequence[nn.Module], image: Tensor, device: torch.device) -> Iterator[Tensor]:
+def network_rows(
+    model: Model, networks: Sequence[nn.Module], image: Tensor | PaddedImage, device: torch.device
+) -> Iterator[Tensor]:
     """What some of a model's networks together say about an image (`network_input`), rows as `predict_rows` yields."""
     labels, settings = model.plan.labels, model.settings
     return predict_rows(

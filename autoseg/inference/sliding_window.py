@@ -9,7 +9,6 @@ soon as no later tile touches them. A tile in which every channel has one value 
 last one with these values: the network gives it the same answer in every mirroring.
 """
 
-import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -18,10 +17,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from autoseg.errors import ModelError
 from autoseg.inference.blending import Blend
 from autoseg.inference.memory import choose_layout
+from autoseg.inference.mirroring import Flip, channel_permutation, head_permutation, mirror_flips, mirrored
 from autoseg.inference.model import previous_channels
+from autoseg.inference.padding import PaddedImage
 from autoseg.records.geometry import IntTriple
 from autoseg.records.labels import LabelScheme
 from autoseg.records.plan import TileWeights
@@ -31,7 +31,6 @@ from autoseg.spatial.tiles import TILE_WEIGHTS, tile_starts
 _SUMS: dict[TileWeights, torch.dtype] = {"symmetric": torch.float32, "nnunet": torch.float16}
 """Type in which tiles are added up."""
 
-Flip = tuple[int, ...]
 Constant = tuple[float, ...]
 
 
@@ -67,7 +66,7 @@ class _Scene:
 
 def predict_rows(
     networks: Sequence[nn.Module],
-    image: Tensor,
+    image: Tensor | PaddedImage,
     patch_zyx: IntTriple,
     num_heads: int,
     mirroring: Mirroring,
@@ -83,7 +82,8 @@ def predict_rows(
 
     Args:
         networks: in eval mode, on `device`; each returns a tuple whose first entry is `N H Z Y X`.
-        image: `C Z Y X` float32 on the network's grid, on any device; see `has_previous`.
+        image: `C Z Y X` float32 on the network's grid, on any device; see `has_previous`. Padded to `patch_zyx`
+            beforehand, several calls share what is copied to a device.
         patch_zyx: tile; `(1, y, x)` for 2-D networks.
         num_heads: channels of the networks' output.
         mirroring: axes to mirror, and the classes a flip exchanges.
@@ -107,21 +107,22 @@ def predict_rows(
         ModelError: an output is not finite, or the regions do not follow the classes that `mirroring` exchanges.
         MemoryError: not even the rows being summed fit into the memory.
     """
-    padded, (inner_z, inner_y, inner_x) = _pad_to_patch(image, patch_zyx)
-    shape = (padded.shape[1], padded.shape[2], padded.shape[3])
+    padded = image if isinstance(image, PaddedImage) else PaddedImage(image, patch_zyx)
+    (inner_z, inner_y, inner_x), shape = padded.inner, padded.shape
     flips = mirror_flips(mirroring, patch_zyx)
     # nnU-Net rounds the sums of each network by itself, and then their mean.
     groups = [networks] if tile_weights == "symmetric" else [[network] for network in networks]
     channels = num_heads + (len(flips) > 1)
-    layout = choose_layout(len(padded), channels * len(groups), shape, patch_zyx, device)
+    to_be_copied = 0 if padded.lies_on(device) else padded.num_channels
+    layout = choose_layout(to_be_copied, channels * len(groups), shape, patch_zyx, device)
     scene = _Scene(
         networks,
-        padded.to(layout.blend_on),
+        padded.on(layout.blend_on),
         patch_zyx,
         flips,
         labels,
         mirroring,
-        _channel_permutation(len(image) - has_previous, has_previous, labels, mirroring),
+        channel_permutation(padded.num_channels - has_previous, has_previous, labels, mirroring),
         head_permutation(labels, mirroring.swap_pairs),
         has_previous,
         device,
@@ -195,7 +196,7 @@ def _add_batch(
         assert values is not None, "the first constant tile is asked of the networks"
         if job.runs and job.constant is not None:
             known = values.clone()  # a view would keep its whole batch
-        turned = _mirrored(values, job.flip, scene.mirroring, scene.heads)
+        turned = mirrored(values, job.flip, scene.mirroring, scene.heads)
         blend.add(turned)
         if mirrors:
             found = _probabilities(turned / len(scene.networks), scene.labels)
@@ -214,50 +215,8 @@ def _ask(scene: _Scene, jobs: Sequence[Job]) -> Tensor | tuple[Tensor, ...]:
         return ()
     labels = scene.labels if scene.has_previous else None
     pieces = [_tile(scene.source, job.start, scene.patch_zyx, labels) for job in jobs]
-    tiles = [_mirrored(p, job.flip, scene.mirroring, scene.channels) for p, job in zip(pieces, jobs, strict=True)]
+    tiles = [mirrored(p, job.flip, scene.mirroring, scene.channels) for p, job in zip(pieces, jobs, strict=True)]
     return _sum_of_networks(scene.networks, torch.stack(tiles).to(scene.device))
-
-
-def mirror_flips(mirroring: Mirroring, patch_zyx: IntTriple) -> list[Flip]:
-    """All combinations of the axes to mirror, the unflipped one first; axes of one voxel cannot be mirrored."""
-    axes = [a for a in sorted(mirroring.axes) if patch_zyx[a] > 1] if mirroring.in_prediction else []
-    return [flip for count in range(len(axes) + 1) for flip in itertools.combinations(axes, count)]
-
-
-def head_permutation(labels: LabelScheme, swap_pairs: Sequence[tuple[int, int]]) -> list[int]:
-    """Head that answers for each head after a flip across the left-right axis.
-
-    Raises:
-        ModelError: a class of the pairs is not in the scheme, or regions are predicted and the mirror image of one
-            is not among them.
-    """
-    partner = class_permutation(labels, swap_pairs)
-    if not labels.has_regions:
-        return partner
-    members = [frozenset(region.members) for region in labels.regions]
-    heads = []
-    for region in labels.regions:
-        mirrored = frozenset(partner[m] for m in region.members)
-        if mirrored not in members:
-            raise ModelError(
-                f"mirroring.swap_pairs {list(swap_pairs)} turn region {region.name!r} into classes {sorted(mirrored)}, "
-                "which are no region: remove the pairs or the left-right axis from the plan's mirroring."
-            )
-        heads.append(members.index(mirrored))
-    return heads
-
-
-def class_permutation(labels: LabelScheme, swap_pairs: Sequence[tuple[int, int]]) -> list[int]:
-    """Internal class that each class becomes across the left-right axis; errors as `head_permutation`."""
-    partner = list(range(labels.num_classes))
-    if any(number >= labels.num_classes for pair in swap_pairs for number in pair):
-        raise ModelError(
-            f"mirroring.swap_pairs {list(swap_pairs)} name classes beyond {labels.num_classes - 1}, the last one: "
-            "correct them in the plan."
-        )
-    for left, right in swap_pairs:
-        partner[left], partner[right] = right, left
-    return partner
 
 
 def prediction_precision(recipe: Recipe, device: torch.device) -> str:
@@ -284,21 +243,6 @@ def _arithmetic(precision: str) -> AbstractContextManager[object]:
     return flags
 
 
-def _pad_to_patch(image: Tensor, patch_zyx: IntTriple) -> tuple[Tensor, tuple[slice, ...]]:
-    """The image with zeros around it where it is smaller than the patch, and where it lies in there."""
-    missing = [max(0, p - s) for s, p in zip(image.shape[1:], patch_zyx, strict=True)]
-    before = [m // 2 for m in missing]
-    inner = tuple(slice(b, b + s) for b, s in zip(before, image.shape[1:], strict=True))
-    sides = [side for b, m in zip(reversed(before), reversed(missing), strict=True) for side in (b, m - b)]
-    return nn.functional.pad(image, sides) if any(missing) else image, inner
-
-
-def _channel_permutation(num_image: int, has_previous: bool, labels: LabelScheme, mirroring: Mirroring) -> list[int]:
-    """Input channel that answers for each one after a left-right flip: one-hot channels follow their classes."""
-    partner = class_permutation(labels, mirroring.swap_pairs)[1:] if has_previous else []
-    return [*range(num_image), *(num_image + other - 1 for other in partner)]
-
-
 def _box(start: IntTriple, patch_zyx: IntTriple) -> tuple[slice, ...]:
     return tuple(slice(a, a + p) for a, p in zip(start, patch_zyx, strict=True))
 
@@ -307,16 +251,6 @@ def _tile(image: Tensor, start: IntTriple, patch_zyx: IntTriple, labels: LabelSc
     """One tile `C Z Y X`; with `labels` its last channel holds class numbers, which become one channel a class."""
     tile = image[(slice(None), *_box(start, patch_zyx))]
     return tile if labels is None else torch.cat([tile[:-1], previous_channels(tile[-1], labels)])
-
-
-def _mirrored(values: Tensor, flip: Flip, mirroring: Mirroring, exchange: Sequence[int]) -> Tensor:
-    """`values` (`C Z Y X` or `H Z Y X`) flipped, its first axis exchanged across left and right; its own inverse."""
-    if not flip:
-        return values
-    flipped = values.flip([axis + 1 for axis in flip])
-    swaps = mirroring.swap_axis in flip and list(exchange) != list(range(len(exchange)))
-    # Stacked, since a list as index would be copied to a GPU, and the copy waited for.
-    return torch.stack([flipped[other] for other in exchange]) if swaps else flipped
 
 
 def _probabilities(logits: Tensor, labels: LabelScheme) -> Tensor:

@@ -30,6 +30,7 @@ from autoseg.inference.export import (
     to_probabilities,
 )
 from autoseg.inference.model import Model
+from autoseg.inference.padding import PaddedImage
 from autoseg.inference.pieces import Pieces, in_file, mean_pieces
 from autoseg.inference.predictor import OnGrid, Watch, Windows, network_input, network_rows
 from autoseg.inference.sliding_window import probability_distance
@@ -100,7 +101,8 @@ def voice_windows(models: Sequence[Model], grids: Mapping[str, OnGrid], device: 
     """
     streams = []
     for model in models:
-        meta, image = grids[model.configuration].meta, network_input(model, grids, device)
+        meta = grids[model.configuration].meta
+        image = PaddedImage(network_input(model, grids, device), model.settings.patch_zyx)  # all folds cut from one
         depth = probability_depth(model.plan.labels.num_heads, crop_shape(meta))
         for network in model.networks:
             streams.append(native_windows(network_rows(model, [network], image, device), meta, depth))

@@ -11,6 +11,7 @@ ends here, and what it hands back can name no code. `checkpoints.read_checkpoint
 import contextlib
 import json
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,17 @@ def main(checkpoint: Path, folder: Path) -> str | None:
         return "it is not in the format that PyTorch writes since 1.6"
     limit_this_process(checkpoint.stat().st_size)
     try:
+        with zipfile.ZipFile(checkpoint) as archive:  # torch's reader does not look at the checksums that torch writes
+            if damaged := archive.testzip():
+                return f"it is damaged: its checksum of {damaged} does not fit; copy it again"
         with torch.serialization.safe_globals(_numbers_of_numpy()):
             content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
     except MemoryError:
         return "it needs more memory than its size allows"
     except Exception as error:
         # Whatever a damaged or hostile file brings torch's reader to, the answer is the same: it is not read.
-        return f"it holds more than weights and numbers, or is damaged ({str(error).splitlines()[0][:300]})"
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
+        return f"it holds more than weights and numbers, or is damaged ({reason})"
     try:
         weights, facts = _weights(content["network_weights"]), _facts(content)
     except (KeyError, TypeError, ValueError, AttributeError) as error:

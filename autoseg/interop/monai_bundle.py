@@ -1,6 +1,7 @@
 """A model folder in, a MONAI bundle out: its networks as TorchScript, its preparation as MONAI's own transforms.
 
-    <out>/models/model.ts            images N C X Y Z in MONAI's order of axes in, logits N H X Y Z out
+    <out>/models/model.ts            images N C X Y Z in MONAI's order of axes in, logits N H X Y Z out, and metadata
+    <out>/models/model.pt            the same weights as a state dictionary, which the bundle specification asks for
     <out>/configs/metadata.json      what goes in and out, in the bundle specification's words
     <out>/configs/inference.json     `python -m monai.bundle run --config_file configs/inference.json --bundle_root .`
     <out>/docs/README.md
@@ -11,8 +12,10 @@ The inference reads, normalises, resamples and blends as MONAI does: close to au
 """
 
 import importlib.metadata
+import io
 import json
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,7 @@ from autoseg.records.plan import Configuration, Plan
 from autoseg.storage.atomic import filled_folder
 from autoseg.version import __version__
 
-SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20220324.json"
+SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 _MONAI = "1.4.0"  # the oldest that has all that the configuration uses
 _TOLERANCE = 1e-3
 
@@ -71,8 +74,9 @@ def export_monai_bundle(model: Path, output: Path) -> Path:
     with filled_folder(output) as folder:
         for room in ("models", "configs", "docs"):
             (folder / room).mkdir()
-        _write_network(loaded, folder / "models" / "model.ts")
-        _write_json(folder / "configs" / "metadata.json", _metadata(loaded))
+        metadata = _metadata(loaded)
+        _write_network(loaded, metadata, folder / "models")
+        _write_json(folder / "configs" / "metadata.json", metadata)
         _write_json(folder / "configs" / "inference.json", _inference(loaded))
         (folder / "docs" / "README.md").write_text(_readme(loaded), "utf-8")
     return output
@@ -80,7 +84,10 @@ def export_monai_bundle(model: Path, output: Path) -> Path:
 
 def _obstacles(plan: Plan, settings: Configuration) -> list[str]:
     found = {
-        "it is a cascade": settings.previous_stage is not None,
+        "it is a cascade, whose stages MONAI's inference cannot join; either stage can be exported with `autoseg "
+        f"export torch` or `onnx`, and its {settings.previous_stage} as a bundle of its own": (
+            settings.previous_stage is not None
+        ),
         "it normalises inside a mask": any(settings.use_mask_for_norm),
         "its channels are normalised in different ways": len(set(settings.normalization)) > 1,
         f"its normalisation is {settings.normalization[0]}": settings.normalization[0] not in ("ct", "zscore", "none"),
@@ -95,18 +102,32 @@ def _obstacles(plan: Plan, settings: Configuration) -> list[str]:
     return [reason for reason, holds in found.items() if holds]
 
 
-def _write_network(model: Model, path: Path) -> None:
+def _write_network(model: Model, metadata: dict[str, Any], folder: Path) -> None:
+    path = folder / "model.ts"
     network = _MonaiAxes(plain_module(model.networks), model.plan.transpose).eval().requires_grad_(False)
     channels = len(model.plan.channel_names)
     example = torch.randn((1, channels, *_patch_xyz(model)), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode(), warnings.catch_warnings():
         # The trace holds for one patch at a time, which is what the inference asks for.
         warnings.simplefilter("ignore")
-        torch.jit.trace(network, example).save(path)  # type: ignore[no-untyped-call]
+        traced = torch.jit.trace(network, example)  # type: ignore[no-untyped-call]
+        # The name under which `monai.bundle.load` looks for the metadata; without them it fails.
+        _save_without_paths(traced, path, {"metadata.json": json.dumps(metadata)})
         other = example.flip(2) * 2 + 1
         found, expected = torch.jit.load(path)(other), network(other)  # type: ignore[no-untyped-call]
     if not float((found - expected).abs().max()) <= _TOLERANCE * float(expected.abs().max()):
         raise ModelError("The traced network gives other logits than the model; it was not written.")
+    torch.save(dict(network.state_dict()), folder / "model.pt")
+
+
+def _save_without_paths(network: torch.jit.ScriptModule, path: Path, beside: dict[str, str]) -> None:
+    """Save a traced network without what is there for debugging: it names folders of this machine."""
+    whole = io.BytesIO()
+    torch.jit.save(network, whole, beside)
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(path, "w") as target:
+        for name in source.namelist():
+            if not name.endswith(".debug_pkl"):
+                target.writestr(name, source.read(name))
 
 
 def _patch_xyz(model: Model) -> list[int]:
@@ -130,8 +151,7 @@ def _metadata(model: Model) -> dict[str, Any]:
         "monai_version": _MONAI,
         "pytorch_version": importlib.metadata.version("torch").split("+")[0],
         "numpy_version": importlib.metadata.version("numpy"),
-        "optional_packages_version": {"nibabel": importlib.metadata.version("nibabel")},
-        "required_packages_version": {},
+        "required_packages_version": {"nibabel": importlib.metadata.version("nibabel")},
         "name": f"{plan.dataset} {model.configuration}",
         "task": f"Segmentation of {', '.join(target.name for target in labels.targets)}",
         "description": f"{model.settings.network.architecture}, mean logits of {len(model.networks)} folds",

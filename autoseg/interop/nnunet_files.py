@@ -14,7 +14,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _MAX_JSON_BYTES:
             raise ModelError(f"{path} is larger than any that nnU-Net writes.")
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(path.read_text("utf-8-sig"))
     except FileNotFoundError as error:
         raise ModelError(f"{path} is missing; nnU-Net writes one beside its folds.") from error
     except (OSError, ValueError, RecursionError) as error:

@@ -6,7 +6,7 @@
 nnU-Net keeps a trained configuration in `<Trainer>__<Plans>__<Configuration>/` with `plans.json`, `dataset.json` and
 `fold_<k>/checkpoint_final.pth`; archives of `nnUNetv2_export_model_to_zip` hold several. The plan keeps nnU-Net's
 orientation, transpose, normalisation and mirroring, so predictions are its own. What it chose as post-processing comes
-with the model (`nnunet_postprocessing`).
+with the model (`nnunet_postprocessing`), what it chose among several as the dataset's selection (`nnunet_choice`).
 """
 
 from collections.abc import Sequence
@@ -22,13 +22,14 @@ from autoseg.errors import ModelError, UsageError
 from autoseg.inference.model import WEIGHTS, new_network
 from autoseg.inference.model_card import write_card
 from autoseg.interop.checkpoints import CheckpointFacts, read_checkpoint
+from autoseg.interop.nnunet_choice import INFORMATION, Member, read_choice
 from autoseg.interop.nnunet_files import read_json
 from autoseg.interop.nnunet_names import nnunet_names
 from autoseg.interop.nnunet_plans import import_plan
 from autoseg.interop.nnunet_postprocessing import import_postprocessing
-from autoseg.records.base import write_record
+from autoseg.records.base import read_record, write_record
 from autoseg.records.plan import ConfigurationName, Plan
-from autoseg.records.results import TrainedFold
+from autoseg.records.results import PostprocessingRule, TrainedFold
 from autoseg.records.workspace import POSTPROCESSING, Paths
 from autoseg.storage import tensors
 from autoseg.storage.archives import unpacked
@@ -49,6 +50,10 @@ class Found(NamedTuple):
     """Number as text, or `all` -> its checkpoint."""
 
 
+Planned = dict[Path, tuple[Found, Plan, ConfigurationName]]
+"""Folder that a configuration is written to -> what it comes from, its plan and its name among ours."""
+
+
 def import_nnunet(
     source: Path, workspace: Path, output: Path | None = None, name: str | None = None, checkpoint: str | None = None
 ) -> list[Path]:
@@ -62,7 +67,8 @@ def import_nnunet(
         checkpoint: file name of the checkpoints; default: the first of `CHECKPOINTS` that a fold has.
 
     Returns:
-        The folders of the configurations, as `predict --model` takes them.
+        The folders of the configurations, then those of datasets for which nnU-Net's choice was taken over, all as
+        `predict --model` takes them.
 
     Raises:
         UsageError: `source` holds no model, or a target is there already.
@@ -81,12 +87,15 @@ def import_nnunet(
                 f"{source} holds no model of nnU-Net v2: a folder with plans.json, dataset.json and "
                 f"fold_*/{' or '.join(names)}."
             )
-        return _import_all(models, scratch, output, name)
+        planned = _import_all(models, scratch, output, name)
+        choices = sorted({model.folder.parent / INFORMATION for model in models if len(planned) > 1})
+        chosen = [_take_choice(path, planned, scratch, output) for path in choices if path.is_file()]
+        return [*planned, *(dataset for dataset in chosen if dataset is not None)]
 
 
-def _import_all(models: Sequence[Found], scratch: Path, output: Path | None, name: str | None) -> list[Path]:
+def _import_all(models: Sequence[Found], scratch: Path, output: Path | None, name: str | None) -> Planned:
     """Plans of all first, so that what cannot be imported is known before anything is written."""
-    planned: dict[Path, tuple[Found, Plan, ConfigurationName]] = {}
+    planned: Planned = {}
     for model in models:
         facts, _ = read_checkpoint(next(iter(model.folds.values())), scratch)
         plan, configuration = import_plan(model.plans, model.dataset, facts, model.folder, name)
@@ -102,7 +111,33 @@ def _import_all(models: Sequence[Found], scratch: Path, output: Path | None, nam
             raise UsageError(f"{configuration} needs the model of {previous}, which is not there: import both at once.")
     for target, (model, plan, configuration) in planned.items():
         _write(model, plan, configuration, target)
-    return list(planned)
+    return planned
+
+
+def _take_choice(information: Path, planned: Planned, scratch: Path, output: Path | None) -> Path | None:
+    """Write nnU-Net's choice among the imported models as a selection; its dataset's folder, or None, which is told."""
+    known = {
+        model.folder.name: Member(
+            plan, configuration, tuple(model.folds), read_record(target / POSTPROCESSING, PostprocessingRule)
+        )
+        for target, (model, plan, configuration) in planned.items()
+        if model.folder.parent == information.parent
+    }
+    try:
+        if output is not None:
+            raise ModelError("the models go to a folder of their own; without -o they would go to the workspace")
+        selection, rule = read_choice(information, known)
+        paths = Paths(folder=scratch / _folder_name(next(iter(known.values())).plan.dataset))
+        if paths.selection.exists():
+            raise ModelError(f"{paths.selection} is there already")
+    except ModelError as error:
+        console.warn(f"nnU-Net's choice among its models is not taken over: {str(error).removesuffix('.')}.")
+        return None
+    write_record(paths.postprocessing, rule)
+    write_record(paths.selection, selection)
+    for reason in (*selection.reasons, *rule.reasons):
+        console.say(f"{paths.folder.name}: {reason}")
+    return paths.folder
 
 
 def _folder_name(dataset: str) -> str:
@@ -113,14 +148,18 @@ def _folder_name(dataset: str) -> str:
 
 
 def _found(folder: Path, names: Sequence[str]) -> Found:
-    checkpoints = {}
+    checkpoints, left_out = {}, []
     for fold in sorted(folder.glob("fold_*")):
         known = [fold / name for name in names if (fold / name).is_file()]
         number = fold.name.removeprefix("fold_")
         if known and (number == "all" or number.isdecimal()):
             checkpoints[number] = known[0]
+        elif number.isdecimal():
+            left_out.append(fold.name)
     if not checkpoints:
         return Found(folder, {}, {}, {})
+    if left_out:
+        console.warn(f"{folder.name}: no {' or '.join(names)} in {', '.join(left_out)}; imported without.")
     return Found(folder, read_json(folder / "plans.json"), read_json(folder / "dataset.json"), checkpoints)
 
 

@@ -5,6 +5,8 @@ table, nothing is imported by name), its parts, the preprocessor, the resampling
 image reader. Anything else is refused rather than approximated.
 """
 
+import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -84,11 +86,12 @@ def import_plan(
             **_labels_and_channels(dataset, where),
             "orientation": ORIENTATIONS[reader],
             "transpose": plans["transpose_forward"],
-            "intensities": {str(key): value for key, value in intensities.items() if value},
+            "intensities": _intensities(intensities, settings["normalization_schemes"]),
             "original_median_spacing_mm": plans["original_median_spacing_after_transp"],
             "configurations": {ours: _configuration(settings, facts)},
             "reasons": {"source": f"nnU-Net: {facts.trainer}, {plans['plans_name']}, {facts.configuration}"},
         }
+        json.dumps(content, allow_nan=False)  # Python's reader takes NaN and 1e999, which no plan can have
     except ModelError as error:
         raise ModelError(f"{where} cannot be imported: {error}.") from error
     except KeyError as error:
@@ -125,6 +128,15 @@ def _our_name(theirs: str, settings: Mapping[str, Any]) -> ConfigurationName:
     if theirs in known:
         return theirs  # type: ignore[return-value]
     return "3d_lowres" if "lowres" in theirs else "3d_fullres"
+
+
+def _intensities(given: Mapping[str, Any], schemes: Sequence[str]) -> dict[str, Any]:
+    """Of the channels that have them: nnU-Net leaves NaN, or nothing, where no foreground was measured."""
+    known = {str(key): value for key, value in given.items() if value and all(map(math.isfinite, value.values()))}
+    for channel, scheme in enumerate(schemes):
+        if scheme == "CTNormalization" and str(channel) not in known:
+            raise ModelError(f"channel {channel} has CTNormalization and no intensities in plans.json")
+    return known
 
 
 def _labels_and_channels(dataset: dict[str, Any], where: Path) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def import_postprocessing(model: Path, folds: Collection[str], labels: LabelSche
     try:
         if not matching:
             raise ModelError(f"it was chosen on other folds than {', '.join(folds)}")
-        rule = _rule(read_json(matching[0] / FILE), labels)
+        rule = rule_in(matching[0], labels)
     except ModelError as error:
         console.warn(
             f"{model.name}: nnU-Net's post-processing is not taken over: {str(error).removesuffix('.')}. Apply it to "
@@ -51,8 +51,13 @@ def import_postprocessing(model: Path, folds: Collection[str], labels: LabelSche
     return rule
 
 
-def _rule(content: dict[str, Any], labels: LabelScheme) -> PostprocessingRule:
-    """Raises ModelError for steps that are not nnU-Net's own, or name labels that the model has not."""
+def rule_in(folder: Path, labels: LabelScheme) -> PostprocessingRule:
+    """The rule in a folder's `postprocessing.json`.
+
+    Raises:
+        ModelError: the file is missing or damaged, or steps are not nnU-Net's own or name labels that `labels` has not.
+    """
+    content = read_json(folder / FILE)
     functions, arguments = content.get("postprocessing_fns"), content.get("postprocessing_kwargs")
     if not isinstance(functions, list) or not isinstance(arguments, list) or len(functions) != len(arguments):
         raise ModelError(f"{FILE} lists no steps")

@@ -33,8 +33,9 @@ def lovasz_hinge(logits: Tensor, target: Tensor, context: LossContext) -> Tensor
 
 
 def _log_odds(logits: Tensor) -> Tensor:
-    heads = range(logits.shape[1])
-    others = [logits[:, [other for other in heads if other != head]].logsumexp(1) for head in heads]
+    # Cut and joined, since a list as index would be copied to a GPU, and the copy waited for.
+    pairs = ((logits[:, :head], logits[:, head + 1 :]) for head in range(logits.shape[1]))
+    others = [torch.cat(pair, 1).logsumexp(1) for pair in pairs]
     return logits - torch.stack(others, 1)
 
 

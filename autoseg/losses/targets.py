@@ -114,16 +114,16 @@ def head_weights(context: LossContext, like: Tensor) -> Tensor:
     return _factors(context.class_weights or (1.0,) * context.labels.num_heads, like.dtype, like.device)
 
 
-# Both are kept: a host that copies a few numbers to a GPU in every step waits for the GPU each time.
+# Both are kept: what is made anew in every step is copied to a GPU in every step.
 @lru_cache(maxsize=16)
 def _membership(labels: LabelScheme, device: torch.device) -> Tensor:
     """Whether a class is in a region: bool, classes x heads."""
     table = torch.zeros(labels.num_classes, labels.num_heads, dtype=torch.bool)
     for position, region in enumerate(labels.regions):
         table[list(region.members), position] = True
-    return table.to(device)
+    return table.to(device, non_blocking=True)
 
 
 @lru_cache(maxsize=16)
 def _factors(weights: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.tensor(weights, dtype=dtype, device=device)
+    return torch.tensor(weights, dtype=dtype).to(device, non_blocking=True)

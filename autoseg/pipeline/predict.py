@@ -23,7 +23,7 @@ from autoseg import console
 from autoseg.datasets.folders import find_cases
 from autoseg.devices import choose_device, is_full_memory
 from autoseg.errors import DataError, ModelError, PartialError, ResourceError, UsageError
-from autoseg.images.formats import output_ending
+from autoseg.images.formats import ENDINGS, output_ending
 from autoseg.images.writing import write_label
 from autoseg.inference.belt import Belt
 from autoseg.inference.predictor import Windows
@@ -122,9 +122,9 @@ def _predict_into(
     unnamed = {case: fault for case in cases if (fault := _fault_of_name(output, case.id)) is not None}
     num_cases, cases = len(cases), [case for case in cases if case not in unnamed]
     targets = {case.id: output / (case.id + output_ending(case.images[0])) for case in cases}
-    earlier = read_finished(output) if keep_finished else Finished()
+    earlier = _read_earlier(output, keep_finished)
     # Other models' segmentations may stay where they are, but what is said here of labels holds for this model's.
-    own = {case for case, digest in earlier.cases.items() if digest == predictor.digest}
+    own = {case for case, digest in earlier.cases.items() if keep_finished and digest == predictor.digest}
     waiting = [case for case in cases if case.id not in own or not targets[case.id].is_file()]
     own -= {case.id for case in waiting}
     finished = dict.fromkeys(sorted(own), predictor.digest)
@@ -132,6 +132,13 @@ def _predict_into(
     if len(waiting) < len(cases):
         console.say(f"{len(cases) - len(waiting)} of {len(cases)} cases are segmented already")
     failed: dict[str, str] = {}
+    endings = {case: ending for case, ending in earlier.endings.items() if (output / (case + ending)).is_file()}
+
+    def remove(case: Case) -> None:
+        """Remove what lies there of a case, also the segmentation of an image that was of another format."""
+        _remove_earlier(targets[case.id], case.id)
+        if (ending := endings.pop(case.id, None)) in ENDINGS:
+            (output / (case.id + ending)).unlink(missing_ok=True)
 
     def record(case: Case, outcome: Outcome) -> None:
         if isinstance(outcome, str):
@@ -139,6 +146,7 @@ def _predict_into(
             console.warn(f"{case.id}: {outcome}")
             return
         finished[case.id] = predictor.digest
+        endings[case.id] = output_ending(case.images[0])
         if outcome is not None:
             judged[case.id] = outcome
             warn_of_case(case.id, outcome)
@@ -148,15 +156,15 @@ def _predict_into(
         if judged:
             write_text(output / QUALITY_TABLE, quality_table(judged))
         plan = predictor.models[0].plan
-        known = Finished(labels=plan.labels, channel_names=plan.channel_names, cases=finished, judged=judged)
-        write_record(output / FINISHED, known)
+        about = {"labels": plan.labels, "channel_names": plan.channel_names}
+        write_record(output / FINISHED, Finished(**about, cases=finished, endings=endings, judged=judged))
 
     outdated = (*(TABLES if waiting else ()), *(() if judged else (QUALITY_TABLE,)))
     remove_outdated(output, outdated, targets.values())
     write_finished()
     for case, fault in unnamed.items():
         record(case, fault)
-    for _ in console.track(_done_cases(predictor, root, waiting, targets, record), len(waiting), "predicting"):
+    for _ in console.track(_done_cases(predictor, root, waiting, targets, remove, record), len(waiting), "predicting"):
         pass
     _raise_failed(failed, num_cases)
     return [targets[case.id] for case in cases]
@@ -181,13 +189,15 @@ def _done_cases(
     root: Path,
     waiting: Sequence[Case],
     targets: dict[str, Path],
+    remove: Callable[[Case], None],
     record: Callable[[Case, Outcome], None],
 ) -> Iterator[Case]:
     """Each case when it is done: prepared in one thread, asked of the networks here, exported in another thread.
 
     At most one case is prepared ahead, and one waits for its export with no more than `_WAITING_BYTES`. A case
-    that does not fit into the memory, even with no other under way, is not begun. `record` is called in the thread that
-    exports, as soon as a case is done. An error that ends the run ends all three.
+    that does not fit into the memory, even with no other under way, is not begun. `remove` is called in the thread
+    that exports, before anything of a case is written, and `record` as soon as it is done. An error that ends the run
+    ends all three.
     """
     stopped, running = threading.Event(), deque[tuple[Case, Future[None]]]()
 
@@ -195,7 +205,7 @@ def _done_cases(
         try:
             if stopped.is_set():
                 return
-            _remove_earlier(targets[case.id], case.id)
+            remove(case)
             if isinstance(meta, str):
                 record(case, meta)
             else:
@@ -241,6 +251,16 @@ def _remove_earlier(target: Path, case: str) -> None:
     for beside in (probabilities_path, disagreement_path, folds_path, changes_path):
         beside(folder, case).unlink(missing_ok=True)
     target.unlink(missing_ok=True)
+
+
+def _read_earlier(output: Path, keep_finished: bool) -> Finished:
+    """What an earlier run says of a folder; of a damaged record nothing, unless its segmentations are to be trusted."""
+    try:
+        return read_finished(output)
+    except DataError:
+        if keep_finished:
+            raise
+        return Finished()
 
 
 def _prepare_or_reason(predictor: Predictor, root: Path, case: Case) -> Grids | str:

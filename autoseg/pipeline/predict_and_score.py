@@ -11,6 +11,7 @@ from autoseg.datasets.folders import find_cases, list_images
 from autoseg.errors import AutosegError, PartialError, UsageError
 from autoseg.images.formats import output_ending
 from autoseg.pipeline.flow import predict_folder
+from autoseg.records.prediction_folder import read_finished
 from autoseg.records.results import Evaluation
 from autoseg.records.trust import Judgement
 
@@ -94,7 +95,6 @@ def predict_and_score(
 def _measure_and_score(images: Path, output: Path, request: PredictRequest) -> PredictionResult:
     from autoseg.pipeline.evaluate import evaluate
     from autoseg.pipeline.measure import measure
-    from autoseg.records.prediction_folder import read_finished
 
     finished = read_finished(output)
     measured = None

@@ -81,8 +81,7 @@ class Configuration(Record):
     normalization: tuple[Normalization, ...]
     """One a channel."""
     use_mask_for_norm: tuple[bool, ...]
-    """One a channel: whether mean and deviation are taken inside the nonzero mask only; what is outside stays 0 in
-    training, whatever augmentation does to the rest."""
+    """One a channel: whether mean and deviation are taken inside the nonzero mask only."""
     batch_dice: bool
     """Whether the Dice loss sums over the batch before dividing."""
     network: NetworkSpec
@@ -103,6 +102,8 @@ class Configuration(Record):
             raise ValueError(
                 "spacing_mm, patch_size and network.strides must have 2 (y, x) or 3 (z, y, x) entries each"
             )
+        if not all(spacing > 0 for spacing in self.spacing_mm):
+            raise ValueError(f"spacing_mm {self.spacing_mm} must be positive")
         if len(self.normalization) != len(self.use_mask_for_norm):
             raise ValueError("normalization and use_mask_for_norm must have one entry a channel")
         for axis in range(dims):
@@ -167,6 +168,12 @@ class Plan(Record):
     """Field -> why it is not nnU-Net's value, or which rule set it."""
     planned_for: str = "unknown"
     """Device and memory it was planned for, for example `cpu` or `cuda 8 GiB`."""
+
+    @model_validator(mode="after")
+    def _transpose_is_a_permutation(self) -> "Plan":
+        if sorted(self.transpose) != [0, 1, 2]:
+            raise ValueError(f"transpose {self.transpose} must have each of 0, 1, 2 once")
+        return self
 
     @model_validator(mode="after")
     def _distractors_have_a_base(self) -> "Plan":

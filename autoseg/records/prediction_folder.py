@@ -1,4 +1,4 @@
-"""What lies beside segmentations and speaks of all of them together: its names, and how it is removed."""
+"""What lies beside segmentations and speaks of all of them together: its names, the record, and how it is removed."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -30,6 +30,8 @@ class Finished(Record):
     """Of the images."""
     cases: dict[str, str] = {}
     """Case id -> digest of weights, plan and post-processing."""
+    endings: dict[str, str] = {}
+    """Case id -> ending of its segmentation, for example `.nii.gz`; also of cases that another model segmented."""
     judged: dict[str, Judgement] = {}
     """Case id -> predicted quality, volumes and reasons to look at it; empty where a model was not selected."""
 

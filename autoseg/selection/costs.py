@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from autoseg.errors import ModelError
-from autoseg.inference.sliding_window import mirror_flips
+from autoseg.inference.mirroring import mirror_flips
 from autoseg.inference.store import read_meta
 from autoseg.records.base import read_record
 from autoseg.records.plan import Configuration, Plan

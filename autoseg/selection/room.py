@@ -8,8 +8,8 @@ import math
 
 from autoseg.devices import available_memory_bytes
 from autoseg.inference.memory import blending_bytes
+from autoseg.inference.mirroring import mirror_flips
 from autoseg.inference.model import Model
-from autoseg.inference.sliding_window import mirror_flips
 from autoseg.records.results import PostprocessingRule
 from autoseg.selection.predictor import Grids, Predictor
 

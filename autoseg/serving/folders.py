@@ -3,13 +3,15 @@
 A service's folder holds the images that it is answering. It is removed when the service ends; where the process died
 before it could, the next service that starts removes it. A folder is locked from before it has its name on
 (`storage.locks`: by the kernel, and so no longer than its process lives): one of that name whose lock is free belongs
-to nobody, and one that is in use is never touched.
+to nobody, and one that is in use is never touched. Until it is locked it has another name, for a few milliseconds: one
+that has had it for a minute was left by a process that was killed in them.
 """
 
 import os
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +22,8 @@ from autoseg.storage.locks import LOCK_FILE, locked
 
 _NAME = "autoseg_service_"
 _BEFORE = "autoseg_starting_"
+_STARTED_SECONDS = 60
+"""Age at which a folder that is not locked yet has no process any more."""
 
 
 @contextmanager
@@ -49,8 +53,14 @@ def service_folder(parent: Path) -> Iterator[Path]:
 def sweep(parent: Path) -> int:
     """Remove the folders that services of this user left in `parent` when they died; how many there were."""
     num_removed = 0
+    for folder in sorted(parent.glob(_BEFORE + "*")):
+        age = _seconds_since_change(folder)
+        if age is not None and age > _STARTED_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)
+            num_removed += 1
     for folder in sorted(parent.glob(_NAME + "*")):
-        if not _is_own(folder):
+        # One without a lock was not made by `service_folder`.
+        if _seconds_since_change(folder) is None or not (folder / LOCK_FILE).is_file():
             continue
         try:
             with locked(folder, "removing what a service left"):
@@ -61,11 +71,11 @@ def sweep(parent: Path) -> int:
     return num_removed
 
 
-def _is_own(folder: Path) -> bool:
-    """Whether only this user can have made and filled it; one without a lock was not made by `service_folder`."""
+def _seconds_since_change(folder: Path) -> float | None:
+    """How long ago something was put into a folder; None where others than this user can have made or filled it."""
     try:
         found = folder.lstat()
     except OSError:  # removed by another start meanwhile
-        return False
-    private = stat.S_ISDIR(found.st_mode) and not stat.S_IMODE(found.st_mode) & 0o077
-    return private and found.st_uid == os.getuid() and (folder / LOCK_FILE).is_file()
+        return None
+    is_private = stat.S_ISDIR(found.st_mode) and not stat.S_IMODE(found.st_mode) & 0o077
+    return time.time() - found.st_mtime if is_private and found.st_uid == os.getuid() else None

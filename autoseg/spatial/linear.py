@@ -31,7 +31,7 @@ class Taps(NamedTuple):
     upper: Tensor
     """Index of the voxel after it; `lower` again where a voxel has only one."""
     weight: Tensor
-    """Weight of `upper`, float64; that of `lower` is the rest to one. With one voxel: 1."""
+    """Weight of `upper`, float64 (float32 of a window); that of `lower` is the rest to one. With one voxel: 1."""
     paired: bool
     """Whether any voxel lies between two."""
 
@@ -61,6 +61,11 @@ def axis_taps(num_in: int, num_out: int, order: SplineOrder) -> Taps:
     upper = num_in - 1 - used.flip(1).argmax(1)
     weight = operator.gather(1, upper[:, None]).squeeze(1)
     return Taps(lower, upper, weight, paired=not torch.equal(lower, upper))
+
+
+def _single(taps: Taps) -> Taps:
+    """With weights in float32, as logits are; Apple's GPUs have nothing wider."""
+    return taps._replace(weight=taps.weight.float())
 
 
 class Scratch:
@@ -188,7 +193,7 @@ def _between(values: Tensor, axis: int, taps: Taps, scratch: Scratch, name: str)
     lower = torch.index_select(flat, 1, taps.lower, out=scratch.take(name, shape, values.device))
     if taps.paired:
         upper = torch.index_select(flat, 1, taps.upper, out=scratch.take("spare", shape, values.device))
-        lower.lerp_(upper, taps.weight.float().view(-1, *(1 for _ in inner)))
+        lower.lerp_(upper, taps.weight.view(-1, *(1 for _ in inner)))
     return lower.view(*before, -1, *after)
 
 
@@ -213,7 +218,7 @@ def linear_windows(
     """
     orders: list[SplineOrder] = [0 if axis == separate else 1 for axis in range(3)]
     triples = zip(before, shape, orders, strict=True)
-    along_z, *in_plane = (None if n == m else axis_taps(n, m, order) for n, m, order in triples)
+    along_z, *in_plane = (None if n == m else _single(axis_taps(n, m, order)) for n, m, order in triples)
     step = depth or math.isqrt(max(1, _STRIP_VOXELS // shape[2]))
     waiting = iter(parts)
     held: list[Tensor] = []  # begins at the source's row `first`

@@ -48,3 +48,18 @@ def spacious(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
             f"({free / 2**30:.1f} GiB) and finds no place in {where} ({error.strerror}). Free "
             "memory or space there, or let TMPDIR name a folder on a larger disk."
         ) from error
+
+
+def laid_out(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """`values` (at least 2 axes) themselves where they lie one after another in the machine's byte order, else a copy.
+
+    The copy is a `spacious` array and is made slice by slice along the second axis, so `values` may be a mapped file
+    beyond the memory. Raises ResourceError as `spacious` does.
+    """
+    native = values.dtype.newbyteorder("=")
+    if values.dtype == native and values.flags.c_contiguous and values.flags.aligned:
+        return values
+    copy = spacious(values.shape, native)
+    for row in range(values.shape[1]):
+        copy[:, row] = values[:, row]
+    return copy

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from autoseg import console
-from autoseg.devices import available_memory_bytes
+from autoseg.devices import available_memory_bytes, free_gpu_bytes
 from autoseg.errors import AutosegError, DataError
 from autoseg.preprocessing import store
 from autoseg.preprocessing.locations import FlatIndices
@@ -211,7 +211,7 @@ def choose_tier(num_bytes: int, device: torch.device, planned_bytes: int = 0) ->
     `planned_bytes` is what the plan gives the training of a GPU's memory; at least 10 GiB are left to it.
     """
     if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
+        free = free_gpu_bytes(device)
         if num_bytes <= min(_GPU_SHARE * free, free - max(_GPU_RESERVE_BYTES, planned_bytes)):
             return "device"
     return "memory" if num_bytes <= _MEMORY_SHARE * available_memory_bytes() else "disk"

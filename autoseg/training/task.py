@@ -9,8 +9,8 @@ import torch
 
 from autoseg.augmentation.spatial import outside_label
 from autoseg.errors import UsageError
+from autoseg.inference.mirroring import head_permutation
 from autoseg.inference.model import new_network
-from autoseg.inference.sliding_window import head_permutation
 from autoseg.losses.build import build_loss
 from autoseg.networks.blocks import recompute_activations
 from autoseg.preprocessing import store

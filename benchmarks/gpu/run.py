@@ -40,11 +40,12 @@ class Part(NamedTuple):
 PARTS = {
     "data": Part("data", 60),
     "checks": Part("checks", 90),
-    "speed": Part("speed", 75),
-    "train_fold": Part("train_fold", 225),
+    "speed": Part("speed", 60),
+    "compiled": Part("speed", 450, ("--compiled",)),
+    "train_fold": Part("train_fold", 250),
     "peer": Part("peer", 120, is_peers=True),
     "hippocampus": Part("folds", 510),
-    "peer_50": Part("peer_train", 430, ("--epochs", "50"), True),
+    "peer_50": Part("peer_train", 470, ("--epochs", "50"), True),
     "peer_100": Part("peer_train", 470, ("--epochs", "100"), True),
     "data_openkbp": Part("data", 60, OPENKBP),
     "openkbp": Part("folds", 225, (*OPENKBP, "--folds", "0")),
@@ -54,6 +55,7 @@ PARTS = {
 """Name -> what is run. `folds` and `peer_train` use their whole time."""
 CALLS = {
     "device": ("data", "checks", "speed", "train_fold", "peer"),
+    "compiled": ("data", "compiled"),
     "hippocampus": ("data", "hippocampus"),
     "peer_50": ("data", "peer_50", "score"),
     "peer_100": ("data", "peer_100", "score"),

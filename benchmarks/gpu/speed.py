@@ -1,19 +1,21 @@
 """What our side takes on this device: drawing batches, a training step, an epoch, a whole volume's prediction.
 
 The task is fold 0 of Hippocampus in the plan `default`. `peer.py` times the same things of nnU-Net with this plan's
-patch, batch, network, loss and augmentation; the names of the lines agree.
+patch, batch, network, loss and augmentation; the names of the lines agree. `--compiled` times the compiled step
+instead: compilation takes minutes, and nothing else should wait for it.
 """
 
+import argparse
 import itertools
+import time
 from dataclasses import replace
 
 import torch
 from common import EPOCH_STEPS, emit, fold_task, median_ms, options, peak_gib, seconds_of, whole_logits
 
-from autoseg.training.batches import Batch, batches
+from autoseg.training.batches import batches
 from autoseg.training.learner import train_step
-from autoseg.training.probe import warm_learner
-from autoseg.training.schedule import Precision
+from autoseg.training.probe import precisions, warm_learner
 from autoseg.training.task import Task, new_learner
 
 VOLUME = (160, 192, 160)
@@ -22,10 +24,19 @@ RATE = 1e-4
 
 
 def main() -> None:
-    """Time the four, each for an equal share of the time."""
-    asked = options(__doc__)
-    device, share = torch.device(asked.device), 0.5 if asked.smoke else asked.seconds / 6
+    """Time what was asked for, each for an equal share of the time."""
+    asked = options(__doc__, lambda parser: parser.add_argument("--compiled", action="store_true"))
+    device = torch.device(asked.device)
     task = fold_task(asked.out, device, asked.smoke)
+    if asked.compiled:
+        time_compiled(task, 0.5 if asked.smoke else asked.seconds / 12)
+    else:
+        time_all(task, asked, 0.5 if asked.smoke else asked.seconds / 8)
+
+
+def time_all(task: Task, asked: argparse.Namespace, share: float) -> None:
+    """Batches, steps, an epoch, predictions."""
+    device = task.device
     about = {"batch": task.configuration.batch_size, "patch": task.configuration.patch_size}
     stream = batches(task.sampler, ((0, step) for step in itertools.count()))
     data_ms = median_ms(lambda: next(stream), device, share)
@@ -37,7 +48,6 @@ def main() -> None:
         step_ms = median_ms(lambda: train_step(learner, batch, RATE, 0), device, share)
         memory = {"precision": learner.precision, "ours_peak_gib": peak_gib(device)}
         emit("training step, batch on the device", round(step_ms, 3), "ms", **memory)
-        time_compiled(task, batch, share, learner.precision)
         steps = 2 if asked.smoke else EPOCH_STEPS
 
         def epoch() -> None:
@@ -50,19 +60,22 @@ def main() -> None:
     predict(task, learner.network, "bfloat16" if device.type == "cpu" else "float16", share, asked.smoke)
 
 
-def time_compiled(task: Task, batch: Batch, share: float, precision: Precision) -> None:
+def time_compiled(task: Task, share: float) -> None:
     """The step with each kind of compilation; one that fails or is not for this device is said to be skipped."""
+    batch, precision = next(batches(task.sampler, ((0, 0),))), precisions("auto", task.device)[0]
     for kind in ("on", "graphs"):
         recipe = task.configuration.recipe.model_copy(update={"compilation": kind})
         settings = task.configuration.model_copy(update={"recipe": recipe})
+        started = time.perf_counter()
         learner = new_learner(replace(task, configuration=settings), precision)
+        seconds = time.perf_counter() - started
         name = f"training step, compilation {kind}"
         if learner.network._compiled_call_impl is None:
-            emit(name, None, "ms", skipped="not compiled on this device")
+            emit(name, None, "ms", skipped="not compiled here, the log says why")
             continue
-        first_s = seconds_of(lambda: train_step(learner, batch, RATE, 0), task.device)  # noqa: B023 - called at once
-        step_ms = median_ms(lambda: train_step(learner, batch, RATE, 0), task.device, share)  # noqa: B023
-        emit(name, round(step_ms, 3), "ms", first_step_s=round(first_s, 2))
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True):
+            step_ms = median_ms(lambda: train_step(learner, batch, RATE, 0), task.device, share)  # noqa: B023 - called at once
+        emit(name, round(step_ms, 3), "ms", precision=precision, compilation_s=round(seconds, 1))
 
 
 def predict(task: Task, network: torch.nn.Module, precision: str, share: float, smoke: bool) -> None:

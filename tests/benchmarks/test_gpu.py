@@ -11,6 +11,8 @@ from types import ModuleType
 import pytest
 import torch
 
+from autoseg.inference import memory
+from tests import fake_gpu
 from tests.conftest import PROJECT
 
 GPU = PROJECT / "benchmarks" / "gpu"
@@ -73,6 +75,20 @@ def test_the_limits_leave_time_within_ten_minutes() -> None:
     assert all((GPU / f"{part.program}.py").is_file() for part in module.PARTS.values())
 
 
+def test_every_budget_fits_into_its_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a tenth more for each, and what the program takes to begin."""
+    monkeypatch.syspath_prepend(str(GPU))
+    run, fold = _load("run"), _load("train_fold")
+    time_left = run.PARTS["train_fold"].seconds - run._GRACE_SECONDS - fold._SPARE_SECONDS
+    assert 1.1 * sum(fold.BUDGETS[:-1]) + fold.BUDGETS[-1] <= time_left
+
+
+def test_every_program_is_told_of() -> None:
+    text = (GPU / "README.md").read_text()
+    parts = set(_load("run").PARTS)
+    assert [p.name for p in GPU.glob("*.py") if p.stem not in parts and p.name not in text] == []
+
+
 def test_both_sides_are_paired_by_case(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(GPU))
     scoring = _load("scoring")
@@ -97,6 +113,22 @@ def test_checks_pass_on_a_cpu_and_see_a_fault(name: str, monkeypatch: pytest.Mon
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["sliding_window", "optimizers", "losses"])  # others need values on the CPU's side
+def test_checks_run_as_on_a_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What they do on a GPU, without values: a fault in them would cost the one call that there is."""
+    monkeypatch.syspath_prepend(str(GPU))
+    checks, modes = _load("checks"), []
+    monkeypatch.setattr(memory, "free_gpu_bytes", lambda device: 2**33)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    monkeypatch.setattr(torch.Tensor, "backward", lambda loss: None)  # there is no engine for a GPU
+    with fake_gpu.fake_gpu(patient=True):
+        results = list(getattr(checks, name)(fake_gpu.GPU))
+    assert results
+    assert all(error == 1 for _, error, _ in results), "what is asked for a value is told 1"
+    assert modes == (["error", "default"] * 3 * 4 if name == "optimizers" else [])
+
+
+@pytest.mark.slow
 def test_all_of_it_in_small_on_a_cpu(
     tmp_path: Path, shared_data: Path, shared_reference: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,7 +138,7 @@ def test_all_of_it_in_small_on_a_cpu(
     given += ["--openkbp", str(shared_data / "Task14_OpenKBP")]
     monkeypatch.setattr(sys, "argv", ["prepare.py", *given])
     assert _load("prepare").main() == 0
-    parts = ["data", "checks", "speed", "train_fold", "hippocampus", "data_openkbp", "openkbp"]
+    parts = ["data", "checks", "speed", "compiled", "train_fold", "hippocampus", "data_openkbp", "openkbp"]
     if "AUTOSEG_PEER_PYTHON" in os.environ:
         parts += ["peer_50", "peer_openkbp", "score"]
     arguments = [str(bundle), "--out", str(out), "--device", "cpu", "--smoke", "--parts", *parts]
@@ -116,6 +148,7 @@ def test_all_of_it_in_small_on_a_cpu(
     assert lines["checks that failed"]["ours"] == 0
     assert lines["Dice after 1 s"]["cases"] == 2
     assert lines["training step, batch on the device"]["ours"] > 0
+    assert "skipped" in lines["training step, compilation graphs"]
     assert lines["Task04_Hippocampus, 5 folds: Dice"]["cases"] == 10
     assert lines["Task14_OpenKBP, fold 0: surface Dice at 1 mm"]["cases"] == 2
     if "AUTOSEG_PEER_PYTHON" in os.environ:

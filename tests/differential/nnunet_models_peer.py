@@ -5,6 +5,7 @@
 `make`: a model folder of nnU-Net's own trainer with random weights, or trained for a few steps on blobs of noise.
 `postprocess`: what nnU-Net chooses to remove from a folder of predictions, and what is left.
 `predict`: nnU-Net's own prediction of a folder.
+`ensemble`: that of two models together, after the given steps of post-processing.
 """
 
 import json
@@ -88,6 +89,30 @@ def predict_model_folder(job: dict) -> None:
     predict_entry_point_modelfolder()
 
 
+def ensemble(job: dict) -> None:
+    """As nnU-Net's instructions say: predict with probabilities, average, apply the post-processing."""
+    from nnunetv2.ensembling.ensemble import ensemble_folders
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+    from nnunetv2.postprocessing.remove_connected_components import (
+        apply_postprocessing_to_folder,
+        remove_all_but_largest_component_from_segmentation,
+    )
+
+    folders, merged = [], job["output"] + "_merged"
+    for number, model in enumerate(job["models"]):
+        predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
+        predictor.initialize_from_trained_model_folder(model, job["folds"], "checkpoint_final.pth")
+        folders.append(f"{job['output']}_{number}")
+        Path(folders[-1]).mkdir(parents=True)
+        predictor.predict_from_files_sequential(job["images"], folders[-1], save_probabilities=True)
+    ensemble_folders(folders, merged, num_processes=1)
+    functions = [remove_all_but_largest_component_from_segmentation] * len(job["steps"])
+    arguments = [{"labels_or_regions": step} for step in job["steps"]]
+    apply_postprocessing_to_folder(
+        merged, job["output"], functions, arguments, str(Path(folders[0]) / "plans.json"), num_processes=1
+    )
+
+
 def postprocess(job: dict) -> None:
     """nnU-Net's choice of post-processing for a folder of predictions, and the predictions after it."""
     from nnunetv2.postprocessing.remove_connected_components import determine_postprocessing
@@ -98,4 +123,4 @@ def postprocess(job: dict) -> None:
 if __name__ == "__main__":
     for job in json.loads(Path(sys.argv[1]).read_text()):
         jobs = {"make": make, "predict": predict, "predict_model_folder": predict_model_folder}
-        (jobs | {"postprocess": postprocess})[job["do"]](job)
+        (jobs | {"postprocess": postprocess, "ensemble": ensemble})[job["do"]](job)

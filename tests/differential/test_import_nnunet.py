@@ -1,5 +1,6 @@
 """Imported models of nnU-Net predict what nnU-Net predicts with them: at most one voxel in 10,000 differs."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from autoseg.cli.main import main
 from autoseg.records.base import read_record
 from autoseg.records.model_card import ModelCard
 from tests.differential import nnunet_models as nn
+from tests.interop.nnunet_folder import folder_name, write_choice
 
 BOUND = 1e-4
 PLAIN, RESIDUAL = "PlainConvUNet", "ResidualEncoderUNet"
@@ -118,6 +120,33 @@ def test_cascade(tmp_path: Path) -> None:
     assert main(["import", "nnunet", str(results), "-o", str(tmp_path / "ours"), "-q"]) == 0
     assert _ours(tmp_path / "ours" / "3d_lowres", images, tmp_path / "found_low", tmp_path / "low") <= BOUND
     assert _ours(tmp_path / "ours" / "3d_cascade_fullres", images, tmp_path / "found", tmp_path / "theirs") <= BOUND
+
+
+@pytest.mark.slow
+def test_ensemble_with_its_post_processing(tmp_path: Path) -> None:
+    """Two configurations of other grids, and the choice of both as nnU-Net leaves it, in one zip."""
+    results, names = tmp_path / "results", ("2d", "3d_fullres")
+    settings = {
+        "2d": nn.configuration((1.0, 1.2), (16, 24), nn.architecture(PLAIN, [[1, 1], [2, 2], [2, 2]], [[3, 3]] * 3)),
+        "3d_fullres": nn.configuration((1.3, 1.1, 1.2), (16, 16, 24), nn.architecture(PLAIN, *nn.ISOTROPIC)),
+    }
+    models = [results / folder_name(name) for name in names]
+    images = nn.write_images(tmp_path / "images", (1.2, 1.0, 1.0), (24, 30, 26), sigma=3)
+    plans, dataset = nn.plans(settings), nn.dataset(nn.LABELS)
+    job = {"do": "ensemble", "models": [str(model) for model in models], "images": str(images), "folds": [0]}
+    nn.ask_peer(
+        [
+            *(_make(model, plans, dataset, name, [0], 20) for model, name in zip(models, names, strict=True)),
+            {**job, "output": str(tmp_path / "theirs"), "steps": [[1, 2], 2]},
+        ],
+        tmp_path,
+    )
+    write_choice(results, names, [0], [1, 2], 2)
+    archive = shutil.make_archive(str(tmp_path / "theirs"), "zip", tmp_path, "results")
+    assert main(["import", "nnunet", archive, "--work", str(tmp_path / "work"), "-q"]) == 0
+    share = _ours(tmp_path / "work" / "Dataset901_Made", images, tmp_path / "found", tmp_path / "theirs")
+    assert share <= BOUND
+    assert nn.share_of_differing(tmp_path / "theirs_merged", tmp_path / "theirs") > BOUND
 
 
 def _make(model: Path, plans: nn.Job, dataset: nn.Job, name: str, folds: list[Any], steps: int = 0) -> nn.Job:

@@ -130,7 +130,7 @@ def test_axes_have_their_own_values_as_there(patch, peer):
 @pytest.mark.slow
 @pytest.mark.parametrize("policy", ["nnunet", "da5"])
 def test_channels_normalised_inside_a_mask_are_zero_outside_it(policy, peer):
-    """Last of all that changes intensities; ours is a test of `apply_intensity`."""
+    """Last of all that changes intensities; ours is held against theirs in `test_masking_nnunet`."""
     rows = [row for row in peer[policy, tuple(PATCHES[0])] if isinstance(row, dict)]
     masked = _named(rows, "MaskImageTransform")
     assert (masked["apply_to_channels"], masked["set_outside_to"]) == ([1], 0)

@@ -28,8 +28,8 @@ REFUSED = {
     "nrrd/BallBinary30x30x30_byteskip_minus_five.nhdr": "not_an_image",
     "nrrd/BallBinary30x30x30_bz2.nrrd": "not_an_image",
     "nrrd/BallBinary30x30x30_nifti.nhdr": "size_mismatch",  # takes the NIfTI header for voxels
-    "nrrd/test1d_ascii.nrrd": "not_an_image",
-    "nrrd/test_customFields.nrrd": "not_an_image",
+    "nrrd/test1d_ascii.nrrd": "num_axes",
+    "nrrd/test_customFields.nrrd": "num_axes",
     "nrrd/test_simple4d_raw.nrrd": "not_an_image",
 }
 

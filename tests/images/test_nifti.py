@@ -197,9 +197,10 @@ def test_what_fits_neither_into_memory_nor_on_the_disk_is_a_resource_error(tmp_p
     monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path / "nowhere"))
     with pytest.raises(ResourceError, match="too large for the memory that is free"):
         read_image([write_nifti(tmp_path / "a.nii.gz", ramp((10, 20, 30)))])
-    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(ramp((10, 20, 30))), str(tmp_path / "a.nrrd"))
-    with pytest.raises(ResourceError, match="memory are free, twice the voxels are needed"):
-        read_image([tmp_path / "a.nrrd"])
+    for ending in (".nrrd", ".mha"):
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(ramp((10, 20, 30))), str(tmp_path / f"a{ending}"), True)
+        with pytest.raises(ResourceError, match="too large for the memory that is free"):
+            read_image([tmp_path / f"a{ending}"])
 
 
 def test_every_truncation_is_seen(tmp_path):

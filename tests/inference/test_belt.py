@@ -1,6 +1,8 @@
 """Between two threads: order, bound, and every way to end; a test that would hang fails after ten seconds."""
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -119,3 +121,32 @@ def test_what_was_made_whole_cannot_be_abandoned() -> None:
     belt.fill(lambda: [1, 2])
     belt.abandon()
     assert list(belt) == [1, 2]
+
+
+@pytest.mark.parametrize("closes_first", [False, True])
+def test_a_closed_belt_holds_nothing_of_a_failed_maker(closes_first: bool) -> None:
+    """A GPU whose memory was full for one case would be full for all cases after it."""
+
+    class Large:
+        """Stands for a tensor, which the frames of an error hold."""
+
+    belt, held = Belt[int](limit=9, size_of=lambda item: 1), []
+
+    def items() -> Iterator[int]:
+        large = Large()
+        held.append(weakref.ref(large))
+        yield 1
+        raise MemoryError
+
+    gc.disable()
+    try:
+        if closes_first:
+            belt.close()
+        belt.fill(items)
+        if not closes_first:
+            with pytest.raises(MemoryError):
+                list(belt)
+            belt.close()
+        assert held[0]() is None
+    finally:
+        gc.enable()

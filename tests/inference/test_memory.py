@@ -12,9 +12,7 @@ GIB = 2**30
 
 def with_memory(monkeypatch: pytest.MonkeyPatch, main: float, card: float = 0.0) -> None:
     monkeypatch.setattr(memory, "available_memory_bytes", lambda: int(main * GIB))
-    monkeypatch.setattr(memory.torch.cuda, "mem_get_info", lambda device: (int(card * GIB), int(card * GIB)))
-    for name in ("memory_reserved", "memory_allocated"):
-        monkeypatch.setattr(memory.torch.cuda, name, lambda device: 0)
+    monkeypatch.setattr(memory, "free_gpu_bytes", lambda device: int(card * GIB))
 
 
 def test_sums_do_not_grow_with_the_length_of_the_image() -> None:

@@ -9,12 +9,16 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from autoseg.inference import deciding, voices
+from autoseg.inference import deciding, memory, voices
 from autoseg.inference.deciding import decide
 from autoseg.inference.export import to_probabilities
+from autoseg.inference.sliding_window import predict_rows
 from autoseg.records.labels import LabelScheme
+from autoseg.records.recipe import Mirroring
 from autoseg.spatial.linear import Scratch, Taps, Window
+from tests import fake_gpu
 from tests.inference.test_deciding import scheme
+from tests.networks.steps import spec_of
 
 GPU = torch.device("meta")  # stands for one: builds of PyTorch without CUDA cannot index a tensor of "cuda"
 BEFORE, AFTER = (4, 5, 6), (7, 8, 9)
@@ -63,3 +67,31 @@ def test_folds_that_are_blended_in_different_places_are_averaged() -> None:
         assert voices.mean_logits(values[:2]).device.type == "meta"
     found = voices.mean_logits([torch.full((2, 1, 1, 1), value) for value in (1.0, 2.0, 6.0)])
     assert found.flatten().tolist() == [3.0, 3.0]
+
+
+@pytest.mark.parametrize(("has_previous", "precision"), [(False, "float16"), (True, "float32")])
+@pytest.mark.parametrize("free", [2**30, 2**10], ids=["on the gpu", "sums in the main memory"])
+def test_a_volume_crosses_over_once(monkeypatch, free: int, has_previous: bool, precision: str) -> None:
+    """And the host waits once a tile, to see whether all of it is air, and once a block of rows."""
+    monkeypatch.setattr(memory, "free_gpu_bytes", lambda device: free)
+    labels, patch = scheme(3), (8, 8, 8)
+    mirroring = Mirroring(axes=(0, 1, 2), swap_axis=2, swap_pairs=((1, 2),))
+    image = torch.zeros((2, 12, 9, 7))
+    with fake_gpu.fake_gpu(patient=True) as watch:
+        networks = [fake_gpu.on_gpu(spec_of("plain_unet", (2, 4), 3), 1 + (2 if has_previous else 1), 3).eval()]
+        rows = list(
+            predict_rows(
+                networks, image, patch, 3, mirroring, labels, fake_gpu.GPU,
+                tile_batch=8, precision=precision, has_previous=has_previous,
+            )
+        )  # fmt: skip
+    where = "cuda" if free > 2**20 else "cpu"
+    assert {part.device.type for part in rows} == {where}
+    assert sum(part.shape[1] for part in rows) == 12
+    assert {part.shape[0] for part in rows} == {4}, "three heads and how far mirrorings differ"
+    tiles = 2 * 2
+    if where == "cuda":
+        assert watch.waits.count("cpu to cuda") == 2, "the image and the weights of a tile"
+        assert watch.waits.count("cuda to cpu") == 0
+        assert watch.waits.count("value of cuda") == tiles + len(rows)
+    assert watch.copies == []

@@ -1,5 +1,6 @@
 """What a model is: folders and zips of every shape are opened alike, and what is none is refused in the same words."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def test_of_several_the_named_one_or_the_only_one_that_predicts(paths: Paths, tm
     plan = paths.configuration("plan", "3d_fullres").parent
     for model in (plan, Path(shutil.make_archive(str(tmp_path / "hand"), "zip", plan.parent, "plan"))):
         assert chosen(model, "3d_lowres")[0] == "3d_lowres"
-        with pytest.raises(UsageError, match=r"several models .*3d_cascade_fullres, .*3d_fullres, .*3d_lowres"):
+        with pytest.raises(UsageError, match=r"several models: name .*3d_cascade_fullres, .*3d_fullres, .*3d_lowres"):
             chosen(model)
     shutil.rmtree(plan / "3d_fullres")
     assert chosen(plan)[0] == "3d_cascade_fullres"
@@ -70,6 +71,40 @@ def test_a_selection_decides(paths: Paths, tmp_path: Path) -> None:
     select(paths, "3d_cascade_fullres", "3d_fullres")
     with pytest.raises(UsageError, match="several models"):
         chosen(paths.folder)
+
+
+def test_a_model_inside_a_zip_is_named_by_its_path(paths: Paths, tmp_path: Path) -> None:
+    select(paths, "3d_cascade_fullres", "3d_fullres")
+    packed, plan = tmp_path / "model.zip", paths.configuration("plan", "3d_fullres").parent
+    pack(paths, packed)
+    zipped = Path(shutil.make_archive(str(tmp_path / "hand"), "zip", plan.parent, "plan"))
+    alone = Path(shutil.make_archive(str(tmp_path / "alone"), "zip", plan, "3d_fullres"))
+    with pytest.raises(UsageError) as several:
+        chosen(packed)
+    names = str(several.value).removesuffix(".").split("name one, ")[1].split(", ")
+    assert names == [str(packed / "plan" / name) for name in sorted(CASCADE)]
+    for model in (packed, zipped):
+        assert chosen(model / "3d_fullres")[0] == "3d_fullres"
+        assert chosen(model / "3d_lowres" / "fold_1") == ("fold_1", ["fold_1"])
+    assert [chosen(Path(name))[0] for name in names] == sorted(CASCADE)
+    assert chosen(packed / "models" / "plan" / "3d_fullres")[0] == "3d_fullres"
+    with pytest.raises(UsageError, match=r"holds no model 2d, .* It holds .*plan/3d_cascade_fullres, "):
+        chosen(packed / "2d")
+    for wrong in (alone / "3d_fullres", packed / "..", packed / "models" / ".." / "models" / "plan" / "3d_fullres"):
+        with pytest.raises(UsageError, match="holds no model"):
+            chosen(wrong)
+
+
+def test_commands_take_a_model_inside_a_zip(paths: Paths, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    select(paths, "3d_cascade_fullres", "3d_fullres")
+    pack(paths, tmp_path / "model.zip")
+    inside = str(tmp_path / "model.zip" / "3d_fullres")
+    assert main(["info", inside, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["configuration"] == "3d_fullres"
+    assert main(["export", "torch", inside, str(tmp_path / "out"), "-q"]) == 0
+    assert (tmp_path / "out" / "model.pt2").is_file()
+    assert main(["pack", inside, str(tmp_path / "one.zip"), "-q"]) == 0
+    assert chosen(tmp_path / "one.zip") == ("3d_fullres", ["fold_1"])
 
 
 def test_a_zip_is_there_until_the_block_ends(paths: Paths, tmp_path: Path) -> None:

@@ -6,12 +6,9 @@ from torch import Tensor, nn
 
 from autoseg.errors import ModelError
 from autoseg.inference import sliding_window
-from autoseg.inference.sliding_window import (
-    head_permutation,
-    mirror_flips,
-    predict_rows,
-    prediction_precision,
-)
+from autoseg.inference.mirroring import mirror_flips
+from autoseg.inference.padding import PaddedImage
+from autoseg.inference.sliding_window import predict_rows, prediction_precision
 from autoseg.records.labels import LabelScheme, Target
 from autoseg.records.recipe import Mirroring, Recipe
 from autoseg.spatial.tiles import gaussian_weights
@@ -154,27 +151,6 @@ def test_previous_stage_channels_follow_their_classes() -> None:
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_head_permutation_of_regions() -> None:
-    regions = (Target(name="both", members=(1, 2)), Target(name="r", members=(2,)), Target(name="l", members=(1,)))
-    labels = LABELS.model_copy(update={"regions": regions, "region_order": (1, 2, 1)})
-    assert head_permutation(labels, ((1, 2),)) == [0, 2, 1]
-    incomplete = LABELS.model_copy(update={"regions": regions[:2], "region_order": (1, 2)})
-    with pytest.raises(ModelError, match="region 'r'"):
-        head_permutation(incomplete, ((1, 2),))
-
-
-def test_pairs_of_classes_that_are_not_there_are_refused() -> None:
-    with pytest.raises(ModelError, match="beyond 2"):
-        head_permutation(LABELS, ((1, 3),))
-
-
-def test_slices_are_not_flipped_along_z() -> None:
-    assert mirror_flips(Mirroring(), (1, 8, 8)) == [(), (1,), (2,), (1, 2)]
-    image = volume(1, 5, 8, 8)
-    found = predict_logits([Pointwise()], image, (1, 8, 8), 3, Mirroring(), LABELS, CPU).logits
-    torch.testing.assert_close(found, Pointwise()(image[None])[0][0], rtol=1e-5, atol=1e-5)
-
-
 def test_mixed_precision_accumulates_in_float32() -> None:
     image = volume(1, 6, 6, 6)
     exact = predict_logits([Smoothing(6)], image, (4, 4, 4), 3, NO_MIRRORING, LABELS, CPU).logits
@@ -302,3 +278,21 @@ def test_rows_leave_as_soon_as_no_later_tile_touches_them(
 def test_the_callers_code_runs_outside_of_inference_mode() -> None:
     for _ in predict_rows([Smoothing(1)], volume(1, 9, 4, 4), (4, 4, 4), 3, Mirroring(), LABELS, CPU):
         assert not torch.is_inference_mode_enabled()
+
+
+def test_what_was_copied_to_a_device_is_neither_copied_nor_counted_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[int] = []
+    choose_layout = sliding_window.choose_layout
+    monkeypatch.setattr(
+        sliding_window,
+        "choose_layout",
+        lambda channels, *rest: (counted.append(channels), choose_layout(channels, *rest))[1],
+    )
+    image = volume(2, 3, 9, 5)
+    padded = PaddedImage(image, (4, 8, 6))
+    monkeypatch.setattr(padded, "lies_on", lambda device: bool(counted))
+    found = [predict_logits([Smoothing(1, 2)], one, (4, 8, 6), 3, Mirroring(), LABELS, CPU) for one in (padded, padded)]
+    assert counted == [2, 0]
+    expected = predict_logits([Smoothing(1, 2)], image, (4, 8, 6), 3, Mirroring(), LABELS, CPU)
+    for one in found:
+        assert torch.equal(one.logits, expected.logits)

@@ -3,13 +3,16 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
+from autoseg.inference import voices
 from autoseg.inference.export import mean_disagreement, mean_probabilities, native_windows
 from autoseg.inference.model import load_model
+from autoseg.inference.padding import PaddedImage
 from autoseg.inference.predictor import OnGrid, segment
 from autoseg.inference.store import disagreement_path, folds_path, read_meta, read_probabilities
-from autoseg.inference.voices import Spoken, speak
+from autoseg.inference.voices import Spoken, speak, voice_windows
 from autoseg.records.dataset import Case
 from autoseg.records.geometry import Geometry
 from autoseg.records.labels import LabelScheme
@@ -129,3 +132,25 @@ def test_only_what_somebody_reads_is_written(tmp_path: Path) -> None:
     np.testing.assert_array_equal(alone.read(slice(0, 1)), read_array(said.folder / "all.probabilities.b2nd"))
     np.testing.assert_array_equal(disagreement, [[[51, 102]]])
     assert spoken("both", 2, True, True)[1] == {*everything, "all.folds", *folds}
+
+
+def test_all_folds_of_a_model_share_one_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three folds would otherwise hold three copies of it on a GPU."""
+    plan = make_plan()
+    folders = [write_fold(tmp_path / "plan" / "3d_fullres" / f"fold_{k}", plan, fold=str(k)) for k in range(3)]
+    model = load_model(folders, CPU)
+    put(tmp_path / "images", "case.nii.gz")
+    grids = prepare(
+        Predictor((model,), PostprocessingRule(), CPU), tmp_path / "images", Case(id="case", images=("case.nii.gz",))
+    )
+    images = []
+    network_rows = voices.network_rows
+    monkeypatch.setattr(
+        voices,
+        "network_rows",
+        lambda model, networks, image, device: (images.append(image), network_rows(model, networks, image, device))[1],
+    )
+    assert len(next(voice_windows([model], grids, CPU))) == 3
+    assert len(images) == 3
+    assert isinstance(images[0], PaddedImage)
+    assert all(image is images[0] for image in images)

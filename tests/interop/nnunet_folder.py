@@ -1,13 +1,16 @@
 """A results folder as nnU-Net v2 writes it, made without nnU-Net: from one of our networks with random weights."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from autoseg.interop.nnunet_choice import INFORMATION
 from autoseg.interop.nnunet_names import nnunet_names, with_copies
+from autoseg.interop.nnunet_postprocessing import KEEP_LARGEST
 from autoseg.networks.build import build_network
 from autoseg.records.plan import NetworkSpec
 from tests.differential import nnunet_models as nn
@@ -50,3 +53,25 @@ def checkpoint(seed: int = 0) -> dict[str, Any]:
         "trainer_name": "nnUNetTrainer",
         "inference_allowed_mirroring_axes": (0, 2),
     }
+
+
+def folder_name(configuration: str) -> str:
+    return f"nnUNetTrainer__nnUNetPlans__{configuration}"
+
+
+def write_choice(folder: Path, names: Sequence[str], folds: Sequence[int], *steps: Any) -> Path:
+    """As `nnUNetv2_find_best_configuration` leaves it; post-processing of an ensemble only where there are `steps`."""
+    models = [{"configuration": n, "trainer": "nnUNetTrainer", "plans_identifier": "nnUNetPlans"} for n in names]
+    best = {"result_on_crossval_pre_pp": 0.5, "postprocessing_file": "x.pkl", "selected_model_or_models": models}
+    content = {"folds": folds, "dataset_name_or_id": 901, "best_model_or_ensemble": best}
+    folder.mkdir(exist_ok=True)
+    (folder / INFORMATION).write_text(json.dumps(content))
+    if steps:
+        ensemble = "___".join(["ensemble", *map(folder_name, names), "_".join(map(str, folds))])
+        (folder / "ensembles" / ensemble).mkdir(parents=True)
+        rule = {
+            "postprocessing_fns": [KEEP_LARGEST] * len(steps),
+            "postprocessing_kwargs": [{"labels_or_regions": step} for step in steps],
+        }
+        (folder / "ensembles" / ensemble / "postprocessing.json").write_text(json.dumps(rule))
+    return folder / INFORMATION

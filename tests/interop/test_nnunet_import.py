@@ -89,6 +89,12 @@ REFUSED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "resampling's order": (lambda c: c["resampling_fn_probabilities_kwargs"].update(order=0), "resampling_fn_prob"),
     "missing field": (lambda c: c.pop("patch_size"), "has no 'patch_size'"),
     "wrong type": (lambda c: c.update(spacing="wide"), "spacing_mm"),
+    "no spacing": (lambda c: c.update(spacing=[0, 1, 1]), "must be positive"),
+    "no number": (lambda c: c.update(spacing=[float("nan"), 1, 1]), "not JSON compliant"),
+    "not measured": (
+        lambda c: c.update(normalization_schemes=["ZScoreNormalization", "ZScoreNormalization", "CTNormalization"]),
+        "channel 2 has CTNormalization and no intensities",
+    ),
     "circle": (lambda c: c.update(inherits_from="3d_fullres"), "circle"),
 }  # fmt: skip
 
@@ -104,6 +110,22 @@ def test_what_is_not_nnunets_own_is_refused(what: str, tmp_path: Path) -> None:
     change(plans["configurations"]["3d_fullres"])
     with pytest.raises(ModelError, match=message):
         import_plan(plans, nn.dataset(nn.LABELS), facts, tmp_path)
+
+
+def test_files_of_other_shapes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a channel without foreground nnU-Net's measurements are NaN, and editors begin a file with a mark."""
+    model = results_folder(tmp_path / "results")
+    plans = json.loads((model / "plans.json").read_text())
+    plans["foreground_intensity_properties_per_channel"]["0"]["mean"] = float("nan")
+    (model / "plans.json").write_text("\ufeff" + json.dumps(plans), "utf-8")
+    (model / "fold_1").mkdir()
+    assert main(["import", "nnunet", str(model), "-o", str(tmp_path / "ours"), "-q"]) == 0
+    assert list(read_fold(tmp_path / "ours" / "3d_fullres" / "fold_0")[0].intensities) == ["1"]
+    assert "no checkpoint_final.pth or checkpoint_best.pth in fold_1; imported without" in capsys.readouterr().err
+    plans["transpose_forward"] = [0, 0, 5]
+    (model / "plans.json").write_text(json.dumps(plans))
+    assert main(["import", "nnunet", str(model), "-o", str(tmp_path / "other"), "-q"]) == 6
+    assert "must have each of 0, 1, 2 once" in capsys.readouterr().err
 
 
 def test_nothing_is_written_of_what_does_not_fit(tmp_path: Path) -> None:
@@ -186,7 +208,13 @@ def test_damaged_checkpoints(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no checkpoint of nnU-Net"):
         read_checkpoint(path, tmp_path / "scratch")
     torch.save(checkpoint(), path)
-    path.write_bytes(path.read_bytes()[:5000])
+    whole = path.read_bytes()
+    weights = checkpoint()["network_weights"]["encoder.stages.0.0.convs.0.conv.weight"].numpy().tobytes()
+    assert whole.count(weights) == 1
+    path.write_bytes(whole.replace(weights, bytes([weights[0] ^ 4]) + weights[1:]))
+    with pytest.raises(ModelError, match=r"its checksum of .* does not fit"):
+        read_checkpoint(path, tmp_path / "scratch")
+    path.write_bytes(whole[:5000])
     with pytest.raises(ModelError, match="damaged"):
         read_checkpoint(path, tmp_path / "scratch")
     with zipfile.ZipFile(path, "w") as archive:

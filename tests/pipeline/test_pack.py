@@ -13,9 +13,10 @@ from autoseg.errors import ModelError
 from autoseg.images.reading import read_label
 from autoseg.images.writing import write_image
 from autoseg.pipeline.pack import pack
-from autoseg.pipeline.predict import predict, read_finished
+from autoseg.pipeline.predict import predict
 from autoseg.records.base import write_record
 from autoseg.records.package import DEFAULT_LIMITS
+from autoseg.records.prediction_folder import read_finished
 from autoseg.records.results import PostprocessingRule
 from autoseg.records.workspace import Paths
 from autoseg.reporting.package import read_package

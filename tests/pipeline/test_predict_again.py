@@ -7,13 +7,13 @@ import pytest
 
 from autoseg import console
 from autoseg.cli.main import main
-from autoseg.errors import PartialError, UsageError
+from autoseg.errors import DataError, PartialError, UsageError
 from autoseg.images.writing import write_image, write_label
 from autoseg.pipeline.postprocess import postprocess_folder
-from autoseg.pipeline.predict import predict, read_finished
+from autoseg.pipeline.predict import predict
 from autoseg.records.base import write_record
 from autoseg.records.postprocessing import ComponentRule, ComponentSettings, LearningSettings, TargetRule
-from autoseg.records.prediction_folder import QUALITY_TABLE, TABLES
+from autoseg.records.prediction_folder import QUALITY_TABLE, TABLES, Finished, read_finished
 from autoseg.records.results import PostprocessingRule, Selection
 from autoseg.records.workspace import Paths
 from autoseg.storage.locks import locked
@@ -105,6 +105,47 @@ def test_an_earlier_segmentation_of_a_case_that_fails_now_is_removed(
             predict(model, images, out, device="cpu", keep_finished=keep)
         assert files(out) == {"predicted.json", "b.nii.gz"}
         assert set(read_finished(out).cases) == {"b"}
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_segmentation_in_another_format_is_replaced_too(
+    paths: Paths, images: Path, tmp_path: Path, keep: bool
+) -> None:
+    """Two segmentations of one case would leave the reader to guess; other files of that name are somebody's own."""
+    out = tmp_path / "out"
+    predict(paths, images, out, device="cpu")
+    assert read_finished(out).endings == dict.fromkeys("ab", ".nii.gz")
+    (out / "a.png").write_bytes(b"a picture of it")
+    (images / "a.nii.gz").unlink()
+    (images / "b.nii.gz").rename(tmp_path / "b.nii.gz")  # it is not predicted again
+    write_image(images / "a.nrrd", image_of(blobs(seed=ord("a"))), GRID)
+    predict(paths, images, out, device="cpu", keep_finished=keep)
+    assert {name for name in files(out) if name[0] == "a"} >= {"a.nrrd", "a.png"}
+    assert not (out / "a.nii.gz").exists()
+    assert read_finished(out).endings == {"a": ".nrrd", "b": ".nii.gz"}
+    (out / "c.nii.gz").write_bytes(b"not ours")
+    write_image(images / "c.nrrd", image_of(blobs()), GRID)
+    (images / "a.nrrd").rename(images / "a.mha")
+    with pytest.raises(PartialError, match="is no MetaImage file"):
+        predict(paths.fold("plan", "3d_fullres", "0"), images, out, device="cpu", keep_finished=keep)
+    assert files(out) == {"predicted.json", "a.png", "b.nii.gz", "b.components.json", "c.nii.gz", "c.nrrd"}
+    assert read_finished(out).endings == {"b": ".nii.gz", "c": ".nrrd"}
+
+
+def test_what_a_record_says_removes_no_other_file(paths: Paths, images: Path, tmp_path: Path) -> None:
+    """Nor does one that cannot be read end a run, unless it is to be continued."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (tmp_path / "mine").write_text("mine")
+    (out / "a.txt").write_text("mine")
+    write_record(out / "predicted.json", Finished(endings={"a": ".txt", "b": "/../../mine"}))
+    predict(paths, images, out, device="cpu")
+    assert (out / "a.txt").read_text() == (tmp_path / "mine").read_text() == "mine"
+    (out / "predicted.json").write_text("{")
+    with pytest.raises(DataError, match=r"predicted\.json"):
+        predict(paths, images, out, device="cpu", keep_finished=True)
+    predict(paths, images, out, device="cpu")
+    assert set(read_finished(out).cases) == {"a", "b"}
 
 
 def test_post_processed_segmentations_are_no_longer_as_predicted(paths: Paths, images: Path, tmp_path: Path) -> None:

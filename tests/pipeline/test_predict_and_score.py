@@ -86,3 +86,4 @@ def test_a_faulty_case_keeps_no_other_from_being_measured(dataset: Path, capsys:
     found = json.loads(capsys.readouterr().out)
     assert found["segmentations"] == [str(dataset.parent / "out" / "c_1.nii.gz")]
     assert list(found["evaluation"]["cases"]) == ["c_1"]
+    assert found["failure"].startswith("1 of 2 cases could not be predicted:\n  c_0: ")

@@ -15,9 +15,10 @@ from autoseg.inference import export
 from autoseg.inference import predictor as inference
 from autoseg.inference.store import read_probabilities
 from autoseg.pipeline import predict as stage_module
-from autoseg.pipeline.predict import predict, read_finished
+from autoseg.pipeline.predict import predict
 from autoseg.records.dataset import Case
 from autoseg.records.postprocessing import ComponentRule, TargetRule
+from autoseg.records.prediction_folder import read_finished
 from autoseg.records.results import PostprocessingRule
 from autoseg.records.trust import Trust
 from autoseg.selection import answering, room

@@ -16,12 +16,13 @@ from autoseg.inference.model import load_model
 from autoseg.inference.predictor import segment
 from autoseg.inference.store import read_disagreement, read_probabilities
 from autoseg.pipeline.flow import choose
-from autoseg.pipeline.predict import predict, read_finished
+from autoseg.pipeline.predict import predict
 from autoseg.pipeline.report import report
 from autoseg.pipeline.trust import learn_trust, measure_features
 from autoseg.records.base import read_record, write_record
 from autoseg.records.dataset import Case, Dataset
 from autoseg.records.plan import Plan
+from autoseg.records.prediction_folder import read_finished
 from autoseg.records.recipe import Mirroring
 from autoseg.records.results import Evaluation, PostprocessingRule
 from autoseg.records.trust import Trust

@@ -5,11 +5,13 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from autoseg.errors import ResourceError
+from autoseg.serving import folders
 from autoseg.serving.folders import service_folder, sweep
 
 CHILD = """
@@ -79,6 +81,28 @@ def test_what_others_may_have_made_is_left_alone(tmp_path: Path, monkeypatch: py
     assert {path.name for path in tmp_path.iterdir()} == {
         "autoseg_service_link", "autoseg_service_open", "autoseg_service_unlocked", "elsewhere"
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("has_lock", [False, True])
+def test_what_was_killed_while_it_started_is_removed_once_it_is_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_lock: bool
+) -> None:
+    """One that is young may be about to be locked; one that others can write to is not ours."""
+    with monkeypatch.context() as patch:
+        patch.setattr(folders, "_STARTED_SECONDS", 0)  # even then its own is not touched, nor one that was locked
+        with service_folder(tmp_path) as running, service_folder(tmp_path) as own:
+            assert set(tmp_path.iterdir()) == {running, own}
+    names = ("young", "old", "open")
+    for name in names:
+        folder = tmp_path / f"autoseg_starting_{name}"
+        folder.mkdir(mode=0o700)
+        if has_lock:
+            (folder / ".lock").touch()
+        if name != "young":
+            os.utime(folder, (time.time() - 61, time.time() - 61))
+    (tmp_path / "autoseg_starting_open").chmod(0o755)
+    assert sweep(tmp_path) == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"autoseg_starting_young", "autoseg_starting_open"}
 
 
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:

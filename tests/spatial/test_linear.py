@@ -95,3 +95,9 @@ def test_half_precision_logits_become_float32():
     (window,) = linear_windows([logits.half()], (4, 5, 6), (4, 5, 6))
     expected = logits.half()[1:].float() - logits.half()[:1].float()
     assert torch.equal(window.values(slice(1, 2), minus=0), expected)
+
+
+def test_no_device_is_sent_double_precision() -> None:
+    """Apple's GPUs refuse it."""
+    for window in linear_windows(iter([torch.zeros(2, 3, 4, 5)]), (3, 4, 5), (5, 7, 9), None):
+        assert {taps.weight.dtype for taps in window.taps} == {torch.float32}

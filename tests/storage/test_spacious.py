@@ -9,7 +9,7 @@ import pytest
 
 from autoseg.errors import ResourceError
 from autoseg.storage import spacious as module
-from autoseg.storage.spacious import spacious
+from autoseg.storage.spacious import laid_out, spacious
 
 
 def lies_in_a_file(array: np.ndarray) -> bool:
@@ -53,3 +53,21 @@ def test_without_a_disk_half_of_the_memory_is_taken(tmp_path: Path, monkeypatch:
     assert array.shape == (2000,)
     with pytest.raises(ResourceError, match="too large"):
         spacious((2001,), np.uint8)
+
+
+def test_values_are_copied_only_where_they_do_not_lie_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "available_memory_bytes", lambda: 0)
+    values = np.arange(2 * 3 * 4 * 5, dtype=np.int16).reshape(2, 3, 4, 5)
+    assert laid_out(values) is values
+    raw = b"x" + values.tobytes()
+    for other in (
+        values.astype(">i2"),
+        np.asfortranarray(values),
+        np.moveaxis(np.moveaxis(values, 0, -1).copy(), -1, 0),
+        np.frombuffer(raw, np.int16, values.size, 1).reshape(values.shape),
+    ):
+        found = laid_out(other)
+        assert lies_in_a_file(found)
+        assert found.flags.c_contiguous
+        assert found.flags.aligned
+        np.testing.assert_array_equal(found, values, strict=True)

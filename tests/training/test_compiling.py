@@ -1,5 +1,7 @@
 """Compilation in place: the same network, the same weights, and a training that goes on where it fails."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -41,6 +43,29 @@ def test_a_failure_is_told_and_leaves_the_network_as_it_was(capsys: pytest.Captu
     said = capsys.readouterr().err
     assert "3d_fullres fold 0: trained without compilation, which failed" in said
     assert "no compiler here" in said
+
+
+@pytest.mark.parametrize(("kind", "passes"), [("on", 1), ("graphs", 3)])
+def test_a_failure_while_graphs_are_recorded_is_met_before_the_training(kind: str, passes: int) -> None:
+    calls: list[int] = []
+
+    def backend(module: nn.Module, inputs: object) -> Callable[..., object]:
+        def run(*values: Tensor) -> object:
+            calls.append(1)
+            assert torch.backends.cudnn.benchmark, "a graph keeps the kernels that were chosen for it"
+            if len(calls) == fails_at:
+                raise RuntimeError("operation not permitted when stream is capturing")
+            return module(*values)
+
+        return run
+
+    for fails_at in (0, passes):
+        calls.clear()
+        network = network_of()
+        whole = compile_network(network, kind, SAMPLE, "float32", "t", backend=backend)  # type: ignore[arg-type]
+        assert whole == (fails_at == 0)
+        assert len(calls) == passes
+        assert all(parameter.grad is None for parameter in network.parameters())
 
 
 def test_nothing_is_compiled_on_a_cpu_or_unasked(capsys: pytest.CaptureFixture[str]) -> None:

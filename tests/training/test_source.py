@@ -55,7 +55,7 @@ def test_a_case_that_is_not_in_the_store_is_named(tmp_path: Path) -> None:
 
 
 def test_a_gpu_holds_cases_only_beside_what_was_planned(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (48 * 2**30, 48 * 2**30))
+    monkeypatch.setattr(module, "free_gpu_bytes", lambda device: 48 * 2**30)
     cuda, cases = torch.device("cuda"), 20 * 2**30
     assert choose_tier(cases, cuda) == "device"
     assert choose_tier(cases, cuda, 28 * 2**30) == "device"
