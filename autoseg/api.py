@@ -1,8 +1,8 @@
 """From Python: a model in, then arrays in and segmentations out, without files.
 
-The arrays take the same way as the files of `predict` (`selection.answering`), so the answers are the same. Axes are
-`C Z Y X`, spacings `(z, y, x)` in mm. Where a scan lies in the patient is told by its affine or by three letters;
-a model that was trained on turned images needs to know it.
+The arrays take the same way as the files of `predict` (`selection.case_segmentation`), so the answers are the same.
+Axes are `C Z Y X`, spacings `(z, y, x)` in mm. Where a scan lies in the patient is told by its affine or by three
+letters; a model that was trained on turned images needs to know it.
 """
 
 import tempfile
@@ -19,9 +19,9 @@ from autoseg.devices import choose_device
 from autoseg.errors import ResourceError, UsageError
 from autoseg.images.placing import ORIENTATION, volume_of_array
 from autoseg.images.volume import Volume
-from autoseg.inference.pieces import in_file
+from autoseg.inference.fold_predictions import FoldPredictions
+from autoseg.inference.probability_reader import in_file
 from autoseg.inference.store import disagreement_path, folds_path, meta_path, probabilities_path
-from autoseg.inference.voices import Spoken
 from autoseg.postprocessing.case_grid import grid_of_image
 from autoseg.records.base import read_record
 from autoseg.records.labels import LabelScheme
@@ -29,9 +29,9 @@ from autoseg.records.postprocessing import ComponentChange
 from autoseg.records.prediction_folder import read_finished
 from autoseg.records.results import PreprocessedCase
 from autoseg.records.trust import Judgement
-from autoseg.selection.answering import answer, ask
+from autoseg.selection.case_segmentation import case_logits, segment_case
+from autoseg.selection.memory_check import memory_shortage
 from autoseg.selection.predictor import Predictor, fast_predictor, load_predictor, prepare_volume
-from autoseg.selection.room import lack_of_room
 from autoseg.spatial.cropping import box_slices
 from autoseg.spatial.orientation import Turn, turn
 from autoseg.storage.arrays import read_array
@@ -139,18 +139,18 @@ class LoadedModel:
         """
         predictor = replace(self.predictor, saves_probabilities=probabilities)
         grids = prepare_volume(predictor, "image", volume)
-        if (reason := lack_of_room(predictor, grids)) is not None:
+        if (reason := memory_shortage(predictor, grids)) is not None:
             raise ResourceError(f"This image cannot be segmented: {reason}")
         first, maps = predictor.models[0], list[Maps]()
         meta = grids[first.configuration].meta
 
-        def keep(said: Spoken) -> None:
+        def keep(said: FoldPredictions) -> None:
             said.keep(said.folder)
             maps.append(_read_maps(said.folder, meta.id, self.scheme))
 
         grid = partial(grid_of_image, volume.array, meta, first.plan, first.configuration)
         folder = Path(tempfile.gettempdir()) if scratch is None else scratch
-        found = answer(predictor, meta, ask(predictor, grids), grid, folder, keep)
+        found = segment_case(predictor, meta, case_logits(predictor, grids), grid, folder, keep)
         labels = self.scheme.to_file(found.classes)
         return Segmentation(labels, maps[0] if maps else None, found.judgement, found.changes or ())
 

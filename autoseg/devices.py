@@ -116,7 +116,7 @@ def free_gpu_bytes(device: torch.device) -> int:
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
-def is_full_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """Whether numpy, the CPU's allocator, the GPU's, or what takes memory past it ran out of memory."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(sign in str(error) for sign in _FULL_MEMORY)
 
@@ -128,7 +128,7 @@ def describe_device(device: torch.device) -> str:
     return f"{device.type} ({torch.get_num_threads()} threads)"
 
 
-class SharedMemory:
+class MemorySemaphore:
     """A number of bytes that threads share: whoever asks for more than is left waits, unless nobody else has any.
 
     So a case larger than the memory is tried, and named if it fails, instead of never being begun.
@@ -152,6 +152,6 @@ class SharedMemory:
                 self._changed.notify_all()
 
 
-def free_memory() -> SharedMemory:
+def free_memory() -> MemorySemaphore:
     """What a stage may use of the main memory that is free now, for the cases that its threads work on."""
-    return SharedMemory(int(available_memory_bytes() * _FREE_SHARE))
+    return MemorySemaphore(int(available_memory_bytes() * _FREE_SHARE))

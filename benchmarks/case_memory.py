@@ -109,7 +109,7 @@ def listen(folder: Path, shape: IntTriple, options: argparse.Namespace) -> None:
     from autoseg.inference.export import native_windows, probability_depth
     from autoseg.postprocessing.case_grid import read_case_grid
     from autoseg.records.dataset import Case
-    from autoseg.selection.answering import answer
+    from autoseg.selection.case_segmentation import segment_case
     from autoseg.selection.predictor import Predictor
 
     meta, plan = meta_of(shape, options.zoom), plan_of(options.heads, NETWORK, options.zoom)
@@ -131,7 +131,7 @@ def listen(folder: Path, shape: IntTriple, options: argparse.Namespace) -> None:
     depth = probability_depth(options.heads, shape)
     folds = (native_windows(logit_rows(meta, options.heads, seed), meta, depth) for seed in (1, 2))
     case = Case(id="case", images=(f"case{options.ending}",))
-    answer(
+    segment_case(
         predictor,
         meta,
         zip(*folds, strict=True),
@@ -151,9 +151,9 @@ def measure(stage: str, folder: Path, options: argparse.Namespace) -> dict[str, 
     import torch
 
     if options.free_gib is not None:
-        from autoseg.storage import spacious
+        from autoseg.storage import large_arrays
 
-        spacious.available_memory_bytes = lambda: int(options.free_gib * 2**30)
+        large_arrays.available_memory_bytes = lambda: int(options.free_gib * 2**30)
     torch.set_num_threads(options.threads)
     shape = (options.slices, options.size, options.size)
     before, done, highest = anonymous_bytes(), threading.Event(), [0]

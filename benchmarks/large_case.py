@@ -81,9 +81,9 @@ def predict(folder: Path, options: argparse.Namespace) -> None:
     import torch
 
     if options.free_gib is not None:
-        from autoseg.storage import spacious
+        from autoseg.storage import large_arrays
 
-        spacious.available_memory_bytes = lambda: int(options.free_gib * 2**30)
+        large_arrays.available_memory_bytes = lambda: int(options.free_gib * 2**30)
     torch.set_num_threads(options.threads)
     wall, cpu = time.perf_counter(), time.process_time()
     arguments = ["--model", str(folder / "model"), "-i", str(folder / "images"), "-o", str(folder / "out")]

@@ -66,14 +66,14 @@ def run_ours(name: str, array: np.ndarray) -> np.ndarray:
         return target[None].numpy()
     if what == "labels":
         return resample_labels(given[0], shape, separate).numpy()
-    from autoseg.inference.deciding import decide_into
+    from autoseg.inference.labelling import logits_to_labels_into
     from autoseg.records.labels import LabelScheme
 
     heads = len(array)
     scheme = LabelScheme(class_names=tuple(map(str, range(heads))), class_values=tuple(range(heads)), num_entries=heads)
     result, scratch = np.empty(shape, dtype=np.int16), Scratch()
     for window in linear_windows([given], given.shape[1:], shape, separate):
-        decide_into(result, window, scheme, 0.0, scratch)
+        logits_to_labels_into(result, window, scheme, 0.0, scratch)
     return result
 
 

@@ -7,11 +7,11 @@ import torch
 
 from autoseg import devices
 from autoseg.devices import (
-    SharedMemory,
+    MemorySemaphore,
     available_memory_bytes,
     choose_device,
     free_gpu_bytes,
-    is_full_memory,
+    is_out_of_memory,
     num_cores,
 )
 from autoseg.errors import UsageError
@@ -92,7 +92,7 @@ def test_the_tightest_group_around_a_job_counts(tmp_path: Path, monkeypatch: pyt
 
 def test_memory_is_shared_but_one_always_passes() -> None:
     """Two of the six shares fit at a time, and each waits inside for its companion: timing decides nothing."""
-    memory = SharedMemory(100)
+    memory = MemorySemaphore(100)
     inside, most = 0, 0
     guard, companion = threading.Lock(), threading.Barrier(2)
 
@@ -138,4 +138,4 @@ def test_what_pytorch_keeps_of_a_gpu_is_free(monkeypatch: pytest.MonkeyPatch) ->
     ],
 )
 def test_full_memory_is_known_by_its_errors(error: Exception, is_full: bool) -> None:
-    assert is_full_memory(error) is is_full
+    assert is_out_of_memory(error) is is_full

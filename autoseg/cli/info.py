@@ -27,7 +27,7 @@ def status(dataset: o.DatasetArgument, work: o.Work = None, as_json: o.Json = Fa
     from autoseg.pipeline.ingest import locate
     from autoseg.records.base import read_record
     from autoseg.records.plan import Plan
-    from autoseg.training.inputs import outdated_folds
+    from autoseg.training.provenance import outdated_folds
 
     paths = locate(dataset, o.start(work, quiet))
     if not paths.dataset.is_file():
@@ -78,7 +78,7 @@ def info(
 ) -> None:
     """What a model says about itself, wherever it was copied to: labels, channels, folds, origin, licence."""
     from autoseg.inference.model_card import describe_model
-    from autoseg.inference.opening import opened_configuration
+    from autoseg.inference.model_folders import open_configuration
     from autoseg.reporting.package import read_package, readme
 
     o.start(None, quiet)
@@ -86,7 +86,7 @@ def info(
     if package is not None:
         o.show(package.model_dump(mode="json"), as_json, "\n".join([readme(package), *_uses(model)]))
         return
-    with opened_configuration(model) as folder:
+    with open_configuration(model) as folder:
         card = describe_model(folder)
     o.show(card.model_dump(mode="json"), as_json, "\n".join([*_card_lines(card), *_uses(model)]))
 

@@ -20,7 +20,7 @@ from autoseg.devices import available_memory_bytes
 from autoseg.errors import DataError, ResourceError
 from autoseg.images.volume import ImageError
 from autoseg.storage.hashing import sha256_bytes
-from autoseg.storage.spacious import spacious
+from autoseg.storage.large_arrays import large_array
 
 GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_AND_ZLIB = 47  # zlib's code for "either header, with its checksum"
@@ -104,7 +104,7 @@ def inflated(
     raw: bytes | memoryview | mmap.mmap, expected_bytes: int, path: Path, spare_bytes: int = 0
 ) -> npt.NDArray[np.uint8]:
     """The first `expected_bytes` that gzip or zlib members unpack to; errors as `unpack`, also for more than spare."""
-    content, num_bytes = spacious((expected_bytes,), np.uint8), 0
+    content, num_bytes = large_array((expected_bytes,), np.uint8), 0
     for piece in inflate(raw, expected_bytes + spare_bytes, path):
         kept = piece[: max(expected_bytes - num_bytes, 0)]
         content[num_bytes : num_bytes + len(kept)] = np.frombuffer(kept, np.uint8)

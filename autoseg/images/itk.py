@@ -23,7 +23,7 @@ from autoseg.images.text_headers import LARGEST_HEADER, TextHeader, read_text_he
 from autoseg.images.volume import ImageError, Volume
 from autoseg.records.geometry import Geometry
 from autoseg.storage.hashing import sha256_bytes
-from autoseg.storage.spacious import laid_out
+from autoseg.storage.large_arrays import laid_out
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from autoseg.images.contents import read_contents, unpack, unpack_start
 from autoseg.images.volume import ImageError, Note, Volume
 from autoseg.records.geometry import Geometry, affine_rows
-from autoseg.storage.spacious import spacious
+from autoseg.storage.large_arrays import large_array
 
 Matrix = npt.NDArray[np.float64]
 
@@ -79,7 +79,7 @@ def read_nifti(path: Path, scaled_type: type[np.floating] = np.float32) -> Volum
     voxels = voxels.reshape(header.num_channels, *header.geometry.shape)
     wanted = np.dtype(scaled_type) if header.is_scaled else header.dtype.newbyteorder("=")
     if header.is_scaled or wanted != header.dtype:
-        stored, voxels = voxels, spacious(voxels.shape, wanted)
+        stored, voxels = voxels, large_array(voxels.shape, wanted)
         for values, target in zip(
             stored.reshape(-1, *stored.shape[2:]), voxels.reshape(-1, *stored.shape[2:]), strict=True
         ):

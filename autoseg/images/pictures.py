@@ -19,7 +19,7 @@ from autoseg.images.formats import stem
 from autoseg.images.nifti import PLANAR_Z_FACTOR, zyx_affine
 from autoseg.images.volume import ImageError, Volume
 from autoseg.records.geometry import Geometry, IntTriple, Triple
-from autoseg.storage.spacious import laid_out, spacious
+from autoseg.storage.large_arrays import laid_out, large_array
 
 _UNIT_IN_MM = {"mm": 1.0, "millimeter": 1.0, "cm": 10.0, "um": 1e-3, "\u00b5m": 1e-3, "micron": 1e-3, "nm": 1e-6}
 _IMAGE_AXES = "ZIQTYXSC"
@@ -72,7 +72,7 @@ def read_tiff(path: Path) -> Volume:
             series = tiff.series[0]
             axes, imagej = series.axes, tiff.imagej_metadata or {}
             resolution = _resolution(tiff.pages[0])
-            array = spacious(series.shape, series.dtype)  # filled page by page
+            array = large_array(series.shape, series.dtype)  # filled page by page
             series.asarray(out=array)
     except (OSError, ValueError, KeyError, IndexError, TypeError, RuntimeError, tifffile.TiffFileError) as error:
         raise ImageError("not_an_image", f"{path} cannot be read as TIFF: {error}.") from error

@@ -20,7 +20,7 @@ from autoseg.images.nifti import START_BYTES, is_nifti, read_header, read_nifti
 from autoseg.images.pictures import read_picture, read_tiff
 from autoseg.images.volume import ImageError, Note, Volume
 from autoseg.records.geometry import Geometry
-from autoseg.storage.spacious import spacious
+from autoseg.storage.large_arrays import large_array
 
 # Labels that went through a resampling or a float format are off by rounding; anything further is a real fraction.
 _ROUNDING = 1e-3
@@ -48,7 +48,7 @@ def read_image(paths: Sequence[Path]) -> Volume:
     for path, volume in zip(paths, volumes, strict=True):
         _check_same_grid(first.geometry, volume.geometry, paths[0], path)
     shape = (sum(len(volume.array) for volume in volumes), *first.geometry.shape)
-    array = spacious(shape, np.result_type(*(volume.array.dtype for volume in volumes)))
+    array = large_array(shape, np.result_type(*(volume.array.dtype for volume in volumes)))
     filled = 0
     for volume in volumes:
         array[filled : filled + len(volume.array)] = volume.array

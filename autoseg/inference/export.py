@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from autoseg.inference.deciding import decide, decide_into
+from autoseg.inference.labelling import logits_to_labels, logits_to_labels_into
 from autoseg.records.geometry import IntTriple
 from autoseg.records.labels import LabelScheme
 from autoseg.records.results import PreprocessedCase
@@ -25,7 +25,7 @@ from autoseg.spatial.cropping import box_slices
 from autoseg.spatial.linear import Scratch, Window, linear_windows
 from autoseg.spatial.orientation import Turn, turn
 from autoseg.spatial.resampling import separate_axis
-from autoseg.storage.spacious import spacious
+from autoseg.storage.large_arrays import large_array
 
 Labels = npt.NDArray[np.int16]
 Probabilities = npt.NDArray[np.float16]
@@ -55,7 +55,7 @@ def probability_depth(num_heads: int, shape: IntTriple) -> int:
 
 def blank_labels(meta: PreprocessedCase) -> tuple[Labels, Labels]:
     """Background `Z Y X` on exactly the grid of `meta.geometry`, and the view of it that is the crop box `z y x`."""
-    native = spacious(meta.geometry.shape, np.int16)
+    native = large_array(meta.geometry.shape, np.int16)
     return native, turn(native, Turn(meta.axes, meta.flips))[box_slices(meta.crop)]
 
 
@@ -114,19 +114,19 @@ def previous_stage_labels(
         `Z Y X` int16 internal class numbers of shape `fine.shape`.
     """
     assert coarse.crop == fine.crop, f"{fine.id}: the stages of a cascade must share one crop"
-    found: Labels = spacious(fine.shape, np.int16)
+    found: Labels = large_array(fine.shape, np.int16)
     axis, scratch = separate_axis(fine.spacing_before_mm, fine.spacing_mm), Scratch()
     for window in linear_windows(probabilities, crop_shape(coarse), fine.shape, axis):
-        decide_into(found, window, labels, 0.5, scratch)
+        logits_to_labels_into(found, window, labels, 0.5, scratch)
     return found
 
 
-def decide_mean(probabilities: Sequence[Tensor], labels: LabelScheme) -> Tensor:
+def mean_to_labels(probabilities: Sequence[Tensor], labels: LabelScheme) -> Tensor:
     """Classes `z y x` (int16) of the mean of probabilities `H z y x`, averaged in float32."""
     total = probabilities[0].float()
     for other in probabilities[1:]:
         total = total + other.float()
-    return decide(total, labels, threshold=0.5 * len(probabilities))
+    return logits_to_labels(total, labels, threshold=0.5 * len(probabilities))
 
 
 def crop_shape(meta: PreprocessedCase) -> IntTriple:

@@ -25,7 +25,7 @@ from autoseg.records.plan import Configuration, Plan
 from autoseg.records.results import TrainedFold
 from autoseg.storage import tensors
 from autoseg.storage.hashing import sha256_file, sha256_json
-from autoseg.storage.spacious import spacious
+from autoseg.storage.large_arrays import large_array
 
 WEIGHTS = "weights"
 """Subfolder of a finished fold, and name of the tensors in it."""
@@ -64,7 +64,7 @@ def previous_channels(classes: Tensor, labels: LabelScheme) -> Tensor:
 
 def with_previous(image: Tensor, classes: npt.NDArray[np.integer[Any]]) -> Tensor:
     """An image `C Z Y X` (float32), behind it the previous stage's classes `Z Y X`; in a file where memory is short."""
-    joined = spacious((len(image) + 1, *image.shape[1:]), np.float32)
+    joined = large_array((len(image) + 1, *image.shape[1:]), np.float32)
     joined[:-1], joined[-1] = image.numpy(), classes
     return torch.from_numpy(joined)
 

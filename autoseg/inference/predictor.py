@@ -11,21 +11,21 @@ import torch
 from torch import Tensor, nn
 
 from autoseg.errors import ModelError
-from autoseg.inference.deciding import decide, decide_into
+from autoseg.inference.cascade_labels import native_labels_on_grid
 from autoseg.inference.export import (
     Disagreement,
     Labels,
     blank_labels,
     crop_shape,
-    decide_mean,
+    mean_to_labels,
     native_windows,
     previous_stage_labels,
     probability_depth,
     to_disagreement,
     to_probabilities,
 )
+from autoseg.inference.labelling import logits_to_labels, logits_to_labels_into
 from autoseg.inference.model import Model, with_previous
-from autoseg.inference.native_stage import native_labels_on_grid
 from autoseg.inference.padding import PaddedImage
 from autoseg.inference.sliding_window import predict_rows, prediction_precision
 from autoseg.records.labels import LabelScheme
@@ -183,7 +183,7 @@ def segmentation(
     scratch = Scratch()
     for together in windows:
         if len(together) == 1 and watch is None:
-            decide_into(cropped, together[0], labels, 0.0, scratch)
+            logits_to_labels_into(cropped, together[0], labels, 0.0, scratch)
             continue
         logits = [window.values(slice(0, labels.num_heads)) for window in together]
         probabilities = [to_probabilities(values, labels) for values in logits]
@@ -191,7 +191,9 @@ def segmentation(
             apart = [to_disagreement(window, labels.num_heads) for window in together]
             watch(probabilities, [one for one in apart if one is not None])
         is_one = len(together) == 1
-        classes = decide(logits[0], labels, threshold=0.0) if is_one else decide_mean(probabilities, labels)
+        classes = (
+            logits_to_labels(logits[0], labels, threshold=0.0) if is_one else mean_to_labels(probabilities, labels)
+        )
         cropped[together[0].where] = classes.cpu().numpy()
     return native
 

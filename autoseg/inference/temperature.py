@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from autoseg.inference.export import Probabilities, slabs
-from autoseg.inference.pieces import Pieces, in_file
+from autoseg.inference.probability_reader import ProbabilityReader, in_file
 from autoseg.records.labels import LabelScheme
 
 SURE = 1e4
@@ -55,7 +55,7 @@ def tempered(probabilities: Probabilities, temperature: float, labels: LabelSche
     return calibrated
 
 
-def tempered_pieces(path: Path, temperature: float, labels: LabelScheme) -> Pieces:
+def tempered_pieces(path: Path, temperature: float, labels: LabelScheme) -> ProbabilityReader:
     """The same of a file, each time that rows of it are read; raises DataError when it is not readable."""
     stored = in_file(path)
-    return Pieces(stored.shape, lambda rows: tempered(stored.read(rows), temperature, labels))
+    return ProbabilityReader(stored.shape, lambda rows: tempered(stored.read(rows), temperature, labels))

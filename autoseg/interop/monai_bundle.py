@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from autoseg.errors import ModelError, UsageError
 from autoseg.inference.model import Model, load_model
-from autoseg.interop.plain import plain_module
-from autoseg.interop.sources import folds_to_export
+from autoseg.interop.export_folds import folds_to_export
+from autoseg.interop.exportable_module import exportable_module
 from autoseg.records.labels import LabelScheme
 from autoseg.records.plan import Configuration, Plan
 from autoseg.storage.atomic import filled_folder
@@ -104,7 +104,7 @@ def _obstacles(plan: Plan, settings: Configuration) -> list[str]:
 
 def _write_network(model: Model, metadata: dict[str, Any], folder: Path) -> None:
     path = folder / "model.ts"
-    network = _MonaiAxes(plain_module(model.networks), model.plan.transpose).eval().requires_grad_(False)
+    network = _MonaiAxes(exportable_module(model.networks), model.plan.transpose).eval().requires_grad_(False)
     channels = len(model.plan.channel_names)
     example = torch.randn((1, channels, *_patch_xyz(model)), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode(), warnings.catch_warnings():

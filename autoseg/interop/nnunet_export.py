@@ -17,6 +17,7 @@ from torch import Tensor
 from autoseg import console
 from autoseg.errors import UsageError
 from autoseg.inference.model import WEIGHTS, load_model, read_fold
+from autoseg.interop.export_folds import folds_to_export
 from autoseg.interop.nnunet_names import nnunet_names, with_copies
 from autoseg.interop.nnunet_plans import (
     ARCHITECTURES,
@@ -26,7 +27,6 @@ from autoseg.interop.nnunet_plans import (
     RESAMPLING,
     architecture_of,
 )
-from autoseg.interop.sources import folds_to_export
 from autoseg.records.labels import LabelScheme
 from autoseg.records.plan import Configuration, Plan
 from autoseg.storage import tensors

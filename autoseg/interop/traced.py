@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from autoseg.errors import ModelError, UsageError
 from autoseg.inference.model import Model, load_model
-from autoseg.interop.plain import plain_module
-from autoseg.interop.sources import folds_to_export
+from autoseg.interop.export_folds import folds_to_export
+from autoseg.interop.exportable_module import exportable_module
 from autoseg.records.base import write_record
 from autoseg.records.traced import TracedModel
 from autoseg.storage.atomic import filled_folder
@@ -60,7 +60,7 @@ def export_traced(model: Path, output: Path, kind: str) -> Path:
     known = KINDS[kind]
     with folds_to_export(model, output) as folders:
         loaded = load_model(folders, torch.device("cpu"))
-        module, example = plain_module(loaded.networks), _example(loaded)
+        module, example = exportable_module(loaded.networks), _example(loaded)
         with torch.inference_mode():
             expected = torch.stack([network(example)[0] for network in loaded.networks]).mean(0)
         with filled_folder(output) as folder:

@@ -12,7 +12,7 @@ from pathlib import Path
 from autoseg.errors import ModelError
 from autoseg.inference.model import WEIGHTS, fold_folders, read_fold
 from autoseg.inference.model_card import CARD, describe_folds
-from autoseg.inference.opening import opened, previous_stage
+from autoseg.inference.model_folders import open_model, previous_stage
 from autoseg.records.base import Record, read_record, record_to_json
 from autoseg.records.calibration import Calibration
 from autoseg.records.model_card import ModelCard
@@ -54,7 +54,7 @@ def pack(
         ModelError: nothing is trained, a file is missing or damaged, or the folds are of several plans.
         ResourceError: the disk is full.
     """
-    with opened(where) as folder:
+    with open_model(where) as folder:
         sources = find_sources(folder, None)
         predicting = {read_fold(folds[0])[1].configuration: folds for folds in sources.folds}
         folds = predicting | _earlier_stages(sources.folds)

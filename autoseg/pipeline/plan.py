@@ -68,8 +68,8 @@ def plan(
         gpu_memory_gib: memory of the card to plan for; the preset's own by default.
         device_kind: `cpu` or `cuda`; decides what `auto` means.
         overwrite: whether an existing plan is replaced.
-        like: model (a folder or a zip, as `inference.opening` takes them) whose networks are planned so that it can be
-            fine-tuned; the plan is called `like_<its plan>` then.
+        like: model (a folder or a zip, as `inference.model_folders` takes them) whose networks are planned so that it
+            can be fine-tuned; the plan is called `like_<its plan>` then.
 
     Raises:
         UsageError: unknown preset or field, or an invalid value; fingerprint or dataset are missing; a preset or
@@ -200,9 +200,9 @@ def _make(
 
 def _make_like(fingerprint: Fingerprint, dataset: Dataset, model: Path, name: str | None) -> Plan:
     from autoseg.inference.model import read_fold  # torch, which planning does without otherwise
-    from autoseg.inference.opening import folds_in, opened_configuration
+    from autoseg.inference.model_folders import folds_in, open_configuration
 
-    with opened_configuration(model) as folder:
+    with open_configuration(model) as folder:
         known, trained = read_fold(folds_in(folder)[0])
     configuration = next(key for key in known.configurations if key == trained.configuration)
     return plan_like(known, configuration, fingerprint, dataset, name or f"like_{known.name}"[:64])

@@ -15,7 +15,7 @@ from autoseg.datasets.folders import find_cases
 from autoseg.errors import DataError, ModelError, PartialError, UsageError
 from autoseg.images.formats import output_ending
 from autoseg.images.writing import write_label
-from autoseg.inference.pieces import Pieces, labels_from_probabilities
+from autoseg.inference.probability_reader import ProbabilityReader, labels_from_probabilities
 from autoseg.inference.store import probabilities_path, read_disagreement, read_meta
 from autoseg.inference.temperature import tempered_pieces
 from autoseg.metrics.build import score_counts, summarize
@@ -170,7 +170,7 @@ def _postprocess_case(
     root: Path,
     case: Case,
     target: Path,
-    probabilities: Pieces,
+    probabilities: ProbabilityReader,
 ) -> None:
     labels, meta = plan.labels, read_meta(predictions, case.id)
     native = labels_from_probabilities([probabilities], meta, labels)

@@ -5,7 +5,7 @@ configuration; or any folder of trained folds. It is loaded once. While the netw
 and prepares the next one, and another resamples, decides, cleans and writes what they have finished, of this case or
 the one before. A case that cannot be predicted is named and the others go on. `predicted.json` says which
 model each segmentation comes from; nothing of an earlier one stays beside it. For a selected model it and `quality.csv`
-say how good it may be, between what its volumes lie, and why a person should look at it (`selection.judging`).
+say how good it may be, between what its volumes lie, and why a person should look at it (`selection.case_quality`).
 """
 
 import errno
@@ -21,11 +21,11 @@ from typing import TypeVar
 
 from autoseg import console
 from autoseg.datasets.folders import find_cases
-from autoseg.devices import choose_device, is_full_memory
+from autoseg.devices import choose_device, is_out_of_memory
 from autoseg.errors import DataError, ModelError, PartialError, ResourceError, UsageError
 from autoseg.images.formats import ENDINGS, output_ending
 from autoseg.images.writing import write_label
-from autoseg.inference.belt import Belt
+from autoseg.inference.bounded_queue import BoundedQueue
 from autoseg.inference.predictor import Windows
 from autoseg.inference.store import disagreement_path, folds_path, meta_path, probabilities_path
 from autoseg.postprocessing.apply import changes_path
@@ -44,10 +44,10 @@ from autoseg.records.prediction_folder import (
 from autoseg.records.results import PreprocessedCase
 from autoseg.records.trust import Judgement
 from autoseg.records.workspace import Paths
-from autoseg.selection.answering import answer, ask
-from autoseg.selection.judging import quality_table, warn_of_case
+from autoseg.selection.case_quality import quality_table, warn_of_case
+from autoseg.selection.case_segmentation import case_logits, segment_case
+from autoseg.selection.memory_check import memory_shortage
 from autoseg.selection.predictor import Grids, Predictor, fast_predictor, load_predictor, prepare
-from autoseg.selection.room import lack_of_room
 from autoseg.storage.atomic import sweep_scratch, write_text
 from autoseg.storage.locks import locked
 
@@ -201,7 +201,7 @@ def _done_cases(
     """
     stopped, running = threading.Event(), deque[tuple[Case, Future[None]]]()
 
-    def export(case: Case, meta: PreprocessedCase | str, belt: Belt[Windows]) -> None:
+    def export(case: Case, meta: PreprocessedCase | str, queue: BoundedQueue[Windows]) -> None:
         try:
             if stopped.is_set():
                 return
@@ -209,28 +209,28 @@ def _done_cases(
             if isinstance(meta, str):
                 record(case, meta)
             else:
-                record(case, _write_segmentation(predictor, meta, belt, root, case, targets))
+                record(case, _write_segmentation(predictor, meta, queue, root, case, targets))
         except BaseException:
             stopped.set()
             raise
         finally:
-            belt.close()
+            queue.close()
 
     ahead = closing(_ahead(lambda case: _prepare_or_reason(predictor, root, case), waiting))
     # An interrupt may come between any two lines: what was handed to the export must not wait for more then.
-    with ahead as prepared, ThreadPoolExecutor(1, thread_name_prefix="export") as pool, ExitStack() as belts:
+    with ahead as prepared, ThreadPoolExecutor(1, thread_name_prefix="export") as pool, ExitStack() as queues:
         for case, grids in zip(waiting, prepared, strict=True):
-            if not isinstance(grids, str) and lack_of_room(predictor, grids) is not None:
+            if not isinstance(grids, str) and memory_shortage(predictor, grids) is not None:
                 while running:  # what the cases before still hold may be what is missing
                     running[0][1].result()
                     yield running.popleft()[0]
-                grids = lack_of_room(predictor, grids) or grids
-            belt = Belt[Windows](_WAITING_BYTES, _bytes_of)
-            belts.callback(belt.abandon)
+                grids = memory_shortage(predictor, grids) or grids
+            queue = BoundedQueue[Windows](_WAITING_BYTES, _bytes_of)
+            queues.callback(queue.abandon)
             meta = grids if isinstance(grids, str) else grids[predictor.models[0].configuration].meta
-            running.append((case, pool.submit(export, case, meta, belt)))
+            running.append((case, pool.submit(export, case, meta, queue)))
             if not isinstance(grids, str):
-                belt.fill(partial(ask, predictor, grids))
+                queue.fill(partial(case_logits, predictor, grids))
             while len(running) > 1 or (running and running[0][1].done()):
                 running[0][1].result()
                 yield running.popleft()[0]
@@ -284,7 +284,7 @@ def _write_segmentation(
     def work() -> Judgement | None:
         # The image is read again for rules of components: held as it came, it would lie beside the network's work.
         grid = partial(read_case_grid, root, case, meta, model.plan, model.configuration)
-        found = answer(predictor, meta, windows, grid, target.parent, lambda spoken: spoken.keep(target.parent))
+        found = segment_case(predictor, meta, windows, grid, target.parent, lambda spoken: spoken.keep(target.parent))
         if found.changes is not None:
             write_record(changes_path(target.parent, case.id), CaseChanges(case=case.id, changes=found.changes))
         write_label(target, model.plan.labels.to_file(found.classes), meta.geometry, like=root / case.images[0])
@@ -300,7 +300,7 @@ def _attempt(work: Callable[[], Made]) -> Made | str:
     except (DataError, ModelError) as error:
         return str(error)
     except (MemoryError, RuntimeError) as error:
-        if not is_full_memory(error):
+        if not is_out_of_memory(error):
             raise
         needed = str(error) if isinstance(error, MemoryError) else ""
         return needed or "it does not fit into memory; use another --device or a machine with more."

@@ -16,7 +16,7 @@ import torch
 
 from autoseg.console import say, track
 from autoseg.datasets.pairs import read_pair
-from autoseg.devices import SharedMemory, free_memory, num_cores
+from autoseg.devices import MemorySemaphore, free_memory, num_cores
 from autoseg.errors import DataError, PartialError, UsageError
 from autoseg.preprocessing import store
 from autoseg.preprocessing.prepare import crop_case, onto_grid, target_spacing
@@ -143,7 +143,7 @@ def _run(jobs: Sequence[_Job], dataset: Dataset, plan: Plan, num_workers: int | 
         raise kind(f"{dataset.name}: {len(faults)} of {len(jobs)} cases could not be preprocessed:{lines}")
 
 
-def _do(job: _Job, dataset: Dataset, plan: Plan, memory: SharedMemory) -> None:
+def _do(job: _Job, dataset: Dataset, plan: Plan, memory: MemorySemaphore) -> None:
     with memory.share(job.num_bytes):
         image, label = read_pair(dataset, job.case)
         found = (*image.sha256, *label.sha256)

@@ -27,7 +27,7 @@ from autoseg.selection.objectives import Scores, needs_segmentations, parse_obje
 from autoseg.selection.ranking import rank
 from autoseg.selection.temperatures import calibrate
 from autoseg.storage.hashing import sha256_json
-from autoseg.training.inputs import digests_now, outdated_folds
+from autoseg.training.provenance import digests_now, outdated_folds
 
 
 def select(paths: Paths, plan: Plan, objective: str = "dice") -> Selection:

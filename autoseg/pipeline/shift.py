@@ -9,8 +9,8 @@ from autoseg import console
 from autoseg.datasets.folders import find_cases
 from autoseg.devices import choose_device
 from autoseg.errors import UsageError
-from autoseg.inference.pieces import classes_from_probabilities
-from autoseg.inference.voices import speak, voice_windows
+from autoseg.inference.fold_predictions import fold_windows, predict_folds
+from autoseg.inference.probability_reader import classes_from_probabilities
 from autoseg.postprocessing.apply import ScoreInputs, component_features
 from autoseg.postprocessing.case_grid import read_case_grid
 from autoseg.postprocessing.features import feature_names, feature_shift
@@ -51,9 +51,9 @@ def shift_of(predictor: Predictor, root: Path, cases: Sequence[Case], output: Pa
     for case in console.track(cases, len(cases), "measuring the shift"):
         grids = prepare(predictor, root, case)
         with scratch_folder(output) as folder:
-            windows = voice_windows(predictor.models, grids, predictor.device)
+            windows = fold_windows(predictor.models, grids, predictor.device)
             counts = [len(one.networks) for one in predictor.models]
-            spoken = speak(windows, counts, grids[model.configuration].meta, labels, folder, kept=False)
+            spoken = predict_folds(windows, counts, grids[model.configuration].meta, labels, folder, kept=False)
             grid = read_case_grid(root, case, spoken.meta, model.plan, model.configuration)
             num_folds = max(spoken.num_folds)
             together = classes_from_probabilities([spoken.probabilities], labels)

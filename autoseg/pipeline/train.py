@@ -29,14 +29,14 @@ from autoseg.training.budget import decide_schedule
 from autoseg.training.checkpoint import remove_checkpoints
 from autoseg.training.compiling import undo_compilation
 from autoseg.training.distractors import CENSUS, LEARNER
-from autoseg.training.growth import warn_of_idle_growth
-from autoseg.training.inputs import learned_from, training_inputs
+from autoseg.training.initial_weights import Start, find_start, start_of_base, tell_start
 from autoseg.training.learner import final_weights
 from autoseg.training.loop import COOLDOWN_REQUEST, memory_errors, train_network
 from autoseg.training.out_of_fold import find_out_of_fold
+from autoseg.training.patch_growth import warn_of_idle_growth
+from autoseg.training.provenance import learned_from, training_inputs
 from autoseg.training.resuming import check_same_plan, read_schedule, trained_already, warn_of_another_device
 from autoseg.training.schedule import SCHEDULE, TrainingSchedule, TrainOptions
-from autoseg.training.start import Start, find_start, start_of_base, tell_start
 from autoseg.training.stopping import StopRequest, listening_for_stop
 from autoseg.training.task import Task, new_learner, open_task
 from autoseg.training.validation import validate

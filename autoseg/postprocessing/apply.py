@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autoseg.inference.export import uncrop
-from autoseg.inference.pieces import Pieces
+from autoseg.inference.probability_reader import ProbabilityReader
 from autoseg.postprocessing.component_list import Classes, ComponentList
 from autoseg.postprocessing.decide import decide
 from autoseg.postprocessing.effects import decided_classes
@@ -31,7 +31,7 @@ _ROWS_AT_A_TIME = 1 << 20
 class ScoreInputs:
     """What rules with a score (minimum confidence, classifiers) need besides the segmentation."""
 
-    probabilities: Pieces
+    probabilities: ProbabilityReader
     """Of the ensemble, `H z y x` on the crop box: where candidates of lower thresholds are looked for."""
     voices: Iterable[Voice]
     """Of each model of the ensemble its probabilities and, if it mirrors, their disagreement; features are averaged."""

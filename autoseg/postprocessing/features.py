@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from autoseg.inference.pieces import Pieces
+from autoseg.inference.probability_reader import ProbabilityReader
 from autoseg.postprocessing.component_list import Classes, ComponentList
 from autoseg.postprocessing.intensity_features import Scale, intensity_features
 from autoseg.postprocessing.position_features import position_features
@@ -23,7 +23,7 @@ from autoseg.records.geometry import Triple
 from autoseg.records.labels import LabelScheme
 
 Matrix = npt.NDArray[np.float64]
-Voice = tuple[Pieces, npt.NDArray[np.uint8] | None]
+Voice = tuple[ProbabilityReader, npt.NDArray[np.uint8] | None]
 """Probabilities and mirroring disagreement `z y x` of one fold model."""
 
 

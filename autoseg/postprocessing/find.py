@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from autoseg.inference.pieces import Pieces
+from autoseg.inference.probability_reader import ProbabilityReader
 from autoseg.postprocessing.component_list import DECIDED, Bools, Classes, ComponentList
 from autoseg.postprocessing.group_statistics import Offsets
 from autoseg.postprocessing.target_classes import head_of, restorable_classes
@@ -39,7 +39,7 @@ _COUNTED_VOXELS = 1 << 22
 
 def find_components(
     classes: Classes,
-    probabilities: Pieces | None,
+    probabilities: ProbabilityReader | None,
     labels: LabelScheme,
     settings: ComponentSettings,
     planar: bool = False,
@@ -66,7 +66,7 @@ def find_components(
     return _joined(parts, classes)
 
 
-def _reaching(probabilities: Pieces, labels: LabelScheme, threshold: float) -> dict[int, Sparse]:
+def _reaching(probabilities: ProbabilityReader, labels: LabelScheme, threshold: float) -> dict[int, Sparse]:
     """Of each target the voxels whose probability reaches a threshold."""
     parts: list[list[Sparse]] = [[] for _ in labels.targets]
     for rows, slab in probabilities.slabs():

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autoseg.inference.export import slabs
-from autoseg.inference.pieces import Pieces
+from autoseg.inference.probability_reader import ProbabilityReader
 from autoseg.postprocessing.component_list import ComponentList
 from autoseg.postprocessing.group_statistics import (
     Index,
@@ -31,7 +31,10 @@ _TINY = 1e-7
 
 
 def probability_features(
-    found: ComponentList, probabilities: Pieces, disagreement: npt.NDArray[np.uint8] | None, labels: LabelScheme
+    found: ComponentList,
+    probabilities: ProbabilityReader,
+    disagreement: npt.NDArray[np.uint8] | None,
+    labels: LabelScheme,
 ) -> dict[str, Column]:
     """Confidence in each component.
 
@@ -84,7 +87,7 @@ def border(found: ComponentList, limit: int = _SAMPLE) -> tuple[Index, Offsets]:
 
 
 def _confidence(
-    found: ComponentList, probabilities: Pieces, positions: Index, rows: Index, labels: LabelScheme
+    found: ComponentList, probabilities: ProbabilityReader, positions: Index, rows: Index, labels: LabelScheme
 ) -> tuple[Column, Column, Column]:
     """Probability of the own target, entropy and margin of the voxels at `positions`, which belong to `rows`."""
     voxels = found.voxels[positions]

@@ -28,7 +28,7 @@ from autoseg.spatial.labels import resample_labels
 from autoseg.spatial.orientation import Turn, turn, turn_for, turned
 from autoseg.spatial.resampling import Source, resample_into, resampled_shape, separate_axis
 from autoseg.spatial.slabs import Region, slab_boxes
-from autoseg.storage.spacious import spacious
+from autoseg.storage.large_arrays import large_array
 
 _MEASURED_VOXELS = 1 << 18
 """Of each channel, for the percentiles of its intensities."""
@@ -133,7 +133,7 @@ def onto_grid(case: Cropped, plan: Plan, configuration: str) -> Prepared:
     masked = masked_channels(settings.normalization, settings.use_mask_for_norm)
     mask = _mask(case.image) if masked else None
     sources = _sources(case, plan, settings, masked, mask)
-    image = spacious((len(sources), *shape), np.float32)
+    image = large_array((len(sources), *shape), np.float32)
     for target, source in zip(torch.from_numpy(image), sources, strict=True):
         resample_into(target, source, separate)
     labels: npt.NDArray[np.int16] | None = None

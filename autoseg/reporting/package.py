@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from autoseg.errors import ModelError
-from autoseg.inference.opening import opened
+from autoseg.inference.model_folders import open_model
 from autoseg.records.base import read_record
 from autoseg.records.package import PACKAGE, Package
 from autoseg.records.results import Aggregate
@@ -12,8 +12,8 @@ _METRICS = {"dice": "Dice", "nsd": "surface Dice", "lesion_f1": "lesion F1"}
 
 
 def read_package(path: Path) -> Package | None:
-    """The card of a packed model, or of the folder it was unpacked to; None: it has none. Raises as `opened`."""
-    with opened(path) as where:
+    """The card of a packed model, or of the folder it was unpacked to; None: it has none. Raises as `open_model`."""
+    with open_model(path) as where:
         card = (where if isinstance(where, Path) else where.folder) / PACKAGE
         return read_record(card, Package, ModelError) if card.is_file() else None
 

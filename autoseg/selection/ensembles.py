@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from autoseg.inference.export import Probabilities, decide_mean, slabs
+from autoseg.inference.export import Probabilities, mean_to_labels, slabs
 from autoseg.metrics.overlap import Matrix, confusion_matrix
 from autoseg.records.labels import LabelScheme
 
@@ -56,7 +56,7 @@ def count_ensembles(
     for rows in slabs(shape):
         slab = {name: torch.from_numpy(np.ascontiguousarray(read(rows))) for name, read in readers.items()}
         for members in candidates:
-            found = decide_mean([slab[name] for name in members], labels).numpy()
+            found = mean_to_labels([slab[name] for name in members], labels).numpy()
             counts[members] += confusion_matrix(found, reference[rows], labels)
             if segmentations is not None:
                 segmentations[members][rows] = found

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autoseg.inference.export import Disagreement, decide_mean
+from autoseg.inference.export import Disagreement, mean_to_labels
 from autoseg.records.labels import LabelScheme
 
 MEAN_PROBABILITY = "mean_probability"
@@ -55,7 +55,7 @@ class FeatureSums:
         """
         members = [one.float() for one in probabilities]
         mean = members[0] if len(members) == 1 else torch.stack(members).mean(0)
-        classes = decide_mean(probabilities, self.labels)
+        classes = mean_to_labels(probabilities, self.labels)
         heads = mean if self.labels.has_regions else mean[1:]
         foreground = heads.amax(0) if self.labels.has_regions else 1 - mean[0]
         region = (classes > 0) | (foreground > _SUSPECTED)

@@ -12,7 +12,7 @@ from autoseg.errors import DataError, ModelError
 from autoseg.images.reading import read_label
 from autoseg.inference.export import Probabilities
 from autoseg.inference.model import weights_digest
-from autoseg.inference.pieces import Pieces, labels_from_probabilities
+from autoseg.inference.probability_reader import ProbabilityReader, labels_from_probabilities
 from autoseg.inference.store import probabilities_path, read_meta, read_probabilities
 from autoseg.inference.temperature import tempered, tempered_pieces
 from autoseg.records.base import read_record
@@ -68,7 +68,7 @@ def calibrated_probabilities(held: HeldOut, case: str, labels: LabelScheme, rows
     return tempered(read_probabilities(held.folders[case], case, rows), held.temperatures.get(case, 1.0), labels)
 
 
-def calibrated_pieces(held: HeldOut, case: str, labels: LabelScheme) -> Pieces:
+def calibrated_pieces(held: HeldOut, case: str, labels: LabelScheme) -> ProbabilityReader:
     """The same, read when it is looked at."""
     return tempered_pieces(probabilities_path(held.folders[case], case), held.temperatures.get(case, 1.0), labels)
 

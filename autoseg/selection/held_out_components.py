@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from autoseg.inference.export import mean_disagreement
-from autoseg.inference.pieces import classes_from_probabilities, mean_pieces
+from autoseg.inference.probability_reader import classes_from_probabilities, mean_reader
 from autoseg.inference.store import read_disagreement, read_meta
 from autoseg.postprocessing.apply import world_mm
 from autoseg.postprocessing.case_grid import read_case_grid
@@ -49,7 +49,7 @@ def held_out_rows(
     case = training_case(dataset, case_id)
     folders = [member.folders[case_id] for member in members]
     meta, labels = read_meta(folders[0], case_id), plan.labels
-    probabilities = mean_pieces([calibrated_pieces(member, case_id, labels) for member in members])
+    probabilities = mean_reader([calibrated_pieces(member, case_id, labels) for member in members])
     disagreement = mean_disagreement([read_disagreement(folder, case_id) for folder in folders])
     classes = classes_from_probabilities([probabilities], labels)
     grid = read_case_grid(Path(dataset.root), case, meta, plan, configuration)

@@ -13,7 +13,7 @@ from autoseg import console
 from autoseg.datasets.pairs import read_case_image
 from autoseg.images.volume import Volume
 from autoseg.inference.model import Model, fast, load_model
-from autoseg.inference.opening import opened
+from autoseg.inference.model_folders import open_model
 from autoseg.inference.predictor import OnGrid, needed_configurations
 from autoseg.preprocessing.prepare import crop_case, onto_grid
 from autoseg.records.dataset import Case
@@ -71,7 +71,7 @@ def load_predictor(where: Paths | Path, plan_name: str | None, device: torch.dev
     Raises:
         ModelError: none is trained, or a file is damaged.
     """
-    with opened(where) as folder:
+    with open_model(where) as folder:
         sources = find_sources(folder, plan_name)
         models = tuple(
             load_model(folds, device, temperatures)

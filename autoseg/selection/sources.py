@@ -9,12 +9,12 @@ from pathlib import Path
 from autoseg import console
 from autoseg.errors import ModelError
 from autoseg.inference.model import fold_folders, read_fold
-from autoseg.inference.opening import configurations_in
+from autoseg.inference.model_folders import configurations_in
 from autoseg.records.base import read_record
 from autoseg.records.results import PostprocessingRule, Selection
 from autoseg.records.trust import Trust
 from autoseg.records.workspace import MODELS, POSTPROCESSING, Paths
-from autoseg.selection.judging import read_trust
+from autoseg.selection.case_quality import read_trust
 from autoseg.selection.temperatures import stored_temperatures
 
 UNCOMPARED = "3d_fullres"
@@ -41,8 +41,8 @@ def find_sources(where: Paths | Path, plan_name: str | None) -> Sources:
     """What predicts.
 
     Args:
-        where: as `inference.opening.opened` yields it: a dataset's folder, or that of one fold, of the folds of a
-            configuration, or of several configurations, which are averaged.
+        where: as `inference.model_folders.open_model` yields it: a dataset's folder, or that of one fold, of the folds
+            of a configuration, or of several configurations, which are averaged.
         plan_name: of a dataset, another plan's models than the selected ones.
 
     Raises:

@@ -9,7 +9,7 @@ from fastapi import Response
 from fastapi.responses import JSONResponse
 
 from autoseg.api import LoadedModel
-from autoseg.devices import is_full_memory
+from autoseg.devices import is_out_of_memory
 from autoseg.errors import AutosegError, DataError, ResourceError
 from autoseg.images.reading import expected_bytes, read_image
 from autoseg.images.writing import write_label
@@ -128,7 +128,7 @@ def segmented(model: LoadedModel, image: Received, most_voxel_bytes: int) -> Res
     except DataError as error:
         raise Refused(422, str(error).replace(f"{folder}/", "")) from error
     except (ResourceError, MemoryError, RuntimeError) as error:
-        if not isinstance(error, ResourceError) and not is_full_memory(error):
+        if not isinstance(error, ResourceError) and not is_out_of_memory(error):
             raise
         raise no_room() from error
     except AutosegError as error:

@@ -20,17 +20,17 @@ import torch
 from torch import Tensor, nn
 
 from autoseg import console
-from autoseg.devices import is_full_memory
+from autoseg.devices import is_out_of_memory
 from autoseg.errors import ModelError, ResourceError
 from autoseg.records.base import write_record
 from autoseg.records.results import EpochRecord
 from autoseg.training.batches import Batch, Place, Sampler, batches
 from autoseg.training.checkpoint import Progress, restore_checkpoint, save_checkpoint
 from autoseg.training.curve import draw_curve
-from autoseg.training.growth import part_at
 from autoseg.training.hard_cases import CaseLosses, HardCases
 from autoseg.training.history import append_epoch, keep_epochs, read_history
 from autoseg.training.learner import Learner, predicting, train_step
+from autoseg.training.patch_growth import part_at
 from autoseg.training.schedule import (
     SCHEDULE,
     TrainingSchedule,
@@ -251,7 +251,7 @@ def memory_errors(what: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not is_full_memory(error):
+        if not is_out_of_memory(error):
             raise
         raise ResourceError(
             f"{what}: the memory is full. Plan for less (`autoseg plan --gpu-memory GIB --name OTHER`), or set a "

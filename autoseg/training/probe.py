@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from autoseg.training.batches import Sampler, batches
 from autoseg.training.checkpoint import Progress, save_checkpoint
 from autoseg.training.compiling import undo_compilation
-from autoseg.training.growth import grown, stage_shares
 from autoseg.training.learner import Learner, train_step
+from autoseg.training.patch_growth import grown, stage_shares
 from autoseg.training.schedule import Precision
 from autoseg.training.task import Task, new_learner
 from autoseg.training.validation import Validator, network_input, num_tiles, predict_image, write_case

@@ -17,8 +17,8 @@ from autoseg.records.dataset import Fold
 from autoseg.records.inputs import TrainingInputs, describe_changes
 from autoseg.records.plan import Plan
 from autoseg.records.results import TrainedFold
+from autoseg.training.initial_weights import check_same_origin
 from autoseg.training.schedule import SCHEDULE, TrainingSchedule, TrainOptions
-from autoseg.training.start import check_same_origin
 
 _SAME_BUDGET = 0.05  # relative
 

@@ -21,15 +21,15 @@ from autoseg.records.labels import LabelScheme
 from autoseg.records.plan import Configuration, Plan
 from autoseg.records.recipe import Sampling
 from autoseg.training.batches import Sampler
-from autoseg.training.batchgenerators_tier import batchgenerators_step, find_transforms
 from autoseg.training.compiling import compile_network
+from autoseg.training.custom_transforms import batchgenerators_step, find_transforms
 from autoseg.training.distractors import mark_distractors
+from autoseg.training.initial_weights import Start, load_start, slowed
 from autoseg.training.learner import Learner, build_learner
 from autoseg.training.out_of_fold import Earlier
 from autoseg.training.previous_stage import resample_previous_stage
 from autoseg.training.schedule import Precision
 from autoseg.training.source import held_types, open_source
-from autoseg.training.start import Start, load_start, slowed
 from autoseg.training.validation import VALIDATION, Validator
 from autoseg.training.watching import choose_watched
 

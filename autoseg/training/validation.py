@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from autoseg import console
 from autoseg.errors import ModelError
-from autoseg.inference.deciding import decide
 from autoseg.inference.export import (
     Labels,
     blank_labels,
@@ -28,6 +27,7 @@ from autoseg.inference.export import (
     to_disagreement,
     to_probabilities,
 )
+from autoseg.inference.labelling import logits_to_labels
 from autoseg.inference.model import with_previous
 from autoseg.inference.sliding_window import predict_rows, prediction_precision
 from autoseg.inference.store import (
@@ -194,7 +194,7 @@ def _write_probabilities(folder: Path, rows: Iterable[Tensor], meta: Preprocesse
                     path = disagreement_path(folder, meta.id)
                     put_disagreement = files.enter_context(disagreement_writer(path, meta))
                 put_disagreement(window.where, disagreement)
-            cropped[window.where] = decide(logits, labels, threshold=0.0).cpu().numpy()
+            cropped[window.where] = logits_to_labels(logits, labels, threshold=0.0).cpu().numpy()
     write_record(meta_path(folder, meta.id), meta)
     return native
 

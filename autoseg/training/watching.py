@@ -13,7 +13,7 @@ from torch import nn
 
 from autoseg import console
 from autoseg.errors import UsageError
-from autoseg.inference.deciding import decide
+from autoseg.inference.labelling import logits_to_labels
 from autoseg.metrics.build import case_mean, scores_from_matrix
 from autoseg.metrics.overlap import confusion_matrix
 from autoseg.preprocessing import store
@@ -51,7 +51,9 @@ def watched_dice(network: nn.Module, validator: Validator, cases: Sequence[str])
     found = []
     for case in cases:
         rows = predict_image(network, validator, network_input(validator, case))
-        decided = [decide(part[: validator.labels.num_heads], validator.labels, threshold=0.0).cpu() for part in rows]
+        decided = [
+            logits_to_labels(part[: validator.labels.num_heads], validator.labels, threshold=0.0).cpu() for part in rows
+        ]
         classes = torch.cat(decided).numpy()
         reference = store.read_labels(validator.store_folder, case)
         matrix = confusion_matrix(classes, reference, validator.labels)

@@ -12,7 +12,8 @@ import torch
 from common import DATASET, emit, options, prepared_folder, workspace
 from scoring import against_published, case_means, paired, read_means, score_cases
 
-from autoseg.inference.export import crop_shape, decide, native_windows, uncrop
+from autoseg.inference.export import crop_shape, native_windows, uncrop
+from autoseg.inference.labelling import logits_to_labels
 from autoseg.preprocessing import store
 from autoseg.records.base import read_record
 from autoseg.records.dataset import Dataset
@@ -38,7 +39,9 @@ def score(out: Path, bundle: Path, folder: Path, about: dict, smoke: bool) -> No
             logits = torch.from_numpy(arrays["logits"]).float()
         cropped = np.empty(crop_shape(meta), dtype=np.int16)
         for window in native_windows([logits], meta):
-            cropped[window.where] = decide(window.values(slice(0, len(logits))), plan.labels, threshold=0.0).numpy()
+            cropped[window.where] = logits_to_labels(
+                window.values(slice(0, len(logits))), plan.labels, threshold=0.0
+            ).numpy()
         return uncrop(cropped, meta)
 
     dataset = read_record(paths.dataset, Dataset)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from common import DATASET
 
-from autoseg.inference.pieces import in_file, labels_from_probabilities
+from autoseg.inference.probability_reader import in_file, labels_from_probabilities
 from autoseg.inference.store import probabilities_path, read_meta
 from autoseg.metrics.build import score_case, summarize
 from autoseg.metrics.statistics import compare_paired

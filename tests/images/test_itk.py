@@ -12,7 +12,7 @@ from autoseg.errors import AutosegError, ResourceError
 from autoseg.images import contents, itk
 from autoseg.images.reading import count_channels, expected_bytes, read_geometry, read_image
 from autoseg.images.volume import ImageError
-from autoseg.storage import spacious
+from autoseg.storage import large_arrays
 from tests.images.making import NRRD_TYPES, ramp, write_meta, write_nrrd
 
 
@@ -157,7 +157,7 @@ def test_expected_bytes_are_the_headers(tmp_path: Path) -> None:
 def test_what_simpleitk_reads_whole_must_fit_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = ramp((10, 20, 3, 30))
     monkeypatch.setattr(contents, "available_memory_bytes", lambda: 2 * values.nbytes - 1)
-    monkeypatch.setattr(spacious, "available_memory_bytes", lambda: 2 * values.nbytes - 1)
+    monkeypatch.setattr(large_arrays, "available_memory_bytes", lambda: 2 * values.nbytes - 1)
     path = write_nrrd(tmp_path / "a.nrrd", values, "domain vector domain domain")
     with pytest.raises(ResourceError, match=r"a\.nrrd.*twice the voxels are needed; convert the file to NIfTI"):
         read_image([path])

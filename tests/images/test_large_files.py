@@ -17,9 +17,9 @@ from pathlib import Path
 import nibabel, numpy as np, SimpleITK, tifffile
 from autoseg.images import contents
 from autoseg.images.reading import read_image
-from autoseg.storage import spacious
+from autoseg.storage import large_arrays
 contents._READ_BYTES = 0  # as if the files were large
-spacious.available_memory_bytes = lambda: 0
+large_arrays.available_memory_bytes = lambda: 0
 small, large = (sorted(Path(name).iterdir()) for name in sys.argv[1:])
 for path in small:  # what readers keep for themselves
     read_image([path])

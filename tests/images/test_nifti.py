@@ -14,7 +14,7 @@ from autoseg.images import contents
 from autoseg.images.nifti import xyz_matrix
 from autoseg.images.reading import read_geometry, read_image
 from autoseg.images.volume import ImageError
-from autoseg.storage import spacious
+from autoseg.storage import large_arrays
 from tests.images.making import change_header, ramp, write_nifti
 
 OBLIQUE = np.array([[0.0, -2.9, 0.8, 10.0], [2.0, 0.0, 0.0, -20.0], [0.0, 0.77, 3.9, 5.0], [0, 0, 0, 1]])
@@ -58,7 +58,7 @@ def test_big_endian_and_nifti2(tmp_path):
 
 def test_other_byte_orders_lie_in_a_file_where_memory_is_short(tmp_path, monkeypatch):
     monkeypatch.setattr(contents, "_READ_BYTES", 0)
-    monkeypatch.setattr(spacious, "available_memory_bytes", lambda: 1000)
+    monkeypatch.setattr(large_arrays, "available_memory_bytes", lambda: 1000)
     header = nibabel.Nifti1Header(endianness=">")
     for dtype, slope in ((">i2", 1.0), (">f8", 1.0), (">i2", 0.5)):
         header.set_data_dtype(np.dtype(dtype))
@@ -175,7 +175,7 @@ def test_large_files_are_mapped_and_give_the_same(tmp_path, monkeypatch, ending,
     path = write_nifti(tmp_path / f"a{ending}", ramp((10, 20, 30)), scl_slope=slope, scl_inter=slope - 1)
     expected = read_image([path])
     monkeypatch.setattr(contents, "_READ_BYTES", 0)
-    monkeypatch.setattr(spacious, "available_memory_bytes", lambda: 1000)
+    monkeypatch.setattr(large_arrays, "available_memory_bytes", lambda: 1000)
     found = read_image([path])
     np.testing.assert_array_equal(found.array, expected.array)
     assert (found.array.dtype, found.sha256) == (expected.array.dtype, expected.sha256)
@@ -192,7 +192,7 @@ def owner(array: np.ndarray) -> object:
 
 
 def test_what_fits_neither_into_memory_nor_on_the_disk_is_a_resource_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(spacious, "available_memory_bytes", lambda: 15000)
+    monkeypatch.setattr(large_arrays, "available_memory_bytes", lambda: 15000)
     monkeypatch.setattr(contents, "available_memory_bytes", lambda: 15000)
     monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path / "nowhere"))
     with pytest.raises(ResourceError, match="too large for the memory that is free"):

@@ -11,7 +11,7 @@ from autoseg.inference.export import (
     previous_stage_labels,
     to_disagreement,
 )
-from autoseg.inference.pieces import labels_from_probabilities
+from autoseg.inference.probability_reader import labels_from_probabilities
 from autoseg.inference.store import (
     probability_writer,
     read_disagreement,

@@ -6,12 +6,12 @@ import torch
 
 from autoseg.inference.model import previous_channels, with_previous
 from autoseg.records.labels import LabelScheme
-from autoseg.storage import spacious
+from autoseg.storage import large_arrays
 
 
 @pytest.mark.parametrize("free", [1 << 40, 1])
 def test_the_previous_stage_lies_behind_the_image(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
-    monkeypatch.setattr(spacious, "available_memory_bytes", lambda: free)
+    monkeypatch.setattr(large_arrays, "available_memory_bytes", lambda: free)
     image, classes = torch.randn((2, 3, 4, 5)), np.arange(60, dtype=np.int16).reshape(3, 4, 5) % 3
     joined = with_previous(image, classes)
     assert torch.equal(joined, torch.cat([image, torch.from_numpy(classes)[None].float()]))

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from autoseg.inference import deciding, memory, voices
-from autoseg.inference.deciding import decide
+from autoseg.inference import fold_predictions, labelling, memory
 from autoseg.inference.export import to_probabilities
+from autoseg.inference.labelling import logits_to_labels
 from autoseg.inference.sliding_window import predict_rows
 from autoseg.records.labels import LabelScheme
 from autoseg.records.recipe import Mirroring
 from autoseg.spatial.linear import Scratch, Taps, Window
 from tests import fake_gpu
-from tests.inference.test_deciding import scheme
+from tests.inference.test_labelling import scheme
 from tests.networks.steps import spec_of
 
 GPU = torch.device("meta")  # stands for one: builds of PyTorch without CUDA cannot index a tensor of "cuda"
@@ -47,15 +47,15 @@ def test_windows_are_decided_where_they_lie(monkeypatch, axes: tuple[int, ...], 
         looks.append(needed.device.type)
         return [(0, slice(0, 2)), (1, slice(1, 4)), (2, slice(2, needed.shape[1] - 1))]
 
-    monkeypatch.setattr(deciding, "_spans", spans)
+    monkeypatch.setattr(labelling, "_spans", spans)
     with FakeTensorMode(allow_non_fake_inputs=True):
         here = window(axes, labels.num_heads + 1)
-        decided = list(deciding._strips_decided(here, labels, 0.0, Scratch()))
+        decided = list(labelling._strips_decided(here, labels, 0.0, Scratch()))
         assert [(strip.shape, classes.device.type) for strip, classes in decided] == [(here.shape, "meta")]
         assert looks == ["meta"]
         values = here.values(slice(0, labels.num_heads))
         assert (values.device.type, to_probabilities(values, labels).device.type) == ("meta", "cpu")
-        assert decide(values, labels, 0.0).device.type == "meta"
+        assert logits_to_labels(values, labels, 0.0).device.type == "meta"
         assert here.values(slice(3, 4), slice(1, 3), minus=0).shape == (1, *here.shape[:2], 2)
 
 
@@ -63,9 +63,9 @@ def test_folds_that_are_blended_in_different_places_are_averaged() -> None:
     """The image and the sums of the last folds may find no room on the GPU any more."""
     with FakeTensorMode():
         values = [torch.empty(3, 4, 5, 6, device=device) for device in ("meta", "meta", "cpu")]
-        assert voices.mean_logits(values).device.type == "cpu"
-        assert voices.mean_logits(values[:2]).device.type == "meta"
-    found = voices.mean_logits([torch.full((2, 1, 1, 1), value) for value in (1.0, 2.0, 6.0)])
+        assert fold_predictions.mean_logits(values).device.type == "cpu"
+        assert fold_predictions.mean_logits(values[:2]).device.type == "meta"
+    found = fold_predictions.mean_logits([torch.full((2, 1, 1, 1), value) for value in (1.0, 2.0, 6.0)])
     assert found.flatten().tolist() == [3.0, 3.0]
 
 

@@ -16,9 +16,10 @@ from autoseg.inference.export import (
     to_disagreement,
     to_probabilities,
 )
+from autoseg.inference.fold_predictions import FoldPredictions, fold_windows, predict_folds
 from autoseg.inference.model import Model
-from autoseg.inference.pieces import Pieces
 from autoseg.inference.predictor import OnGrid, network_input, network_rows, segmentation
+from autoseg.inference.probability_reader import ProbabilityReader
 from autoseg.inference.sliding_window import predict_rows
 from autoseg.inference.store import (
     disagreement_path,
@@ -27,7 +28,6 @@ from autoseg.inference.store import (
     probabilities_path,
     probability_writer,
 )
-from autoseg.inference.voices import Spoken, speak, voice_windows
 from autoseg.records.base import write_record
 from autoseg.records.labels import LabelScheme
 from autoseg.records.results import PreprocessedCase
@@ -82,11 +82,11 @@ def case_rows(model: Model, grids: Mapping[str, OnGrid], device: torch.device) -
 
 def speak_whole(
     models: Sequence[Model], grids: Mapping[str, OnGrid], device: torch.device, folder: Path, watch=None
-) -> Spoken:
+) -> FoldPredictions:
     meta, counts = grids[models[0].configuration].meta, [len(model.networks) for model in models]
-    return speak(voice_windows(models, grids, device), counts, meta, models[0].plan.labels, folder, watch)
+    return predict_folds(fold_windows(models, grids, device), counts, meta, models[0].plan.labels, folder, watch)
 
 
-def in_memory(probabilities: Probabilities) -> Pieces:
-    """Pieces of an array `H z y x`."""
-    return Pieces(probabilities.shape, lambda rows: probabilities[:, rows])
+def in_memory(probabilities: Probabilities) -> ProbabilityReader:
+    """ProbabilityReader of an array `H z y x`."""
+    return ProbabilityReader(probabilities.shape, lambda rows: probabilities[:, rows])

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from autoseg.devices import SharedMemory
+from autoseg.devices import MemorySemaphore
 from autoseg.errors import DataError, UsageError
 from autoseg.images import contents
 from autoseg.pipeline import fingerprint as stage
@@ -175,7 +175,7 @@ def test_cases_that_do_not_fit_into_memory_together_are_read_one_by_one(source, 
         return result
 
     monkeypatch.setattr(stage, "examine", counted)
-    monkeypatch.setattr(stage, "free_memory", lambda: SharedMemory(num_bytes))
+    monkeypatch.setattr(stage, "free_memory", lambda: MemorySemaphore(num_bytes))
     assert len(verify_and_fingerprint(paths, num_workers=3).cases) == 6
     assert (most == 1) == (num_bytes == 1)
 

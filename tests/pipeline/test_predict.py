@@ -20,7 +20,7 @@ from autoseg.records.base import write_record
 from autoseg.records.dataset import Case
 from autoseg.records.geometry import Geometry
 from autoseg.records.results import Aggregate, Candidate, PostprocessingRule, Selection
-from autoseg.selection import answering
+from autoseg.selection import case_segmentation
 from autoseg.selection import predictor as predictor_module
 from autoseg.selection.predictor import Predictor, prepare
 from autoseg.spatial.orientation import Turn, turn
@@ -189,7 +189,7 @@ def test_the_folder_of_the_images_is_no_output(tmp_path: Path, images: Path, mon
 
 @pytest.mark.parametrize(
     ("module", "name"),
-    [(predictor_module, "read_case_image"), (answering, "case_windows"), (answering, "segmentation")],
+    [(predictor_module, "read_case_image"), (case_segmentation, "case_windows"), (case_segmentation, "segmentation")],
 )
 @pytest.mark.parametrize(
     "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")]
@@ -237,8 +237,8 @@ def test_an_error_of_the_program_is_not_hidden(tmp_path: Path, images: Path, mon
     model = write_fold(tmp_path / "fold_0", make_plan())
     put(images, "a.nii.gz")
     places = {
-        "case_windows": answering,
-        "segmentation": answering,
+        "case_windows": case_segmentation,
+        "segmentation": case_segmentation,
         "prepare": stage_module,
         "write_label": stage_module,
     }

@@ -21,11 +21,11 @@ from autoseg.records.postprocessing import ComponentRule, TargetRule
 from autoseg.records.prediction_folder import read_finished
 from autoseg.records.results import PostprocessingRule
 from autoseg.records.trust import Trust
-from autoseg.selection import answering, room
+from autoseg.selection import case_segmentation, memory_check
 from autoseg.selection import predictor as predictor_module
 from autoseg.selection.predictor import fast_predictor, load_predictor, prepare
 from autoseg.spatial.tiles import tile_starts
-from autoseg.storage import spacious
+from autoseg.storage import large_arrays
 from tests.pipeline.fakes import LABELS, ByIntensity, blobs, make_plan, write_fold
 from tests.pipeline.test_predict import CLASSES, CPU, put
 
@@ -40,7 +40,9 @@ def put_many(images: Path, ids: str) -> None:
         put(images, f"{case}.nii.gz", blobs(seed=number))
 
 
-@pytest.mark.parametrize("place", ["read_case_image", "case_windows", "native_windows", "decide_into", "write_label"])
+@pytest.mark.parametrize(
+    "place", ["read_case_image", "case_windows", "native_windows", "logits_to_labels_into", "write_label"]
+)
 def test_a_faulty_case_is_named_whichever_thread_it_fails_in(
     tmp_path: Path, images: Path, monkeypatch, place: str
 ) -> None:
@@ -48,8 +50,8 @@ def test_a_faulty_case_is_named_whichever_thread_it_fails_in(
     model = write_fold(tmp_path / "fold_0", make_plan())
     put_many(images, "abc")
     wanted = predict(model, images, tmp_path / "wanted", device="cpu")
-    modules = {"read_case_image": predictor_module, "native_windows": inference, "decide_into": inference}
-    modules["case_windows"] = answering
+    modules = {"read_case_image": predictor_module, "native_windows": inference, "logits_to_labels_into": inference}
+    modules["case_windows"] = case_segmentation
     module, calls = modules.get(place, stage_module), []
     original = getattr(module, place)
 
@@ -94,14 +96,14 @@ def test_an_error_that_ends_the_run_ends_all_threads(tmp_path: Path, images: Pat
 def test_an_interruption_of_the_networks_hangs_nothing(tmp_path: Path, images: Path, monkeypatch) -> None:
     model = write_fold(tmp_path / "fold_0", make_plan())
     put_many(images, "abc")
-    before, calls, original = set(threading.enumerate()), iter(range(9)), answering.case_windows
+    before, calls, original = set(threading.enumerate()), iter(range(9)), case_segmentation.case_windows
 
     def interrupted(*arguments, **named):
         if next(calls) == 1:
             raise KeyboardInterrupt
         return original(*arguments, **named)
 
-    monkeypatch.setattr(answering, "case_windows", interrupted)
+    monkeypatch.setattr(case_segmentation, "case_windows", interrupted)
     with pytest.raises(KeyboardInterrupt):
         predict(model, images, tmp_path / "out", device="cpu")
     assert set(read_finished(tmp_path / "out").cases) == {"a"}  # it was with the exporting thread already
@@ -153,8 +155,8 @@ def test_a_case_that_will_not_fit_is_named_before_it_is_begun(tmp_path: Path, im
     model = write_fold(tmp_path / "fold_0", make_plan())
     put_many(images, "ab")
     begun: list[str] = []
-    monkeypatch.setattr(answering, "case_windows", lambda *_, **__: begun.append("a case"))
-    monkeypatch.setattr(room, "available_memory_bytes", lambda: 1000)
+    monkeypatch.setattr(case_segmentation, "case_windows", lambda *_, **__: begun.append("a case"))
+    monkeypatch.setattr(memory_check, "available_memory_bytes", lambda: 1000)
     with pytest.raises(PartialError, match=r"2 of 2 .*\n  a: it does not fit into memory: about .* GiB are needed"):
         predict(model, images, tmp_path / "out", device="cpu")
     assert not begun
@@ -172,7 +174,7 @@ def test_a_case_waits_for_the_memory_of_those_before_it(tmp_path: Path, images: 
         asked.append((case, before))
         return None if before else "no room"
 
-    monkeypatch.setattr(stage_module, "lack_of_room", lack)
+    monkeypatch.setattr(stage_module, "memory_shortage", lack)
     assert len(predict(model, images, tmp_path / "out", device="cpu")) == 3
     assert {case for case, before in asked if before} == set("abc")
 
@@ -183,14 +185,14 @@ def test_arrays_that_lie_in_files_change_nothing(tmp_path: Path, images: Path, m
     put_many(images, "ab")
     wanted = predict(model, images, tmp_path / "wanted", device="cpu", save_probabilities=True)
     made: list[np.ndarray] = []
-    original = export.spacious
+    original = export.large_array
 
     def noted(*arguments) -> np.ndarray:
         made.append(original(*arguments))
         return made[-1]
 
-    monkeypatch.setattr(export, "spacious", noted)
-    monkeypatch.setattr(spacious, "available_memory_bytes", lambda: 100)
+    monkeypatch.setattr(export, "large_array", noted)
+    monkeypatch.setattr(large_arrays, "available_memory_bytes", lambda: 100)
     monkeypatch.setattr(contents, "_READ_BYTES", 0)
     found = predict(model, images, tmp_path / "out", device="cpu", save_probabilities=True)
     assert len(made) == 2

@@ -28,9 +28,9 @@ from autoseg.records.dataset import Dataset, Fold
 from autoseg.records.plan import Plan
 from autoseg.records.results import TrainedFold
 from autoseg.records.workspace import Paths
+from autoseg.training.initial_weights import find_start
 from autoseg.training.learner import Learner
 from autoseg.training.schedule import TrainingSchedule
-from autoseg.training.start import find_start
 from tests.pipeline.tiny import FOLDS, SHORT, prepare, weights_of
 
 KERNELS = ((3, 3, 3), (5, 5, 5))

@@ -20,7 +20,7 @@ from autoseg.pipeline.train import train
 from autoseg.records.base import read_record, write_record
 from autoseg.records.dataset import Dataset, Folds
 from autoseg.records.workspace import Paths
-from autoseg.training.inputs import outdated_folds
+from autoseg.training.provenance import outdated_folds
 from autoseg.training.schedule import TrainingSchedule
 from tests.pipeline.tiny import SHORT, make_plan
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from autoseg.inference import export
-from autoseg.inference.pieces import Pieces
+from autoseg.inference.probability_reader import ProbabilityReader
 from autoseg.postprocessing.features import (
     FEATURES,
     CaseGrid,
@@ -319,7 +319,7 @@ def test_confidence_read_in_slabs_is_that_of_the_whole_volume(labels, monkeypatc
         read.append(rows.start)
         return values[:, rows]
 
-    columns = probability_features(found, Pieces(values.shape, reader), None, labels)
+    columns = probability_features(found, ProbabilityReader(values.shape, reader), None, labels)
     assert read == [0, 1, 2, 6, 7]
     p = values.reshape(3, -1).astype(np.float64)
     for row, target in enumerate(found.targets):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from autoseg.inference import export
-from autoseg.inference.export import decide
+from autoseg.inference.labelling import logits_to_labels
 from autoseg.postprocessing.component_list import DECIDED
 from autoseg.postprocessing.find import find_components
 from autoseg.records.labels import LabelScheme, Target
@@ -148,7 +148,7 @@ def test_slabs_find_what_the_whole_does(labels: LabelScheme, monkeypatch: pytest
     rough[:, 4:6] -= 3
     values = np.exp(6 * rough / rough.std())
     values = (values / (values.sum(0) + 1)).astype(np.float16)
-    classes = decide(torch.from_numpy(values.astype(np.float32)), labels, 0.5).numpy()
+    classes = logits_to_labels(torch.from_numpy(values.astype(np.float32)), labels, 0.5).numpy()
     whole = find_components(classes, in_memory(values), labels, SETTINGS)
     assert 0 < whole.is_decided.sum() < len(whole.targets)
     monkeypatch.setattr(export, "_VALUES_PER_SLAB", 1)

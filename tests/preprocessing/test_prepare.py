@@ -11,7 +11,7 @@ from autoseg.preprocessing import prepare, statistics
 from autoseg.spatial.cropping import box_slices, nonzero_mask
 from autoseg.spatial.orientation import Turn, turn, turn_back
 from autoseg.spatial.resampling import separate_axis
-from autoseg.storage import spacious
+from autoseg.storage import large_arrays
 from tests.preprocessing.cases import REGIONS, canonical_matrix, plan, prepare_case, stored_as, volume
 from tests.spatial.whole import resample_image
 
@@ -109,7 +109,7 @@ def test_slabs_and_files_give_what_the_whole_does(monkeypatch, spacing, scheme, 
     whole = resample_image(torch.from_numpy(values)[None], expected.meta.shape, axis)
     np.testing.assert_array_equal(expected.image, whole)
     monkeypatch.setattr(statistics, "PIECE", 128)
-    monkeypatch.setattr(spacious, "available_memory_bytes", lambda: 1000)
+    monkeypatch.setattr(large_arrays, "available_memory_bytes", lambda: 1000)
     found = prepare_case("x", case, None, chosen, "3d_fullres")
     assert isinstance(found.image.base, np.memmap)
     np.testing.assert_array_equal(found.image, expected.image)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoseg.inference.export import Labels
+from autoseg.inference.fold_predictions import FoldPredictions, fold_windows, predict_folds
 from autoseg.inference.predictor import Windows, case_windows, segmentation
-from autoseg.inference.voices import Spoken, speak, voice_windows
 from autoseg.postprocessing.apply import ScoreInputs, clean_components
 from autoseg.postprocessing.features import CaseGrid
 from autoseg.postprocessing.rules import apply_rule
@@ -17,8 +17,8 @@ from autoseg.records.labels import LabelScheme
 from autoseg.records.postprocessing import ComponentChange
 from autoseg.records.results import PostprocessingRule, PreprocessedCase
 from autoseg.records.trust import Judgement
+from autoseg.selection.case_quality import judge
 from autoseg.selection.features import FeatureSums
-from autoseg.selection.judging import judge
 from autoseg.selection.predictor import Grids, Predictor
 from autoseg.storage.atomic import scratch_folder
 
@@ -26,7 +26,7 @@ Changes = tuple[ComponentChange, ...]
 
 
 @dataclass(frozen=True)
-class Answer:
+class CaseSegmentation:
     """One segmented case."""
 
     classes: Labels
@@ -37,7 +37,7 @@ class Answer:
     """What is said about it; None: nothing was learned about the model."""
 
 
-def ask(predictor: Predictor, grids: Grids) -> Iterator[Windows]:
+def case_logits(predictor: Predictor, grids: Grids) -> Iterator[Windows]:
     """Run the networks on a prepared case and yield their logits window by window along z.
 
     Args:
@@ -49,18 +49,18 @@ def ask(predictor: Predictor, grids: Grids) -> Iterator[Windows]:
         rule or the caller needs the probabilities of single folds.
     """
     if predictor.asks_folds:
-        return voice_windows(predictor.models, grids, predictor.device)
+        return fold_windows(predictor.models, grids, predictor.device)
     return case_windows(predictor.models, grids, predictor.device, whole=predictor.trust is not None)
 
 
-def answer(
+def segment_case(
     predictor: Predictor,
     meta: PreprocessedCase,
     windows: Iterable[Windows],
     grid: Callable[[], CaseGrid],
     folder: Path,
-    keep: Callable[[Spoken], None],
-) -> Answer:
+    keep: Callable[[FoldPredictions], None],
+) -> CaseSegmentation:
     """Turn the logits of one case into its segmentation, post-processed and judged, as the windows come.
 
     Args:
@@ -84,13 +84,15 @@ def answer(
         with scratch_folder(folder) as scratch:
             counts = [len(one.networks) for one in predictor.models]
             kept = predictor.saves_probabilities
-            spoken = speak(windows, counts, meta, labels, scratch, watch, heard=predictor.listens, kept=kept)
+            spoken = predict_folds(windows, counts, meta, labels, scratch, watch, heard=predictor.listens, kept=kept)
             inputs = ScoreInputs(spoken.probabilities, spoken.voices(), grid()) if predictor.listens else None
             classes, changes = _cleaned(rule, spoken.labels, meta, labels, inputs)
             if predictor.saves_probabilities:
                 keep(spoken)
     trust = predictor.trust
-    return Answer(classes, changes, None if trust is None else judge(trust, meta, classes, labels, sums.result()))
+    return CaseSegmentation(
+        classes, changes, None if trust is None else judge(trust, meta, classes, labels, sums.result())
+    )
 
 
 def _cleaned(

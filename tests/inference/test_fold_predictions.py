@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from autoseg.inference import voices
+from autoseg.inference import fold_predictions
 from autoseg.inference.export import mean_disagreement, mean_probabilities, native_windows
+from autoseg.inference.fold_predictions import FoldPredictions, fold_windows, predict_folds
 from autoseg.inference.model import load_model
 from autoseg.inference.padding import PaddedImage
 from autoseg.inference.predictor import OnGrid, segment
 from autoseg.inference.store import disagreement_path, folds_path, read_meta, read_probabilities
-from autoseg.inference.voices import Spoken, speak, voice_windows
 from autoseg.records.dataset import Case
 from autoseg.records.geometry import Geometry
 from autoseg.records.labels import LabelScheme
@@ -32,7 +32,7 @@ def test_a_voice_is_the_same_fold_of_each_configuration(tmp_path: Path) -> None:
             write_array(tmp_path / f"{model}_{fold}.probabilities.b2nd", values)
     write_array(tmp_path / "0_0.disagreement.b2nd", np.full((1, 1, 3), 40, np.uint8))
     write_array(tmp_path / "0_1.disagreement.b2nd", np.full((1, 1, 3), 81, np.uint8))
-    spoken = Spoken(np.zeros((1, 1, 3), np.int16), None, tmp_path, (3, 2))
+    spoken = FoldPredictions(np.zeros((1, 1, 3), np.int16), None, tmp_path, (3, 2))
     heard = list(spoken.voices())
     np.testing.assert_allclose([p.read(slice(0, 1))[0, 0, 0, 0] for p, _ in heard], [0.15, 0.3, 0.25], atol=1e-3)
     assert [None if d is None else int(d[0, 0, 0]) for _, d in heard] == [40, 81, None]
@@ -90,7 +90,7 @@ def test_what_the_folds_disagree_about_is_kept(tmp_path: Path) -> None:
     meta = META
     (tmp_path / "folds").mkdir()
     windows = zip(*(native_windows([fold[:, None, None]], meta) for fold in logits), strict=True)
-    spoken = speak(windows, [2], meta, labels, tmp_path / "folds")
+    spoken = predict_folds(windows, [2], meta, labels, tmp_path / "folds")
     single, together = logits.softmax(1), logits.mean(0).softmax(0)
     wanted = (single - together).abs().sum(1).div(2).mean(0)
     assert float(wanted[0]) > 0.3
@@ -101,7 +101,7 @@ def test_what_the_folds_disagree_about_is_kept(tmp_path: Path) -> None:
     assert read_meta(tmp_path, "case") == meta
     assert not disagreement_path(tmp_path, "case").exists()
     (tmp_path / "one").mkdir()
-    speak(zip(native_windows([logits[0][:, None, None]], meta)), [1], meta, labels, tmp_path / "one").keep(
+    predict_folds(zip(native_windows([logits[0][:, None, None]], meta)), [1], meta, labels, tmp_path / "one").keep(
         tmp_path / "one"
     )
     assert not folds_path(tmp_path / "one", "case").exists()
@@ -113,12 +113,12 @@ def test_only_what_somebody_reads_is_written(tmp_path: Path) -> None:
     labels = LabelScheme(class_names=("background", "a"), class_values=(0, 1), num_entries=2)
     meta = META
 
-    def spoken(name: str, num_folds: int, heard: bool, kept: bool) -> tuple[Spoken, set[str]]:
+    def spoken(name: str, num_folds: int, heard: bool, kept: bool) -> tuple[FoldPredictions, set[str]]:
         folder = tmp_path / name
         folder.mkdir()
         mirrored = [torch.cat([fold, torch.tensor([[0.2, 0.4]])]) for fold in logits[:num_folds]]
         windows = zip(*(native_windows([fold[:, None, None]], meta) for fold in mirrored), strict=True)
-        said = speak(windows, [num_folds], meta, labels, folder, heard=heard, kept=kept)
+        said = predict_folds(windows, [num_folds], meta, labels, folder, heard=heard, kept=kept)
         return said, {path.name.removesuffix(".b2nd") for path in folder.iterdir()}
 
     everything = {"all.probabilities", "all.disagreement"}
@@ -144,13 +144,13 @@ def test_all_folds_of_a_model_share_one_image(tmp_path: Path, monkeypatch: pytes
         Predictor((model,), PostprocessingRule(), CPU), tmp_path / "images", Case(id="case", images=("case.nii.gz",))
     )
     images = []
-    network_rows = voices.network_rows
+    network_rows = fold_predictions.network_rows
     monkeypatch.setattr(
-        voices,
+        fold_predictions,
         "network_rows",
         lambda model, networks, image, device: (images.append(image), network_rows(model, networks, image, device))[1],
     )
-    assert len(next(voice_windows([model], grids, CPU))) == 3
+    assert len(next(fold_windows([model], grids, CPU))) == 3
     assert len(images) == 3
     assert isinstance(images[0], PaddedImage)
     assert all(image is images[0] for image in images)

@@ -23,7 +23,7 @@ _MOST = 0.5
 """An array of no more than this share lies in memory where no file has a place: temporary folders may be small."""
 
 
-def spacious(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+def large_array(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """An array of zeros; its file, if it has one, lies on the disk of the folder for temporary files (`TMPDIR`).
 
     Raises:
@@ -53,13 +53,13 @@ def spacious(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
 def laid_out(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """`values` (at least 2 axes) themselves where they lie one after another in the machine's byte order, else a copy.
 
-    The copy is a `spacious` array and is made slice by slice along the second axis, so `values` may be a mapped file
-    beyond the memory. Raises ResourceError as `spacious` does.
+    The copy is a `large_array` array and is made slice by slice along the second axis, so `values` may be a mapped file
+    beyond the memory. Raises ResourceError as `large_array` does.
     """
     native = values.dtype.newbyteorder("=")
     if values.dtype == native and values.flags.c_contiguous and values.flags.aligned:
         return values
-    copy = spacious(values.shape, native)
+    copy = large_array(values.shape, native)
     for row in range(values.shape[1]):
         copy[:, row] = values[:, row]
     return copy

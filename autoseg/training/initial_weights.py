@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from autoseg import console
 from autoseg.errors import ModelError, UsageError
 from autoseg.inference.model import WEIGHTS, read_fold, weights_digest
-from autoseg.inference.opening import folds_in, opened_configuration
+from autoseg.inference.model_folders import folds_in, open_configuration
 from autoseg.networks.distractor import HidesDistractor, widened
 from autoseg.networks.transfer import Interface, shared, transfer
 from autoseg.records.dataset import Fold
@@ -59,7 +59,8 @@ def find_start(model: Path, plan: Plan, configuration: str, fold: str, cases: Fo
     the fold of the same name, else the first.
 
     Args:
-        model: a folder or a zip as `inference.opening` takes them; of several configurations that of the same name.
+        model: a folder or a zip as `inference.model_folders` takes them; of several configurations that of the same
+            name.
         plan: of the training.
         configuration: to be trained; without distractors.
         fold: number as text, or `all`.
@@ -70,7 +71,7 @@ def find_start(model: Path, plan: Plan, configuration: str, fold: str, cases: Fo
             held-out cases, or may have.
         ModelError: it is no model, or its files are damaged.
     """
-    with opened_configuration(model, configuration) as folder:
+    with open_configuration(model, configuration) as folder:
         chosen = _choose_fold(folder, plan.dataset, fold, bool(cases.validation), model)
         model_plan, trained = read_fold(chosen)
         digest, weights = weights_digest(chosen), tensors.load(chosen / WEIGHTS)[0][WEIGHTS]

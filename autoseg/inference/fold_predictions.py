@@ -15,24 +15,24 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from autoseg.inference.deciding import decide
 from autoseg.inference.export import (
     Disagreement,
     Labels,
     blank_labels,
     crop_shape,
-    decide_mean,
     mean_disagreement,
     mean_probabilities,
+    mean_to_labels,
     native_windows,
     probability_depth,
     to_disagreement,
     to_probabilities,
 )
+from autoseg.inference.labelling import logits_to_labels
 from autoseg.inference.model import Model
 from autoseg.inference.padding import PaddedImage
-from autoseg.inference.pieces import Pieces, in_file, mean_pieces
 from autoseg.inference.predictor import OnGrid, Watch, Windows, network_input, network_rows
+from autoseg.inference.probability_reader import ProbabilityReader, in_file, mean_reader
 from autoseg.inference.sliding_window import probability_distance
 from autoseg.inference.store import (
     disagreement_path,
@@ -52,7 +52,7 @@ _ALL = "all"
 
 
 @dataclass(frozen=True)
-class Spoken:
+class FoldPredictions:
     """One case, segmented by an ensemble that can still be asked one by one."""
 
     labels: Labels
@@ -65,15 +65,16 @@ class Spoken:
     """Of each model."""
 
     @property
-    def probabilities(self) -> Pieces:
+    def probabilities(self) -> ProbabilityReader:
         """Of the ensemble, read from `folder`."""
         return in_file(probabilities_path(self.folder, _ALL))
 
-    def voices(self) -> Iterator[tuple[Pieces, Disagreement | None]]:
+    def voices(self) -> Iterator[tuple[ProbabilityReader, Disagreement | None]]:
         """Probabilities and mirroring disagreement of each fold; of several configurations the mean of that fold.
 
         That is what the out-of-fold prediction of a case was: one fold of each configuration. A configuration with
-        fewer folds begins again with its first. They are there if `speak` was told that they would be listened to.
+        fewer folds begins again with its first. They are there if `predict_folds` was told that they would be
+        listened to.
         """
         for fold in range(max(self.num_folds)):
             names = [f"{model}_{fold % count}" for model, count in enumerate(self.num_folds)]
@@ -81,7 +82,7 @@ class Spoken:
             probabilities = [in_file(probabilities_path(self.folder, name)) for name in names]
             files = [disagreement_path(self.folder, name) for name in names]
             yield (
-                mean_pieces(probabilities),
+                mean_reader(probabilities),
                 mean_disagreement([read_array(f) if f.is_file() else None for f in files]),
             )
 
@@ -93,7 +94,7 @@ class Spoken:
         write_record(meta_path(output, self.meta.id), self.meta)
 
 
-def voice_windows(models: Sequence[Model], grids: Mapping[str, OnGrid], device: torch.device) -> Iterator[Windows]:
+def fold_windows(models: Sequence[Model], grids: Mapping[str, OnGrid], device: torch.device) -> Iterator[Windows]:
     """What each fold of each model says about one case; arguments and errors as for `case_windows`.
 
     Yields:
@@ -109,7 +110,7 @@ def voice_windows(models: Sequence[Model], grids: Mapping[str, OnGrid], device: 
     return zip(*streams, strict=True)
 
 
-def speak(
+def predict_folds(
     windows: Iterable[Windows],
     num_folds: Sequence[int],
     meta: PreprocessedCase,
@@ -119,18 +120,18 @@ def speak(
     *,
     heard: bool = True,
     kept: bool = True,
-) -> Spoken:
+) -> FoldPredictions:
     """Segment one case as `predictor.segmentation` does and keep what each fold says in `folder`.
 
     Args:
-        windows: as `voice_windows` yields them.
+        windows: as `fold_windows` yields them.
         num_folds: of each model.
         meta: of the first model.
         labels: scheme of the heads.
         folder: empty; the caller removes it.
         watch: is shown the case as `predictor.segmentation` shows it; the disagreement is the mean of the folds' own.
-        heard: whether `Spoken.voices` will be asked for.
-        kept: whether `Spoken.keep` will be called.
+        heard: whether `FoldPredictions.voices` will be asked for.
+        kept: whether `FoldPredictions.keep` will be called.
 
     Raises:
         ModelError: the networks' values are not finite.
@@ -141,7 +142,7 @@ def speak(
         keeper = _Keeper(files, folder, num_folds, meta, labels, heard, kept)
         for together in windows:
             cropped[together[0].where] = keeper.take(together, watch).cpu().numpy()
-    return Spoken(labels=native, meta=meta, folder=folder, num_folds=tuple(num_folds))
+    return FoldPredictions(labels=native, meta=meta, folder=folder, num_folds=tuple(num_folds))
 
 
 def mean_logits(folds: Sequence[Tensor]) -> Tensor:
@@ -205,7 +206,7 @@ class _Keeper:
             self._put(folds_path(self.folder, _ALL), rows, stored)
         if watch is not None:
             watch(means, [one for one in apart if one is not None])
-        return decide(logits, labels, threshold=0.0) if len(means) == 1 else decide_mean(means, labels)
+        return logits_to_labels(logits, labels, threshold=0.0) if len(means) == 1 else mean_to_labels(means, labels)
 
     def _put_folds(self, model: int, rows: slice, said: Sequence[Tensor], own: Sequence[Disagreement | None]) -> None:
         """Write what each fold of a model says of a window."""

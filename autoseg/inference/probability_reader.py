@@ -1,7 +1,8 @@
 """Probabilities that are too many to hold at once in, rows of them along z one after another out.
 
 With 100 classes the probabilities of a whole-body CT are tens of GiB, and nothing needs them all at a time: labels,
-candidates and features are made from a slab of rows of all heads. So whoever looks at probabilities is given `Pieces`.
+candidates and features are made from a slab of rows of all heads. So whoever looks at probabilities is given a
+`ProbabilityReader`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from autoseg.inference.export import Labels, Probabilities, decide_mean, mean_probabilities, slabs, uncrop
+from autoseg.inference.export import Labels, Probabilities, mean_probabilities, mean_to_labels, slabs, uncrop
 from autoseg.records.labels import LabelScheme
 from autoseg.records.results import PreprocessedCase
 from autoseg.storage.arrays import array_shape, read_array
 
 
 @dataclass(frozen=True)
-class Pieces:
+class ProbabilityReader:
     """Probabilities `H z y x` on the crop box of the turned grid, of which rows along z are read when asked for."""
 
     shape: tuple[int, ...]
@@ -32,21 +33,25 @@ class Pieces:
             yield rows, self.read(rows)
 
 
-def in_file(path: Path) -> Pieces:
-    """Pieces of what `store.probability_writer` wrote to `path`; raises DataError when it is not readable."""
+def in_file(path: Path) -> ProbabilityReader:
+    """Read what `store.probability_writer` wrote to `path`; raises DataError when it is not readable."""
     num_heads, z, y, x = array_shape(path)
     whole = (slice(0, num_heads), slice(0, y), slice(0, x))
-    return Pieces((num_heads, z, y, x), lambda rows: read_array(path, (whole[0], rows, *whole[1:])))
+    return ProbabilityReader((num_heads, z, y, x), lambda rows: read_array(path, (whole[0], rows, *whole[1:])))
 
 
-def mean_pieces(members: Sequence[Pieces]) -> Pieces:
+def mean_reader(members: Sequence[ProbabilityReader]) -> ProbabilityReader:
     """The mean of several of one shape, rounded as probabilities are stored (`mean_probabilities`)."""
     if len(members) == 1:
         return members[0]
-    return Pieces(members[0].shape, lambda rows: mean_probabilities([member.read(rows) for member in members]))
+    return ProbabilityReader(
+        members[0].shape, lambda rows: mean_probabilities([member.read(rows) for member in members])
+    )
 
 
-def labels_from_probabilities(members: Sequence[Pieces], meta: PreprocessedCase, labels: LabelScheme) -> Labels:
+def labels_from_probabilities(
+    members: Sequence[ProbabilityReader], meta: PreprocessedCase, labels: LabelScheme
+) -> Labels:
     """Labels of the image file's own grid from the mean of one or more probability volumes.
 
     Args:
@@ -60,10 +65,10 @@ def labels_from_probabilities(members: Sequence[Pieces], meta: PreprocessedCase,
     return uncrop(classes_from_probabilities(members, labels), meta)
 
 
-def classes_from_probabilities(members: Sequence[Pieces], labels: LabelScheme) -> Labels:
+def classes_from_probabilities(members: Sequence[ProbabilityReader], labels: LabelScheme) -> Labels:
     """Internal class numbers `z y x`, still on the crop box, from the mean of probability volumes."""
     cropped = np.empty(members[0].shape[1:], dtype=np.int16)
     for rows in slabs(members[0].shape):
         read = [torch.from_numpy(member.read(rows)) for member in members]
-        cropped[rows] = decide_mean(read, labels).numpy()
+        cropped[rows] = mean_to_labels(read, labels).numpy()
     return cropped

@@ -19,7 +19,7 @@ from autoseg.storage.archives import is_archive, unpacked
 
 
 @contextmanager
-def opened(where: Paths | Path) -> Iterator[Paths | Path]:
+def open_model(where: Paths | Path) -> Iterator[Paths | Path]:
     """Yield the folder of a model; that of a zip is there until the block ends.
 
     Yields:
@@ -40,7 +40,7 @@ def opened(where: Paths | Path) -> Iterator[Paths | Path]:
 
 
 @contextmanager
-def opened_configuration(model: Path, name: str | None = None) -> Iterator[Path]:
+def open_configuration(model: Path, name: str | None = None) -> Iterator[Path]:
     """Yield the folder of one configuration of a model, or of one fold; that of a zip is there until the block ends.
 
     Of several it is that called `name`, else the only one that predicts, whose earlier stages lie beside it.
@@ -49,7 +49,7 @@ def opened_configuration(model: Path, name: str | None = None) -> Iterator[Path]
         ModelError: `model` is none.
         UsageError: it holds several to choose from.
     """
-    with opened(model) as where:
+    with open_model(model) as where:
         yield _one_configuration(where, name, model)
 
 
@@ -59,7 +59,7 @@ def folds_in(folder: Path) -> list[Path]:
 
 
 def configurations_in(folder: Path) -> list[list[Path]]:
-    """Fold folders of each configuration of a model folder that `opened` yielded.
+    """Fold folders of each configuration of a model folder that `open_model` yielded.
 
     A stage before a cascade that lies beside it speaks through the cascade alone.
     """

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from autoseg.errors import UsageError
-from autoseg.inference.opening import folds_in, opened_configuration
+from autoseg.inference.model_folders import folds_in, open_configuration
 
 
 @contextmanager
@@ -13,14 +13,14 @@ def folds_to_export(model: Path, output: Path) -> Iterator[list[Path]]:
     """Yield the fold folders of a model that is written to `output`.
 
     Args:
-        model: a folder or a zip as `inference.opening` takes them, of which one configuration predicts.
+        model: a folder or a zip as `inference.model_folders` takes them, of which one configuration predicts.
         output: must be missing or an empty folder.
 
     Raises:
         ModelError: `model` is none.
         UsageError: it holds several, or something is in `output`.
     """
-    with opened_configuration(model) as folder:
+    with open_configuration(model) as folder:
         if output.exists() and (not output.is_dir() or any(output.iterdir())):
             raise UsageError(f"{output} is there already and not empty; give another folder.")
         yield folds_in(folder)

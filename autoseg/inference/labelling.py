@@ -22,7 +22,7 @@ _ROUNDING = 1e-5
 and three axes of at most four roundings each make 26 of 6e-8, 1.6e-6. Heads closer than that are compared."""
 
 
-def decide(values: Tensor, labels: LabelScheme, threshold: float) -> Tensor:
+def logits_to_labels(values: Tensor, labels: LabelScheme, threshold: float) -> Tensor:
     """The class of each voxel.
 
     Args:
@@ -42,16 +42,16 @@ def decide(values: Tensor, labels: LabelScheme, threshold: float) -> Tensor:
     return found
 
 
-def decide_into(
+def logits_to_labels_into(
     target: npt.NDArray[np.int16], window: Window, labels: LabelScheme, threshold: float, scratch: Scratch
 ) -> None:
-    """Write what `decide` says of a window to its place in the whole `Z Y X`.
+    """Write what `logits_to_labels` says of a window to its place in the whole `Z Y X`.
 
     Args:
         target: the whole volume.
         window: some of it, from which one head at a time is resampled; channels after the heads are not looked at.
-        labels: as in `decide`.
-        threshold: as in `decide`.
+        labels: as in `logits_to_labels`.
+        threshold: as in `logits_to_labels`.
         scratch: the same for all windows of a volume.
     """
     for strip, classes in _strips_decided(window, labels, threshold, scratch):

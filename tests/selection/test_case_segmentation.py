@@ -16,7 +16,7 @@ from autoseg.postprocessing.features import CaseGrid
 from autoseg.records.labels import LabelScheme
 from autoseg.records.postprocessing import ComponentRule, ComponentSettings, LearningSettings, TargetRule
 from autoseg.records.results import PostprocessingRule
-from autoseg.selection.answering import Answer, answer
+from autoseg.selection.case_segmentation import CaseSegmentation, segment_case
 from autoseg.selection.predictor import Predictor
 from tests.pipeline.fakes import oblique_grid
 from tests.postprocessing.test_apply import meta_of
@@ -33,7 +33,7 @@ def logit_rows(heads: int, seed: int) -> Iterator[torch.Tensor]:
         yield rows.scatter_add_(0, classes[start // 16].expand(1, 2, -1, -1), torch.full((1, 2, *SHAPE[1:]), 8.0))
 
 
-def answered(heads: int, folder: Path) -> Answer:
+def answered(heads: int, folder: Path) -> CaseSegmentation:
     labels = LabelScheme(
         class_names=("background", *(f"class {n}" for n in range(1, heads))),
         class_values=tuple(range(heads)),
@@ -55,7 +55,7 @@ def answered(heads: int, folder: Path) -> Answer:
     depth = probability_depth(heads, SHAPE)
     windows = zip(*(native_windows(logit_rows(heads, seed), meta, depth) for seed in (1, 2)), strict=True)
     grid = CaseGrid(np.zeros((1, *SHAPE), np.int16), ((0.0, 1.0),), (1.0, 1.0, 1.0), False)
-    return answer(predictor, meta, windows, lambda: grid, folder, lambda _: None)
+    return segment_case(predictor, meta, windows, lambda: grid, folder, lambda _: None)
 
 
 def test_memory_does_not_grow_with_the_number_of_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

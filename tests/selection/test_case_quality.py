@@ -10,7 +10,7 @@ import pytest
 from autoseg.records.labels import LabelScheme, Target
 from autoseg.records.results import Aggregate
 from autoseg.records.trust import Curve, Judgement, KnownRange, QualityModel, QualityScores, Trust, VolumeInterval
-from autoseg.selection.judging import judge, quality_table
+from autoseg.selection.case_quality import judge, quality_table
 from tests.selection.test_out_of_distribution import case
 
 TWO = LabelScheme(class_names=("background", "a", "b"), class_values=(0, 1, 2), num_entries=3)

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoseg.inference import deciding
-from autoseg.inference.deciding import decide, decide_into
+from autoseg.inference import labelling
+from autoseg.inference.labelling import logits_to_labels, logits_to_labels_into
 from autoseg.records.labels import LabelScheme, Target
 from autoseg.spatial import linear
 from autoseg.spatial.linear import Scratch, Window, linear_windows
@@ -31,7 +31,7 @@ def scheme(num_heads: int, order: tuple[int, ...] = ()) -> LabelScheme:
 def labels_of(logits: torch.Tensor, shape, labels: LabelScheme, threshold: float = 0.0, separate=None) -> np.ndarray:
     found, scratch = np.full(shape, -1, np.int16), Scratch()
     for window in linear_windows([logits], logits.shape[1:], shape, separate):
-        decide_into(found, window, labels, threshold, scratch)
+        logits_to_labels_into(found, window, labels, threshold, scratch)
     return found
 
 
@@ -58,7 +58,7 @@ def check(logits: torch.Tensor, shape, labels: LabelScheme, separate=None) -> No
         assert set(np.unique(found)) <= set(same), "the second of equal heads won"
     assert not differs.any()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(deciding, "_ROUNDING", np.inf)
+        patch.setattr(labelling, "_ROUNDING", np.inf)
         np.testing.assert_array_equal(labels_of(logits, shape, labels, separate=separate), found)
 
 
@@ -143,8 +143,8 @@ def test_what_is_not_finite_switches_leaving_out_off_around_it(fault: float) -> 
 
 def test_all_heads_in_memory_are_decided_alike() -> None:
     values = torch.rand((5, 6, 7, 8), generator=torch.Generator().manual_seed(0))
-    assert torch.equal(decide(values, scheme(5), 0.5), values.argmax(0).short())
-    painted = decide(values, scheme(5, (3, 1, 2, 5, 4)), 0.5)
+    assert torch.equal(logits_to_labels(values, scheme(5), 0.5), values.argmax(0).short())
+    painted = logits_to_labels(values, scheme(5, (3, 1, 2, 5, 4)), 0.5)
     wanted = torch.zeros((6, 7, 8), dtype=torch.int16)
     for region, number in zip(values, (3, 1, 2, 5, 4), strict=True):
         wanted[region > 0.5] = number

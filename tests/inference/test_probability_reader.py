@@ -7,7 +7,7 @@ import pytest
 
 from autoseg.inference import export
 from autoseg.inference.export import mean_probabilities
-from autoseg.inference.pieces import classes_from_probabilities, in_file, mean_pieces
+from autoseg.inference.probability_reader import classes_from_probabilities, in_file, mean_reader
 from autoseg.inference.temperature import tempered, tempered_pieces
 from autoseg.storage.arrays import write_array
 from tests.inference.whole import in_memory
@@ -37,11 +37,11 @@ def test_slabs_put_together_are_the_whole(tmp_path: Path, small_slabs: None) -> 
 
 def test_a_mean_is_rounded_as_the_mean_of_whole_volumes(small_slabs: None) -> None:
     first, second, third = (said(seed) for seed in (1, 2, 3))
-    mean = mean_pieces([in_memory(one) for one in (first, second, third)])
+    mean = mean_reader([in_memory(one) for one in (first, second, third)])
     wanted = mean_probabilities([first, second, third])
     np.testing.assert_array_equal(np.concatenate([slab for _, slab in mean.slabs()], 1), wanted)
     alone = in_memory(first)
-    assert mean_pieces([alone]) is alone
+    assert mean_reader([alone]) is alone
 
 
 @pytest.mark.parametrize("labels", [TWO, REGIONS])

@@ -16,7 +16,7 @@ class Abandoned(Exception):  # noqa: N818 - no fault of the user's: the maker wa
     """The maker will not go on, and why is known elsewhere."""
 
 
-class Belt(Generic[Item]):
+class BoundedQueue(Generic[Item]):
     """A bounded queue between two threads that ends with an error or without one."""
 
     def __init__(self, limit: int, size_of: Callable[[Item], int]) -> None:

@@ -39,7 +39,7 @@ class MeanOfFolds(nn.Module):
         return torch.stack([fold(x)[0] for fold in self.folds]).mean(0)
 
 
-def plain_module(networks: Sequence[nn.Module]) -> nn.Module:
+def exportable_module(networks: Sequence[nn.Module]) -> nn.Module:
     """One module of plain operations, in evaluation mode on the CPU, from networks that each give a tuple of logits."""
     return MeanOfFolds([_plain(copy.deepcopy(network).cpu()) for network in networks]).eval()
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from autoseg.errors import ResourceError
-from autoseg.storage import spacious as module
-from autoseg.storage.spacious import laid_out, spacious
+from autoseg.storage import large_arrays as module
+from autoseg.storage.large_arrays import laid_out, large_array
 
 
 def lies_in_a_file(array: np.ndarray) -> bool:
@@ -19,7 +19,7 @@ def lies_in_a_file(array: np.ndarray) -> bool:
 def test_what_fits_stays_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "available_memory_bytes", lambda: 4000)
     monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
-    small, large = spacious((10, 50), np.int16), spacious((10, 51), np.int16)
+    small, large = large_array((10, 50), np.int16), large_array((10, 51), np.int16)
     assert not lies_in_a_file(small)
     assert lies_in_a_file(large)
     assert not any(tmp_path.iterdir())
@@ -27,7 +27,7 @@ def test_what_fits_stays_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert not array.any()
         array[3, 7] = 5
         assert array.sum() == 5
-    assert spacious((0, 4), np.int16).size == 0
+    assert large_array((0, 4), np.int16).size == 0
 
 
 def test_a_full_disk_is_seen_before_the_first_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,21 +38,21 @@ def test_a_full_disk_is_seen_before_the_first_value(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(ResourceError, match=r"1\.6 GiB is too large .*\(3\.0 GiB\) .*No space left.*TMPDIR"):
-        spacious((1600 << 20,), np.uint8)
+        large_array((1600 << 20,), np.uint8)
     monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path / "nowhere"))
     with pytest.raises(ResourceError, match=r"no place in .*nowhere"):
-        spacious((1600 << 20,), np.uint8)
+        large_array((1600 << 20,), np.uint8)
 
 
 def test_without_a_disk_half_of_the_memory_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a container whose temporary folder is small."""
     monkeypatch.setattr(module, "available_memory_bytes", lambda: 4000)
     monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path / "nowhere"))
-    array = spacious((2000,), np.uint8)
+    array = large_array((2000,), np.uint8)
     assert not lies_in_a_file(array)
     assert array.shape == (2000,)
     with pytest.raises(ResourceError, match="too large"):
-        spacious((2001,), np.uint8)
+        large_array((2001,), np.uint8)
 
 
 def test_values_are_copied_only_where_they_do_not_lie_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,9 @@ from autoseg.records.geometry import IntTriple
 from autoseg.records.postprocessing import TargetRule
 from autoseg.records.recipe import Mirroring
 from autoseg.records.results import PostprocessingRule
-from autoseg.selection import room
+from autoseg.selection import memory_check
+from autoseg.selection.memory_check import memory_shortage
 from autoseg.selection.predictor import Predictor
-from autoseg.selection.room import lack_of_room
 from tests.pipeline.fakes import oblique_grid
 from tests.postprocessing.test_apply import meta_of, rule_of
 
@@ -50,8 +50,8 @@ def needed(chosen: Predictor, monkeypatch: pytest.MonkeyPatch) -> int:
     low, high = 0, 1 << 40
     while high - low > 1:
         middle = (low + high) // 2
-        monkeypatch.setattr(room, "available_memory_bytes", lambda enough=middle: enough)
-        low, high = (low, middle) if lack_of_room(chosen, GRIDS) is None else (middle, high)
+        monkeypatch.setattr(memory_check, "available_memory_bytes", lambda enough=middle: enough)
+        low, high = (low, middle) if memory_shortage(chosen, GRIDS) is None else (middle, high)
     return high
 
 
@@ -85,10 +85,10 @@ def test_the_stage_before_a_cascade_counts_where_it_needs_more(monkeypatch: pyte
 
 
 def test_it_says_what_is_needed_and_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "available_memory_bytes", lambda: 90 << 20)
+    monkeypatch.setattr(memory_check, "available_memory_bytes", lambda: 90 << 20)
     unsure = rule_of(TargetRule(target="a", method="probability_mean", feature="probability_mean", minimum=0.5))
-    message = lack_of_room(predictor(PostprocessingRule(components=unsure)), GRIDS)
+    message = memory_shortage(predictor(PostprocessingRule(components=unsure)), GRIDS)
     assert "0.0 GiB are needed to blend tiles and 0.1 GiB for 6 million voxels after that, 0.1 GiB are free" in message
     assert "--fast" in message
-    monkeypatch.setattr(room, "available_memory_bytes", lambda: 1 << 20)
-    assert "--fast" not in lack_of_room(predictor(), GRIDS)
+    monkeypatch.setattr(memory_check, "available_memory_bytes", lambda: 1 << 20)
+    assert "--fast" not in memory_shortage(predictor(), GRIDS)

@@ -1,7 +1,8 @@
 """A predictor and a prepared case in, why the case will not fit into the memory out, before anything is computed.
 
-Arrays of one value a voxel lie in files where memory is short (`storage.spacious`). What must fit are the rows being
-blended, which grow with the heads, and what post-processing does with the components, which grows with the voxels.
+Arrays of one value a voxel lie in files where memory is short (`storage.large_arrays`). What must fit are the rows
+being blended, which grow with the heads, and what post-processing does with the components, which grows with the
+voxels.
 """
 
 import math
@@ -20,7 +21,7 @@ features; the same with candidates and probabilities. Where all is foreground th
 a case that would fit must not be refused."""
 
 
-def lack_of_room(predictor: Predictor, grids: Grids) -> str | None:
+def memory_shortage(predictor: Predictor, grids: Grids) -> str | None:
     """Why a case does not fit into the memory that is free, with what to do; None where it does."""
     meta = grids[predictor.models[0].configuration].meta
     sums = 0

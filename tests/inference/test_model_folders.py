@@ -8,7 +8,7 @@ import pytest
 
 from autoseg.cli.main import main
 from autoseg.errors import ModelError, UsageError
-from autoseg.inference.opening import folds_in, opened, opened_configuration
+from autoseg.inference.model_folders import folds_in, open_configuration, open_model
 from autoseg.pipeline.pack import pack
 from autoseg.records.base import write_record
 from autoseg.records.results import Selection
@@ -20,7 +20,7 @@ CASCADE = ("3d_fullres", "3d_lowres", "3d_cascade_fullres")
 
 def chosen(model: Path, name: str | None = None) -> tuple[str, list[str]]:
     """Name of the folder that is opened, and of its folds."""
-    with opened_configuration(model, name) as folder:
+    with open_configuration(model, name) as folder:
         assert all((fold / "weights").is_dir() for fold in folds_in(folder))
         return folder.name, [fold.name for fold in folds_in(folder)]
 
@@ -109,7 +109,7 @@ def test_commands_take_a_model_inside_a_zip(paths: Paths, tmp_path: Path, capsys
 
 def test_a_zip_is_there_until_the_block_ends(paths: Paths, tmp_path: Path) -> None:
     pack(paths.configuration("plan", "3d_fullres"), tmp_path / "model.zip")
-    with opened(tmp_path / "model.zip") as where:
+    with open_model(tmp_path / "model.zip") as where:
         assert isinstance(where, Paths)
         assert where.configuration("plan", "3d_fullres").is_dir()
     assert not where.folder.exists()
@@ -128,7 +128,7 @@ def test_every_command_refuses_what_is_no_model_alike(
     for name in ("empty", "notes.txt", "data", "untrained", "images.zip", "layout.zip", "missing", "missing.zip"):
         model = str(tmp_path / name)
         fault = "does not exist" if name.startswith("missing") else "holds no trained fold"
-        with pytest.raises(ModelError) as error, opened(tmp_path / name):
+        with pytest.raises(ModelError) as error, open_model(tmp_path / name):
             pass
         assert str(error.value).startswith(f"{model} {fault}: expected a model, that is a zip")
         calls = [

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from autoseg.inference.native_stage import native_labels_on_grid
+from autoseg.inference.cascade_labels import native_labels_on_grid
 from tests.preprocessing.cases import plan, prepare_case
 from tests.preprocessing.test_prepare import oblique_case
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from autoseg.inference.belt import Abandoned, Belt
+from autoseg.inference.bounded_queue import Abandoned, BoundedQueue
 
 
 def in_thread(work: Callable[[], None]) -> Callable[[], None]:
@@ -23,7 +23,7 @@ def in_thread(work: Callable[[], None]) -> Callable[[], None]:
 
 
 def test_items_come_in_order_and_no_more_wait_than_the_limit() -> None:
-    belt, made, used = Belt[int](limit=5, size_of=lambda item: 2), [], []
+    belt, made, used = BoundedQueue[int](limit=5, size_of=lambda item: 2), [], []
 
     def items() -> Iterator[int]:
         for number in range(50):
@@ -39,7 +39,7 @@ def test_items_come_in_order_and_no_more_wait_than_the_limit() -> None:
 
 
 def test_one_item_larger_than_the_limit_passes() -> None:
-    belt = Belt[int](limit=5, size_of=lambda item: 100)
+    belt = BoundedQueue[int](limit=5, size_of=lambda item: 100)
     wait = in_thread(lambda: belt.fill(lambda: [1, 2]))
     assert list(belt) == [1, 2]
     wait()
@@ -47,7 +47,7 @@ def test_one_item_larger_than_the_limit_passes() -> None:
 
 @pytest.mark.parametrize("fails_at_once", [True, False])
 def test_an_error_of_the_maker_is_the_users_after_all_that_was_made(fails_at_once: bool) -> None:
-    belt, problem, used = Belt[int](limit=9, size_of=lambda item: 1), ValueError("broken"), []
+    belt, problem, used = BoundedQueue[int](limit=9, size_of=lambda item: 1), ValueError("broken"), []
 
     def items() -> Iterator[int]:
         yield 1
@@ -64,7 +64,7 @@ def test_an_error_of_the_maker_is_the_users_after_all_that_was_made(fails_at_onc
 
 
 def test_an_interrupted_maker_leaves_no_user_waiting() -> None:
-    belt, ends = Belt[int](limit=9, size_of=lambda item: 1), []
+    belt, ends = BoundedQueue[int](limit=9, size_of=lambda item: 1), []
 
     def use() -> None:
         try:
@@ -84,7 +84,7 @@ def test_an_interrupted_maker_leaves_no_user_waiting() -> None:
 
 
 def test_a_user_who_stops_stops_the_maker() -> None:
-    belt, closed = Belt[int](limit=1, size_of=lambda item: 1), []
+    belt, closed = BoundedQueue[int](limit=1, size_of=lambda item: 1), []
 
     def items() -> Iterator[int]:
         try:
@@ -102,7 +102,7 @@ def test_a_user_who_stops_stops_the_maker() -> None:
 
 
 def test_whoever_waits_for_an_abandoned_belt_is_told() -> None:
-    belt, said = Belt[int](limit=9, size_of=lambda item: 1), []
+    belt, said = BoundedQueue[int](limit=9, size_of=lambda item: 1), []
 
     def use() -> None:
         try:
@@ -117,7 +117,7 @@ def test_whoever_waits_for_an_abandoned_belt_is_told() -> None:
 
 
 def test_what_was_made_whole_cannot_be_abandoned() -> None:
-    belt = Belt[int](limit=9, size_of=lambda item: 1)
+    belt = BoundedQueue[int](limit=9, size_of=lambda item: 1)
     belt.fill(lambda: [1, 2])
     belt.abandon()
     assert list(belt) == [1, 2]
@@ -130,7 +130,7 @@ def test_a_closed_belt_holds_nothing_of_a_failed_maker(closes_first: bool) -> No
     class Large:
         """Stands for a tensor, which the frames of an error hold."""
 
-    belt, held = Belt[int](limit=9, size_of=lambda item: 1), []
+    belt, held = BoundedQueue[int](limit=9, size_of=lambda item: 1), []
 
     def items() -> Iterator[int]:
         large = Large()

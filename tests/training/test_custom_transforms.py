@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from autoseg.errors import UsageError
-from autoseg.training import batchgenerators_tier as tier
+from autoseg.training import custom_transforms as tier
 from autoseg.training.batches import Sampler, batches
-from autoseg.training.batchgenerators_tier import batchgenerators_step, find_transforms
+from autoseg.training.custom_transforms import batchgenerators_step, find_transforms
 from tests.training.tools import CPU, LABELS, RECIPE, make_source
 
 pytest.importorskip("batchgenerators")

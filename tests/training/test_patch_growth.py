@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from autoseg.records.course import PatchGrowth, PatchStage
 from autoseg.records.recipe import Schedule
 from autoseg.training.batches import Sampler, batches
-from autoseg.training.growth import grown, part_at, stage_shares, warn_of_idle_growth
+from autoseg.training.patch_growth import grown, part_at, stage_shares, warn_of_idle_growth
 from autoseg.training.schedule import TrainingSchedule, with_cooldown
 from tests.training.tools import RECIPE, make_sampler, make_source
 
