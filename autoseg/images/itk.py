@@ -28,6 +28,7 @@ from autoseg.storage.large_arrays import laid_out
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 _LARGEST_RATIO = 1032  # of deflate
+_LONGEST_LINE = 1 << 12
 _MOST_BYTES = 8  # of a voxel whose type is not known
 _LEAST_BYTES = 4  # of a value once it is normalised
 _TYPES = {
@@ -59,8 +60,7 @@ def read_itk(path: Path) -> Volume:
         data = read_contents(header.data_file)
         block, digest = memoryview(data.raw), sha256_bytes(f"{contents.sha256} {data.sha256}".encode())
     _check_length(header, len(block), path)
-    for _ in range(header.skipped_lines):
-        block = block[bytes(block[:LARGEST_HEADER]).find(b"\n") + 1 :]
+    block = _after_lines(block, header.skipped_lines, path)
     image = _information(path)
     voxels = _values(header, image, block, path)
     if voxels is None:
@@ -155,6 +155,18 @@ def _check_length(header: TextHeader, num_bytes: int, path: Path) -> None:
     if ratio is not None and header.announced_bytes > num_bytes * ratio:
         found = f"its header announces {header.announced_bytes} bytes of voxels, there are {num_bytes}"
         raise ImageError("truncated", f"{path}: {found}{' (compressed)' if ratio > 1 else ''}; copy it again.")
+
+
+def _after_lines(block: memoryview, num_lines: int, path: Path) -> memoryview:
+    """The block without its first lines, which NRRD's `line skip` counts; raises ImageError where it has fewer."""
+    for _ in range(num_lines):
+        found = bytes(block[:_LONGEST_LINE]).find(b"\n")
+        if found < 0:
+            raise ImageError(
+                "truncated", f"{path}: its header skips {num_lines} lines, there are fewer; copy it again."
+            )
+        block = block[found + 1 :]
+    return block
 
 
 def _information(path: Path) -> Any:

@@ -13,6 +13,8 @@ from autoseg.images.contents import inside
 from autoseg.images.volume import ImageError
 
 LARGEST_HEADER = 1 << 20
+_DATA_FILE = b"ElementDataFile"
+_LINE_END = re.compile(r"\r\n?|\n")  # SimpleITK's ends of lines, fewer than Python's
 
 _BYTES = {"char": 1, "int8": 1, "short": 2, "shortint": 2, "int16": 2, "int": 4, "int32": 4, "float": 4, "double": 8}
 _BYTES |= {"longlong": 8, "longlongint": 8, "int64": 8}
@@ -112,10 +114,8 @@ def read_text_header(start: bytes | mmap.mmap, path: Path) -> TextHeader:
     if is_nrrd != (start[:4] == b"NRRD"):
         expected = "NRRD" if is_nrrd else "MetaImage"
         raise ImageError("not_an_image", f"{path} is no {expected} file (it begins with {start[:8]!r}).")
-    end, fields = _nrrd_fields(start) if is_nrrd else _meta_fields(start)
-    named = fields.get("datafile") if is_nrrd else fields.get("elementdatafile")
-    if not is_nrrd and named is None:
-        raise ImageError("not_an_image", f"{path} is no MetaImage file (ElementDataFile is missing).")
+    end, fields = _nrrd_fields(start, path) if is_nrrd else _meta_fields(start, path)
+    named = fields.get("datafile") if is_nrrd else fields["elementdatafile"]
     sizes = tuple(int(n) for n in re.findall(r"-?\d+", fields.get("sizes", fields.get("dimsize", ""))))
     if not 2 <= len(sizes) <= 4 or min(sizes) < 1:
         message = f"{path}: its header gives the axes the lengths {list(sizes)}; expected 2 to 4, above 0."
@@ -133,18 +133,33 @@ def _detached(path: Path, named: str) -> Path:
     return target
 
 
-def _nrrd_fields(raw: bytes | mmap.mmap) -> tuple[int, dict[str, str]]:
+def _nrrd_fields(raw: bytes | mmap.mmap, path: Path) -> tuple[int, dict[str, str]]:
     """Where the voxels begin, and the header's fields."""
     blank = re.search(rb"\r?\n\r?\n", raw[:LARGEST_HEADER])
+    if blank is None and len(raw) >= LARGEST_HEADER:  # a field beyond would be SimpleITK's alone
+        raise ImageError("bad_header", f"{path}: its header has no end within {LARGEST_HEADER} bytes.")
     text = raw[: blank.start() if blank else LARGEST_HEADER].decode("latin-1")
-    rows = [line.split(":", 1) for line in text.splitlines() if ":" in line and ":=" not in line and line[0] != "#"]
-    fields = {name.strip().lower().replace(" ", ""): value.strip() for name, value in rows}
+    rows = [line.partition(":")[::2] for line in _LINE_END.split(text) if ":" in line and line[0] != "#"]
+    # `name:=value` is a remark of somebody's own; `:=` within a value is not.
+    found = [(name.strip().lower().replace(" ", ""), value.strip()) for name, value in rows if value[:1] != "="]
+    fields = dict(found)
+    if len(fields) < len(found):
+        raise ImageError("bad_header", f"{path}: its header has a field twice; write it again.")
     return (blank.end() if blank else len(raw)), fields
 
 
-def _meta_fields(raw: bytes | mmap.mmap) -> tuple[int, dict[str, str]]:
-    """As `_nrrd_fields`; a MetaImage header ends with the line ElementDataFile."""
-    last = re.search(rb"(?im)^\s*ElementDataFile\s*=[^\n]*\n?", raw[:LARGEST_HEADER])
-    text = raw[: last.end() if last else 0].decode("latin-1")
-    rows = [line.split("=", 1) for line in text.splitlines() if "=" in line]
-    return (last.end() if last else len(raw)), {name.strip().lower(): value.strip() for name, value in rows}
+def _meta_fields(raw: bytes | mmap.mmap, path: Path) -> tuple[int, dict[str, str]]:
+    """As `_nrrd_fields`; a MetaImage header ends with the line ElementDataFile.
+
+    SimpleITK knows that name in this spelling only, also before a colon, and goes on where it did not understand a
+    line. So there must be no second one, or it could read another file than the one that was looked at.
+    """
+    last = re.search(rb"(?m)^[ \t]*(ElementDataFile)\s*=[^\n]*\n?", raw[:LARGEST_HEADER])
+    if last is None:
+        raise ImageError("not_an_image", f"{path} is no MetaImage file (ElementDataFile is missing).")
+    if raw.find(_DATA_FILE) != last.start(1) or raw.find(_DATA_FILE, last.end(1)) >= 0:
+        message = f"{path}: its header must say once, `ElementDataFile = NAME`, where the voxels are; write it again."
+        raise ImageError("bad_header", message)
+    text = raw[: last.end()].decode("latin-1")
+    rows = [line.split("=", 1) for line in _LINE_END.split(text) if "=" in line]
+    return last.end(), {name.strip().lower(): value.strip() for name, value in rows}

@@ -66,7 +66,7 @@ def segment_case(
     Args:
         predictor: that was asked.
         meta: of its first model.
-        windows: as `ask` yields them.
+        windows: as `case_logits` yields them.
         grid: makes what features of components need of the image; called only where a rule judges by them.
         folder: what each fold says is kept inside it for a while, where a rule or the caller wants it.
         keep: called with what the folds say, where the predictor saves probabilities.

@@ -5,15 +5,19 @@ holds it, however that ends, so no stale lock is ever left behind. The file itse
 two processes hold "the" lock on two different files.
 """
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from autoseg import console
 from autoseg.errors import ResourceError, UsageError
 
 LOCK_FILE = ".lock"
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What file systems without locks answer, as NFS without its lock service does."""
 
 
 def is_locked(folder: Path) -> bool:
@@ -25,6 +29,9 @@ def is_locked(folder: Path) -> bool:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
     finally:
         os.close(handle)
     return False
@@ -33,6 +40,8 @@ def is_locked(folder: Path) -> bool:
 @contextmanager
 def locked(folder: Path, what: str) -> Iterator[None]:
     """Hold the lock of `folder` (made if missing) inside the `with` block.
+
+    Where the file system has no locks the block runs without one, and a warning says so.
 
     Args:
         folder: what is to be used by one process at a time.
@@ -55,6 +64,10 @@ def locked(folder: Path, what: str) -> Iterator[None]:
             raise UsageError(
                 f"{folder} is in use: process {holder} is {what}. Wait for it, or stop it and call again."
             ) from error
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise ResourceError(f"Cannot lock {folder}: {error.strerror}. Choose another folder.") from error
+            console.warn(f"{folder} is on a file system without locks; let no other process use it meanwhile")
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
         yield

@@ -85,6 +85,44 @@ def test_headers_cannot_reach_out_of_their_folder(tmp_path):
         assert fault_of(read_image, [folder / name]) == "path_escape"
 
 
+META = "ObjectType = Image\nNDims = 3\nHeaderSize = 2\nDimSize = 2 2 2\nElementType = MET_UCHAR\n"
+NRRD = "NRRD0004\ntype: uchar\ndimension: 3\nsizes: 2 2 2\nencoding: ascii\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.mhd", META + "elementdatafile = LOCAL\nElementDataFile = ../secret\n"),
+        ("a.mhd", META + "ElementDataFile : ../secret\nElementDataFile = LOCAL\n"),
+        ("a.mhd", META + "Name\nElementDataFile = LOCAL\nElementDataFile = ../secret\n"),
+        ("a.nrrd", NRRD + "data file: ../secret\n#\x85data file: a.nrrd\n\n"),
+        ("a.nrrd", NRRD + "#\rdata file: ../secret\n\n"),
+        ("a.nrrd", NRRD + "# more\n" * 200_000 + "data file: ../secret\n\n"),
+    ],
+)
+def test_what_simpleitk_reads_otherwise_than_we_do_does_not_reach_out_either(tmp_path, name, text):
+    (tmp_path / "secret").write_bytes(b"1 2 3 4 5 6 7 8 9 ")
+    path = tmp_path / "in" / name
+    path.parent.mkdir()
+    path.write_bytes(text.encode("latin-1"))
+    assert SimpleITK.ReadImage(str(path)).GetSize() == (2, 2, 2)  # of the secret
+    assert fault_of(read_image, [path]) in ("path_escape", "bad_header")
+    assert fault_of(read_geometry, path) in ("path_escape", "bad_header")
+
+
+def test_data_file_named_with_the_mark_of_remarks(tmp_path):
+    (tmp_path / "a.nrrd").write_text(NRRD + "data file: ../a:=b\n\n1 2 3 4 5 6 7 8")
+    assert fault_of(read_image, [tmp_path / "a.nrrd"]) == "path_escape"
+    (tmp_path / "b.nrrd").write_text(NRRD + "data file:=a remark\n\n1 2 3 4 5 6 7 8")
+    assert read_image([tmp_path / "b.nrrd"]).array.ravel().tolist() == [*range(1, 9)]
+
+
+def test_more_lines_to_skip_than_there_are(tmp_path):
+    text = NRRD.replace("ascii", "raw") + "line skip: 1000000000000\n\n12345678\n1234"
+    (tmp_path / "a.nrrd").write_text(text)
+    assert fault_of(read_image, [tmp_path / "a.nrrd"]) == "truncated"
+
+
 def test_announced_sizes_are_checked_against_the_bytes(tmp_path):
     header = "ObjectType = Image\nNDims = 3\nDimSize = 99999 99999 99999\nElementType = MET_SHORT\n"
     (tmp_path / "a.mha").write_text(header + "ElementDataFile = LOCAL\n1234")

@@ -1,5 +1,7 @@
 """The lock excludes a second holder and never outlives the first."""
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -8,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from autoseg.errors import UsageError
+from autoseg.errors import ResourceError, UsageError
 from autoseg.storage.locks import is_locked, locked
 
 _HOLD = """
@@ -51,4 +53,26 @@ def test_killed_holder_leaves_no_stale_lock(tmp_path: Path) -> None:
     holder.wait()
     holder.stdout.close()
     with locked(tmp_path, "training"):
+        pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_file_system_without_locks_is_used_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
+) -> None:
+    def refuse(handle: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with locked(tmp_path, "predicting"):
+        assert not is_locked(tmp_path)
+    assert "without locks" in " ".join(capsys.readouterr().err.split())
+
+
+def test_lock_that_fails_otherwise_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(handle: int, operation: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(ResourceError, match="Cannot lock"), locked(tmp_path, "predicting"):
         pass
