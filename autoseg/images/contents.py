@@ -25,7 +25,7 @@ from autoseg.storage.large_arrays import large_array
 GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_AND_ZLIB = 47  # zlib's code for "either header, with its checksum"
 _PIECE = 1 << 16  # compressed bytes a step; deflate unpacks at most 1032 times that, 64 MiB
-_LARGEST_RATIO = 1032  # of deflate
+LARGEST_RATIO = 1032  # of deflate
 _SPARE_BYTES = 16 << 20  # padding after the voxels that is tolerated
 _READ_BYTES = 64 << 20  # files up to this size are read: they may be replaced while they are in use
 
@@ -90,7 +90,7 @@ def unpack(raw: bytes | mmap.mmap, expected_bytes: int, path: Path) -> bytes | m
         ResourceError: it fits neither into memory nor on the disk for temporary files.
     """
     is_packed = raw[:2] == GZIP_MAGIC
-    possible = len(raw) * (_LARGEST_RATIO if is_packed else 1) + 1024
+    possible = len(raw) * (LARGEST_RATIO if is_packed else 1) + 1024
     if expected_bytes > possible:
         raise _too_short(path, expected_bytes, f"the file's {len(raw)} bytes cannot hold them")
     if not is_packed:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from autoseg.images.contents import check_memory, inflate, inflated, read_contents
+from autoseg.images.contents import LARGEST_RATIO, check_memory, inflate, inflated, read_contents
 from autoseg.images.nifti import PLANAR_Z_FACTOR, plane_normal, xyz_matrix, zyx_affine
 from autoseg.images.text_headers import LARGEST_HEADER, TextHeader, read_text_header
 from autoseg.images.volume import ImageError, Volume
@@ -27,7 +27,6 @@ from autoseg.storage.large_arrays import laid_out
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
-_LARGEST_RATIO = 1032  # of deflate
 _LONGEST_LINE = 1 << 12
 _MOST_BYTES = 8  # of a voxel whose type is not known
 _LEAST_BYTES = 4  # of a value once it is normalised
@@ -151,7 +150,7 @@ def _header(start: bytes | mmap.mmap, path: Path) -> TextHeader:
 
 def _check_length(header: TextHeader, num_bytes: int, path: Path) -> None:
     """Compare the announced voxels with the `num_bytes` at hand."""
-    ratio = {"raw": 1, "gzip": _LARGEST_RATIO}.get(header.encoding)
+    ratio = {"raw": 1, "gzip": LARGEST_RATIO}.get(header.encoding)
     if ratio is not None and header.announced_bytes > num_bytes * ratio:
         found = f"its header announces {header.announced_bytes} bytes of voxels, there are {num_bytes}"
         raise ImageError("truncated", f"{path}: {found}{' (compressed)' if ratio > 1 else ''}; copy it again.")

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autoseg.errors import UsageError
+from autoseg.images.nifti import PLANAR_Z_FACTOR
 from autoseg.images.volume import Volume
 from autoseg.records.geometry import Geometry, IntTriple, affine_rows
 
@@ -16,7 +17,6 @@ ORIENTATION = "SPL"
 """Where z, y and x run if nothing else is said: superior, posterior, left, as the slices of an axial DICOM scan."""
 
 _LETTERS = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I": (2, -1)}
-_PLANAR_DEPTH = 999.0  # nnU-Net's spacing of the axis that a 2-D image lacks, in its coarsest voxel edges
 
 
 def volume_of_array(
@@ -87,7 +87,7 @@ def _lengths(spacing: Floats) -> Floats:
     if spacing.shape not in ((2,), (3,)) or not (np.isfinite(spacing) & (spacing > 0)).all():
         given = spacing.tolist()
         raise UsageError(f"spacing_mm is {given}; expected positive mm along z, y, x (y, x of a 2-D image).")
-    return spacing if spacing.shape == (3,) else np.array([_PLANAR_DEPTH * spacing.max(), *spacing])
+    return spacing if spacing.shape == (3,) else np.array([PLANAR_Z_FACTOR * spacing.max(), *spacing])
 
 
 def _matrix(affine: npt.ArrayLike) -> Floats:

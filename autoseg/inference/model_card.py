@@ -32,7 +32,7 @@ def write_card(folder: Path) -> None:
 
 
 def describe_model(folder: Path) -> ModelCard:
-    """The card of a configuration's folder, or of the folder of one fold (`opening.opened_configuration`).
+    """The card of a configuration's folder, or of the folder of one fold (`model_folders.open_configuration`).
 
     Raises:
         ModelError: no fold in it is trained, the folds are of several configurations, or a file is damaged.

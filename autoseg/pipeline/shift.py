@@ -21,6 +21,7 @@ from autoseg.records.prediction_folder import COMPONENT_SHIFT
 from autoseg.records.workspace import Paths
 from autoseg.selection.predictor import Predictor, load_predictor, prepare
 from autoseg.storage.atomic import scratch_folder
+from autoseg.storage.locks import locked
 
 
 def measure_shift(
@@ -29,7 +30,8 @@ def measure_shift(
     """Load what predicts and measure its shift on images; arguments as for `predict`, the rest as for `shift_of`."""
     predictor = load_predictor(where, plan_name, choose_device(device))
     cases = find_cases(images, len(predictor.models[0].plan.channel_names))
-    return shift_of(predictor, images if images.is_dir() else images.parent, cases, output)
+    with locked(output, "predicting"):  # which sweeps what the folds said
+        return shift_of(predictor, images if images.is_dir() else images.parent, cases, output)
 
 
 def shift_of(predictor: Predictor, root: Path, cases: Sequence[Case], output: Path) -> FeatureShift:

@@ -16,6 +16,7 @@ from autoseg.errors import ResourceError
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _PARTIAL = ".partial-"
+_SCRATCH = ".scratch-"
 
 
 def _read_umask() -> int:
@@ -112,7 +113,7 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
     """
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=parent) as scratch:
+        with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=parent) as scratch:
             yield Path(scratch)
     except OSError as error:
         raise cannot_write(parent, error) from error
@@ -120,7 +121,7 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
 
 def sweep_scratch(parent: Path) -> None:
     """Remove the folders of `scratch_folder` inside `parent` that killed processes left; none of them may be in use."""
-    for folder in parent.glob(f"{_PARTIAL}*/"):
+    for folder in parent.glob(f"{_SCRATCH}*/"):
         if not folder.is_symlink():
             shutil.rmtree(folder, ignore_errors=True)
 

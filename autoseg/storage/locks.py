@@ -9,7 +9,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from autoseg import console
@@ -57,6 +57,8 @@ def locked(folder: Path, what: str) -> Iterator[None]:
     except OSError as error:
         raise ResourceError(f"Cannot write to {folder}: {error.strerror}. Choose another folder.") from error
     try:
+        with suppress(OSError):  # whoever else may write into the folder may lock it too, once this is done
+            os.fchmod(handle, 0o666)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

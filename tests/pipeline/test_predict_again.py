@@ -61,14 +61,17 @@ def test_two_at_a_time_are_refused_and_what_a_killed_one_left_is_removed(
     paths: Paths, images: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    (out / ".partial-killed").mkdir(parents=True)
-    (out / ".partial-killed" / "all.probabilities.b2nd").write_bytes(b"many GiB")
+    (out / ".scratch-killed").mkdir(parents=True)
+    (out / ".scratch-killed" / "all.probabilities.b2nd").write_bytes(b"many GiB")
     (out / ".partial-file.json").write_text("another command may be writing it")
+    (out / ".partial-export" / "onnx").mkdir(parents=True)
+    (out / ".partial-export" / "onnx" / "model.onnx").write_text("this too")
     with locked(out, "predicting"), pytest.raises(UsageError, match=r"is in use: process .* is predicting"):
         predict(paths, images, out, device="cpu")
-    assert (out / ".partial-killed").is_dir()
+    assert (out / ".scratch-killed").is_dir()
     predict(paths, images, out, device="cpu", save_probabilities=True)
-    assert {name for name in files(out) if name.startswith(".")} == {".partial-file.json"}
+    assert {name for name in files(out) if name.startswith(".")} == {".partial-file.json", ".partial-export"}
+    assert (out / ".partial-export" / "onnx" / "model.onnx").is_file()
 
 
 SIDE_FILES = {".components.json", ".probabilities.b2nd", ".disagreement.b2nd", ".folds.b2nd", ".json"}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from autoseg.errors import ResourceError, UsageError
-from autoseg.storage.locks import is_locked, locked
+from autoseg.storage.locks import LOCK_FILE, is_locked, locked
 
 _HOLD = """
 import sys, time
@@ -76,3 +76,13 @@ def test_lock_that_fails_otherwise_is_told(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(fcntl, "flock", refuse)
     with pytest.raises(ResourceError, match="Cannot lock"), locked(tmp_path, "predicting"):
         pass
+
+
+def test_colleagues_may_lock_a_folder_that_they_may_write_into(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        with locked(tmp_path, "predicting"):
+            pass
+    finally:
+        os.umask(before)
+    assert (tmp_path / LOCK_FILE).stat().st_mode & 0o777 == 0o666
