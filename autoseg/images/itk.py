@@ -59,6 +59,7 @@ def read_itk(path: Path) -> Volume:
         data = read_contents(header.data_file)
         block, digest = memoryview(data.raw), sha256_bytes(f"{contents.sha256} {data.sha256}".encode())
     _check_length(header, len(block), path)
+    _check_first_byte(header, len(block) + (header.end if header.data_file is None else 0), path)
     block = _after_lines(block, header.skipped_lines, path)
     image = _information(path)
     voxels = _values(header, image, block, path)
@@ -154,6 +155,13 @@ def _check_length(header: TextHeader, num_bytes: int, path: Path) -> None:
     if ratio is not None and header.announced_bytes > num_bytes * ratio:
         found = f"its header announces {header.announced_bytes} bytes of voxels, there are {num_bytes}"
         raise ImageError("truncated", f"{path}: {found}{' (compressed)' if ratio > 1 else ''}; copy it again.")
+
+
+def _check_first_byte(header: TextHeader, num_bytes: int, path: Path) -> None:
+    """Compare with the file's `num_bytes`: SimpleITK hands out what is in its memory for voxels behind the end."""
+    if header.first_byte < -1 or (header.first_byte > 0 and header.first_byte + header.announced_bytes > num_bytes):
+        found = f"HeaderSize {header.first_byte} and {header.announced_bytes} bytes of voxels"
+        raise ImageError("truncated", f"{path}: its header announces {found}, there are {num_bytes} bytes in all.")
 
 
 def _after_lines(block: memoryview, num_lines: int, path: Path) -> memoryview:

@@ -13,6 +13,8 @@ from autoseg.images.contents import inside
 from autoseg.images.volume import ImageError
 
 LARGEST_HEADER = 1 << 20
+_LONGEST_NAME = 255  # of a file, on any file system
+_LONGEST_LINE = 512  # SimpleITK puts a NRRD line that it does not like into a text of about 1000 bytes, unchecked
 _DATA_FILE = b"ElementDataFile"
 _LINE_END = re.compile(r"\r\n?|\n")  # SimpleITK's ends of lines, fewer than Python's
 
@@ -85,6 +87,11 @@ class TextHeader(NamedTuple):
         return int(self.fields.get("byteskip", "0")) != 0 or int(self.fields.get("headersize", "0")) != 0
 
     @property
+    def first_byte(self) -> int:
+        """MetaImage's `HeaderSize`: where in their file the voxels begin, whatever the header's length; 0: not told."""
+        return 0 if self.is_nrrd else int(self.fields.get("headersize", "0"))
+
+    @property
     def byte_order(self) -> Literal["<", ">"] | None:
         """`<` or `>`; None: the header does not say."""
         names = ("endian",) if self.is_nrrd else ("elementbyteordermsb", "binarydatabyteordermsb")
@@ -125,6 +132,8 @@ def read_text_header(start: bytes | mmap.mmap, path: Path) -> TextHeader:
 
 
 def _detached(path: Path, named: str) -> Path:
+    if len(named) > _LONGEST_NAME:
+        raise ImageError("bad_header", f"{path} takes its voxels from a file of a name of {len(named)} characters.")
     target = path.parent / named
     if named.upper().startswith("LIST") or "%" in named or not inside(path.parent, target):
         raise ImageError(
@@ -139,9 +148,12 @@ def _nrrd_fields(raw: bytes | mmap.mmap, path: Path) -> tuple[int, dict[str, str
     if blank is None and len(raw) >= LARGEST_HEADER:  # a field beyond would be SimpleITK's alone
         raise ImageError("bad_header", f"{path}: its header has no end within {LARGEST_HEADER} bytes.")
     text = raw[: blank.start() if blank else LARGEST_HEADER].decode("latin-1")
-    rows = [line.partition(":")[::2] for line in _LINE_END.split(text) if ":" in line and line[0] != "#"]
+    rows = [line.partition(":")[::2] for line in _LINE_END.split(text) if line[:1] != "#"]
     # `name:=value` is a remark of somebody's own; `:=` within a value is not.
-    found = [(name.strip().lower().replace(" ", ""), value.strip()) for name, value in rows if value[:1] != "="]
+    known = [(name.strip().lower().replace(" ", ""), value.strip()) for name, value in rows if value[:1] != "="]
+    if any(len(name) + len(value) > _LONGEST_LINE for name, value in known if name != "content"):
+        raise ImageError("bad_header", f"{path}: its header has a field of more than {_LONGEST_LINE} characters.")
+    found = [(name, value) for name, value in known if value]
     fields = dict(found)
     if len(fields) < len(found):
         raise ImageError("bad_header", f"{path}: its header has a field twice; write it again.")

@@ -123,6 +123,27 @@ def test_more_lines_to_skip_than_there_are(tmp_path):
     assert fault_of(read_image, [tmp_path / "a.nrrd"]) == "truncated"
 
 
+@pytest.mark.parametrize("line", ["endian: " + "a" * 5000, "a" * 5000, "a" * 5000 + ": 3", "data file: " + "a" * 300])
+def test_lines_that_would_overflow_in_simpleitk_never_reach_it(tmp_path, line):
+    """It writes outside its memory and ends the process, so the header must be refused before."""
+    (tmp_path / "a.nrrd").write_text(f"{NRRD}{line}\n\n1 2 3 4 5 6 7 8")
+    assert fault_of(read_image, [tmp_path / "a.nrrd"]) == "bad_header"
+    assert fault_of(read_geometry, tmp_path / "a.nrrd") == "bad_header"
+
+
+def test_long_remarks_are_no_fault(tmp_path):
+    long = "a" * 5000
+    (tmp_path / "a.nrrd").write_text(f"{NRRD}#{long}\n{long}:={long}\ncontent: {long}\n\n1 2 3 4 5 6 7 8")
+    assert read_image([tmp_path / "a.nrrd"]).array.ravel().tolist() == [*range(1, 9)]
+
+
+@pytest.mark.parametrize("first", [-5, 200, 99999999999])
+def test_voxels_behind_the_end_of_a_metaimage(tmp_path, first):
+    text = META.replace("HeaderSize = 2", f"HeaderSize = {first}") + "ElementDataFile = LOCAL\n12345678"
+    (tmp_path / "a.mha").write_text(text)
+    assert fault_of(read_image, [tmp_path / "a.mha"]) == "truncated"
+
+
 def test_announced_sizes_are_checked_against_the_bytes(tmp_path):
     header = "ObjectType = Image\nNDims = 3\nDimSize = 99999 99999 99999\nElementType = MET_SHORT\n"
     (tmp_path / "a.mha").write_text(header + "ElementDataFile = LOCAL\n1234")
