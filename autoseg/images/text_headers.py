@@ -123,9 +123,10 @@ def read_text_header(start: bytes | mmap.mmap, path: Path) -> TextHeader:
         raise ImageError("not_an_image", f"{path} is no {expected} file (it begins with {start[:8]!r}).")
     end, fields = _nrrd_fields(start, path) if is_nrrd else _meta_fields(start, path)
     named = fields.get("datafile") if is_nrrd else fields["elementdatafile"]
+    num_axes = int(fields.get("dimension" if is_nrrd else "ndims", "3"))
     sizes = tuple(int(n) for n in re.findall(r"-?\d+", fields.get("sizes", fields.get("dimsize", ""))))
-    if not 2 <= len(sizes) <= 4 or min(sizes) < 1:
-        message = f"{path}: its header gives the axes the lengths {list(sizes)}; expected 2 to 4, above 0."
+    if not 2 <= len(sizes) <= 4 or min(sizes) < 1 or not 2 <= num_axes <= 4:  # of -1 axes SimpleITK reads for ever
+        message = f"{path}: its header gives {num_axes} axes the lengths {list(sizes)}; expected 2 to 4, above 0."
         raise ImageError("num_axes", message)
     data_file = None if named is None or named.upper() == "LOCAL" else _detached(path, named)
     return TextHeader(fields, end, sizes, data_file, is_nrrd)
@@ -153,11 +154,7 @@ def _nrrd_fields(raw: bytes | mmap.mmap, path: Path) -> tuple[int, dict[str, str
     known = [(name.strip().lower().replace(" ", ""), value.strip()) for name, value in rows if value[:1] != "="]
     if any(len(name) + len(value) > _LONGEST_LINE for name, value in known if name != "content"):
         raise ImageError("bad_header", f"{path}: its header has a field of more than {_LONGEST_LINE} characters.")
-    found = [(name, value) for name, value in known if value]
-    fields = dict(found)
-    if len(fields) < len(found):
-        raise ImageError("bad_header", f"{path}: its header has a field twice; write it again.")
-    return (blank.end() if blank else len(raw)), fields
+    return (blank.end() if blank else len(raw)), _once([(name, value) for name, value in known if value], path)
 
 
 def _meta_fields(raw: bytes | mmap.mmap, path: Path) -> tuple[int, dict[str, str]]:
@@ -174,4 +171,12 @@ def _meta_fields(raw: bytes | mmap.mmap, path: Path) -> tuple[int, dict[str, str
         raise ImageError("bad_header", message)
     text = raw[: last.end()].decode("latin-1")
     rows = [line.split("=", 1) for line in _LINE_END.split(text) if "=" in line]
-    return last.end(), {name.strip().lower(): value.strip() for name, value in rows}
+    return last.end(), _once([(name.strip().lower(), value.strip()) for name, value in rows], path)
+
+
+def _once(found: list[tuple[str, str]], path: Path) -> dict[str, str]:
+    """The fields by name; of two of one name SimpleITK might take the other one."""
+    fields = dict(found)
+    if len(fields) < len(found):
+        raise ImageError("bad_header", f"{path}: its header has a field twice; write it again.")
+    return fields

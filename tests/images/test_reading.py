@@ -144,6 +144,20 @@ def test_voxels_behind_the_end_of_a_metaimage(tmp_path, first):
     assert fault_of(read_image, [tmp_path / "a.mha"]) == "truncated"
 
 
+@pytest.mark.parametrize("axes", [-1, 0, 1, 5, 99])
+def test_numbers_of_axes_that_no_image_has(tmp_path, axes):
+    (tmp_path / "a.mha").write_text(META.replace("NDims = 3", f"NDims = {axes}") + "ElementDataFile = LOCAL\n12345678")
+    (tmp_path / "a.nrrd").write_text(NRRD.replace("dimension: 3", f"dimension: {axes}") + "\n1 2 3 4 5 6 7 8")
+    for name in ("a.mha", "a.nrrd"):
+        assert fault_of(read_image, [tmp_path / name]) == "num_axes"
+        assert fault_of(read_geometry, tmp_path / name) == "num_axes"
+
+
+def test_fields_that_are_there_twice(tmp_path):
+    (tmp_path / "a.mha").write_text("NDims = -1\n" + META + "ElementDataFile = LOCAL\n12345678")
+    assert fault_of(read_image, [tmp_path / "a.mha"]) == "bad_header"
+
+
 def test_announced_sizes_are_checked_against_the_bytes(tmp_path):
     header = "ObjectType = Image\nNDims = 3\nDimSize = 99999 99999 99999\nElementType = MET_SHORT\n"
     (tmp_path / "a.mha").write_text(header + "ElementDataFile = LOCAL\n1234")
