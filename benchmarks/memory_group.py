@@ -39,18 +39,25 @@ def memory_group(limit_bytes: int) -> Iterator[Group]:
     group = _own_group()
     try:
         group.folder.mkdir()
+    except OSError as error:
+        raise _refusal(limit_bytes, error) from error
+    try:
         try:
             if not (group.folder / group.limit).is_file():
                 raise OSError(f"{group.folder} has no {group.limit}")
             (group.folder / group.limit).write_text(str(limit_bytes))
-            yield group
-        finally:
-            group.folder.rmdir()
-    except OSError as error:
-        raise SystemExit(
-            f"No memory group of {limit_bytes / 2**30:g} GiB could be made ({error}). Run this as root, or without "
-            f"--group-gib inside `systemd-run --user --scope -p MemoryMax={limit_bytes}`."
-        ) from error
+        except OSError as error:
+            raise _refusal(limit_bytes, error) from error
+        yield group
+    finally:
+        group.folder.rmdir()
+
+
+def _refusal(limit_bytes: int, error: OSError) -> SystemExit:
+    return SystemExit(
+        f"No memory group of {limit_bytes / 2**30:g} GiB could be made ({error}). Run this as root, or without "
+        f"--group-gib inside `systemd-run --user --scope -p MemoryMax={limit_bytes}`."
+    )
 
 
 def forget_pages(path: Path) -> None:

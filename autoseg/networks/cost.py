@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._prims_common import suggest_memory_format
 from torch.nn.utils.parametrize import register_parametrization
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
@@ -86,7 +87,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         made = func(*args, **(kwargs or {}))
         if self._kind == "cpu" and func is torch.ops.aten.convolution.default:
-            made = _laid_out_as_on_a_cpu(made, args[1])
+            made = _laid_out_as_on_a_cpu(made, args[0], args[1])
         if (count := flop_registry.get(func._overloadpacket)) is not None:
             self.flops += count(*args, **(kwargs or {}), out_val=made)
         for tensor in tree_iter(made):
@@ -106,13 +107,15 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.now -= self._sizes.pop(key)
 
 
-def _laid_out_as_on_a_cpu(output: Tensor, weight: Tensor) -> Tensor:
-    """A convolution's output with its channels innermost, as PyTorch's kernels for CPUs give it from such an input.
+def _laid_out_as_on_a_cpu(output: Tensor, images: Tensor, weight: Tensor) -> Tensor:
+    """A convolution's output as PyTorch's kernels for CPUs lay it out: channels innermost where its input has them so.
 
     Those for meta tensors do not, and on that depends whether `contiguous` copies it later. (3-D kernels of one voxel
-    do not on a CPU either.)
+    do not on a CPU either, in float32.)
     """
-    return output if output.ndim == 5 and weight[0, 0].numel() == 1 else channels_last(output)
+    is_one_voxel = output.ndim == 5 and weight[0, 0].numel() == 1 and output.dtype == torch.float32
+    has_them_last = suggest_memory_format(images) in (torch.channels_last, torch.channels_last_3d)
+    return channels_last(output) if has_them_last and not is_one_voxel else output
 
 
 class _ToHalf(nn.Module):

@@ -32,8 +32,8 @@ class Suspicion(Record):
     why: str
     """One plain sentence."""
     gain: float | None
-    """Soft Dice with the held-out prediction that mending the reference would add, mean over `targets` (those on which
-    the model is steadier weigh more); None: seen in the labels alone."""
+    """Soft Dice with the held-out prediction that correcting the reference would add, mean over `targets` (those on
+    which the model is steadier weigh more); None: seen in the labels alone."""
     volume_mm3: float | None
     """Of a part, or of a class that is missing or outlying; None where the whole label is concerned."""
     voxel: IntTriple | None

@@ -139,6 +139,7 @@ def assemble(sampler: Sampler, place: Place, samples: Sequence[tuple[Draw, Crop]
     patches = apply_intensity(patches, [draw.intensity for draw, _ in samples])
     if masked:
         patches = zero_outside(patches, label_maps[:, 0] < 0, masked)
+    if masked or sampler.plugins is not None:  # batchgenerators' transforms put -1 where they look beyond a patch
         label_maps = label_maps.clamp(min=0)
     if sampler.previous_labels is not None:
         policy = sampler.recipe.augmentation.cascade

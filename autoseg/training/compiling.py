@@ -3,8 +3,8 @@
 Compiled in place: its parameters keep their names, so checkpoints and weights are the same with and without. What is
 compiled is tried at once on a batch of the training's shape, since torch compiles at the first call and records CUDA
 graphs at the second; a failure there (no compiler, an operation it cannot follow, no memory) leaves the network as it
-was, and no measured step pays for it. On a CPU nothing is compiled: the
-`small` network took 1.1 times as long a step afterwards, and minutes to compile.
+was, and no measured step pays for it. On a CPU nothing is compiled: the `small` network took 1.1 times as long a step
+afterwards, and minutes to compile.
 """
 
 from typing import Literal
@@ -28,7 +28,7 @@ def compile_network(
     """Compile `network` for batches like `sample`; tell the person where that is not done.
 
     Args:
-        network: in train mode, on the device of `sample`; its weights and gradients do not change.
+        network: in train mode, on the device of `sample`; its weights stay, and no gradients are left.
         wanted: of the recipe.
         sample: `N C Z Y X` of the training's shape; values do not matter.
         precision: arithmetic of the training.

@@ -34,7 +34,7 @@ def window(axes: tuple[int, ...], num_channels: int) -> Window:
 
 def taps(length: int) -> Taps:
     lower, upper = (torch.empty(length, dtype=torch.int64, device=GPU) for _ in range(2))
-    return Taps(lower, upper, torch.empty(length, dtype=torch.float64, device=GPU), paired=True)
+    return Taps(lower, upper, torch.empty(length, device=GPU), paired=True)
 
 
 @pytest.mark.parametrize("axes", [(), (0,), (2,), (0, 1, 2)])

@@ -3,17 +3,21 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch._prims_common import suggest_memory_format
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoseg.losses.build import build_loss
+from autoseg.networks import cost as tracing
 from autoseg.networks.build import build_network
 from autoseg.networks.cost import META, StepCost, count_parameters, trace_step, weight_bytes
 from autoseg.records.plan import NetworkSpec
 from autoseg.records.recipe import Recipe
-from tests.networks.steps import LABELS, saved_bytes, spec_of, step_of, traced
+from tests.networks.steps import LABELS, network_of, saved_bytes, spec_of, step_of, traced
 
 SPEC = NetworkSpec(
     architecture="plain_unet",
@@ -91,6 +95,42 @@ def test_bytes_grow_with_the_batch_and_fall_in_half_precision() -> None:
     assert half < 0.6 * two
 
 
+class _Layouts(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Whether each convolution's output has its channels innermost."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found: list[tuple[tuple[int, ...], bool]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.convolution.default:
+            self.found.append((tuple(made.shape), suggest_memory_format(made) != torch.contiguous_format))
+        return made
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("patch", [(1, 16, 16), (16, 16, 16)])
+@pytest.mark.parametrize("architecture", ["plain_unet", "residual_unet", "mednext", "fpn", "fcn"])
+def test_traced_convolutions_are_laid_out_as_on_a_cpu(
+    architecture: str, patch: tuple[int, int, int], half: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with _Layouts() as real, torch.autocast("cpu", torch.bfloat16, enabled=half):
+        network_of(architecture, (8, 16, 32), patch)(torch.randn(2, 1, *patch))
+    laid_out_so = []
+
+    def noting(output: torch.Tensor, *inputs: torch.Tensor) -> torch.Tensor:
+        result = lay_out(output, *inputs)
+        laid_out_so.append((tuple(output.shape), suggest_memory_format(result) != torch.contiguous_format))
+        return result
+
+    lay_out = tracing._laid_out_as_on_a_cpu
+    monkeypatch.setattr(tracing, "_laid_out_as_on_a_cpu", noting)
+    traced(architecture, (8, 16, 32), patch, 2, half=half, kind="cpu")
+    assert len(real.found) > 5
+    assert laid_out_so == real.found
+
+
 CASES = [
     ("plain_unet", (12, 24, 48, 96), (40, 56, 40), 2, False),
     ("plain_unet", (12, 24, 48, 96), (40, 56, 40), 2, True),
@@ -124,6 +164,5 @@ def test_traced_peaks_are_the_measured_ones(case: tuple[object, ...]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     measured = int(done.stdout)
     architecture, features, patch, batch, half, *num_heads = case
-    cost = traced(architecture, features, patch, batch, *num_heads, half=half, kind="cpu")  # type: ignore[arg-type]
-    predicted = cost.peak_bytes
+    predicted = traced(architecture, features, patch, batch, *num_heads, half=half, kind="cpu").peak_bytes  # type: ignore[arg-type]
     assert measured == pytest.approx(predicted, rel=0.1)

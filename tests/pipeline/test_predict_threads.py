@@ -209,10 +209,10 @@ def test_an_interrupt_before_the_first_window_ends_the_export(tmp_path: Path, im
     model = write_fold(tmp_path / "fold_0", make_plan())
     put_many(images, "ab")
 
-    def interrupted(_belt: object, _items: object) -> None:
+    def interrupted(_queue: object, _items: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(stage_module.Belt, "fill", interrupted)
+    monkeypatch.setattr(stage_module.BoundedQueue, "fill", interrupted)
     ended: list[bool] = []
 
     def run() -> None:

@@ -109,6 +109,10 @@ def test_digest_follows_what_decides_and_nothing_else():
         (plan(), fingerprint("9")),
     ]
     assert len({base, *(store.digest(p, "3d_fullres", f) for p, f in changed)}) == len(changed) + 1
+    # Folders without a mask keep the name that they had before labels were marked, the others are made anew.
+    assert "outside" in store.decided_by(plan(masked=True), "3d_fullres", fingerprint())
+    for unmarked in (plan(), plan(normalization=("ct",), masked=True)):
+        assert "outside" not in store.decided_by(unmarked, "3d_fullres", fingerprint())
     ct = plan(normalization=("ct",))
     assert store.digest(ct, "3d_fullres", fingerprint()) != store.digest(
         ct.model_copy(update={"intensities": {}}), "3d_fullres", fingerprint()

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn import functional
 
 from autoseg.augmentation.policies import nnunet_augmentation
 from autoseg.augmentation.spatial import outside_label
@@ -231,3 +232,16 @@ def test_masked_channels_are_zero_outside_the_mask_and_beyond_the_volume(masked:
     for sample in batch.images:
         assert torch.equal(sample[0], expected if masked else untouched)
         assert torch.equal(sample[1], untouched)
+
+
+def test_what_a_transform_marks_as_beyond_becomes_background() -> None:
+    labels = torch.full((1, 6, 6, 6), 2, dtype=torch.uint8)
+    case = TrainingCase("one", (6, 6, 6), (np.empty(0, np.int32), np.empty(0, np.int32)))
+    source = Source((case,), 2, "memory", lambda _, box: (torch.ones((2, 6, 6, 6))[:, *box], labels[:, *box]))
+
+    def shifted(images: torch.Tensor, maps: torch.Tensor, *_: object) -> tuple[torch.Tensor, torch.Tensor]:
+        return images, functional.pad(maps[..., :-1], (1, 0), value=-1)
+
+    batch = next(batches(replace(make_sampler(source, patch=(6, 6, 6)), plugins=shifted), [(0, 0)]))
+    assert set(batch.labels[..., 0].unique().tolist()) == {0}
+    assert set(batch.labels[..., 1:].unique().tolist()) == {2}
