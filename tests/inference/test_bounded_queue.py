@@ -23,15 +23,15 @@ def in_thread(work: Callable[[], None]) -> Callable[[], None]:
 
 
 def test_items_come_in_order_and_no_more_wait_than_the_limit() -> None:
-    belt, made, used = BoundedQueue[int](limit=5, size_of=lambda item: 2), [], []
+    queue, made, used = BoundedQueue[int](limit=5, size_of=lambda item: 2), [], []
 
     def items() -> Iterator[int]:
         for number in range(50):
             made.append(number)
             yield number
 
-    wait = in_thread(lambda: belt.fill(items))
-    for item in belt:
+    wait = in_thread(lambda: queue.fill(items))
+    for item in queue:
         used.append(item)
         assert len(made) <= len(used) + 4  # two wait, one is being put, one is made
     wait()
@@ -39,15 +39,15 @@ def test_items_come_in_order_and_no_more_wait_than_the_limit() -> None:
 
 
 def test_one_item_larger_than_the_limit_passes() -> None:
-    belt = BoundedQueue[int](limit=5, size_of=lambda item: 100)
-    wait = in_thread(lambda: belt.fill(lambda: [1, 2]))
-    assert list(belt) == [1, 2]
+    queue = BoundedQueue[int](limit=5, size_of=lambda item: 100)
+    wait = in_thread(lambda: queue.fill(lambda: [1, 2]))
+    assert list(queue) == [1, 2]
     wait()
 
 
 @pytest.mark.parametrize("fails_at_once", [True, False])
 def test_an_error_of_the_maker_is_the_users_after_all_that_was_made(fails_at_once: bool) -> None:
-    belt, problem, used = BoundedQueue[int](limit=9, size_of=lambda item: 1), ValueError("broken"), []
+    queue, problem, used = BoundedQueue[int](limit=9, size_of=lambda item: 1), ValueError("broken"), []
 
     def items() -> Iterator[int]:
         yield 1
@@ -56,19 +56,19 @@ def test_an_error_of_the_maker_is_the_users_after_all_that_was_made(fails_at_onc
     def broken() -> Iterator[int]:
         raise problem
 
-    belt.fill(broken if fails_at_once else items)
+    queue.fill(broken if fails_at_once else items)
     with pytest.raises(ValueError, match="broken") as error:
-        used.extend(belt)
+        used.extend(queue)
     assert error.value is problem
     assert used == ([] if fails_at_once else [1])
 
 
 def test_an_interrupted_maker_leaves_no_user_waiting() -> None:
-    belt, ends = BoundedQueue[int](limit=9, size_of=lambda item: 1), []
+    queue, ends = BoundedQueue[int](limit=9, size_of=lambda item: 1), []
 
     def use() -> None:
         try:
-            list(belt)
+            list(queue)
         except Abandoned as error:
             ends.append(error)
 
@@ -78,13 +78,13 @@ def test_an_interrupted_maker_leaves_no_user_waiting() -> None:
 
     wait = in_thread(use)
     with pytest.raises(KeyboardInterrupt):
-        belt.fill(items)
+        queue.fill(items)
     wait()
     assert len(ends) == 1
 
 
 def test_a_user_who_stops_stops_the_maker() -> None:
-    belt, closed = BoundedQueue[int](limit=1, size_of=lambda item: 1), []
+    queue, closed = BoundedQueue[int](limit=1, size_of=lambda item: 1), []
 
     def items() -> Iterator[int]:
         try:
@@ -93,34 +93,34 @@ def test_a_user_who_stops_stops_the_maker() -> None:
         finally:
             closed.append(True)
 
-    wait = in_thread(lambda: belt.fill(items))
-    assert next(iter(belt)) == 1
-    belt.close()
+    wait = in_thread(lambda: queue.fill(items))
+    assert next(iter(queue)) == 1
+    queue.close()
     wait()
     assert closed == [True]
-    belt.fill(lambda: [1, 2, 3])  # closed already: nothing waits
+    queue.fill(lambda: [1, 2, 3])  # closed already: nothing waits
 
 
 def test_whoever_waits_for_an_abandoned_belt_is_told() -> None:
-    belt, said = BoundedQueue[int](limit=9, size_of=lambda item: 1), []
+    queue, said = BoundedQueue[int](limit=9, size_of=lambda item: 1), []
 
     def use() -> None:
         try:
-            list(belt)
+            list(queue)
         except Abandoned:
             said.append("abandoned")
 
     wait = in_thread(use)
-    belt.abandon()
+    queue.abandon()
     wait()
     assert said == ["abandoned"]
 
 
 def test_what_was_made_whole_cannot_be_abandoned() -> None:
-    belt = BoundedQueue[int](limit=9, size_of=lambda item: 1)
-    belt.fill(lambda: [1, 2])
-    belt.abandon()
-    assert list(belt) == [1, 2]
+    queue = BoundedQueue[int](limit=9, size_of=lambda item: 1)
+    queue.fill(lambda: [1, 2])
+    queue.abandon()
+    assert list(queue) == [1, 2]
 
 
 @pytest.mark.parametrize("closes_first", [False, True])
@@ -130,7 +130,7 @@ def test_a_closed_belt_holds_nothing_of_a_failed_maker(closes_first: bool) -> No
     class Large:
         """Stands for a tensor, which the frames of an error hold."""
 
-    belt, held = BoundedQueue[int](limit=9, size_of=lambda item: 1), []
+    queue, held = BoundedQueue[int](limit=9, size_of=lambda item: 1), []
 
     def items() -> Iterator[int]:
         large = Large()
@@ -141,12 +141,12 @@ def test_a_closed_belt_holds_nothing_of_a_failed_maker(closes_first: bool) -> No
     gc.disable()
     try:
         if closes_first:
-            belt.close()
-        belt.fill(items)
+            queue.close()
+        queue.fill(items)
         if not closes_first:
             with pytest.raises(MemoryError):
-                list(belt)
-            belt.close()
+                list(queue)
+            queue.close()
         assert held[0]() is None
     finally:
         gc.enable()
