@@ -8,7 +8,6 @@ model each segmentation comes from; nothing of an earlier one stays beside it. F
 say how good it may be, between what its volumes lie, and why a person should look at it (`selection.case_quality`).
 """
 
-import errno
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -22,37 +21,25 @@ from typing import TypeVar
 from autoseg import console
 from autoseg.datasets.folders import find_cases
 from autoseg.devices import choose_device, is_out_of_memory
-from autoseg.errors import DataError, ModelError, PartialError, ResourceError, UsageError
-from autoseg.images.formats import ENDINGS, output_ending
+from autoseg.errors import DataError, ModelError, ResourceError, UsageError
 from autoseg.images.writing import write_label
 from autoseg.inference.bounded_queue import BoundedQueue
 from autoseg.inference.predictor import Windows
-from autoseg.inference.store import disagreement_path, folds_path, meta_path, probabilities_path
 from autoseg.postprocessing.apply import changes_path
 from autoseg.postprocessing.case_grid import read_case_grid
 from autoseg.records.base import write_record
 from autoseg.records.dataset import Case
 from autoseg.records.postprocessing import CaseChanges
-from autoseg.records.prediction_folder import (
-    FINISHED,
-    QUALITY_TABLE,
-    TABLES,
-    Finished,
-    read_finished,
-    remove_outdated,
-)
 from autoseg.records.results import PreprocessedCase
 from autoseg.records.trust import Judgement
 from autoseg.records.workspace import Paths
-from autoseg.selection.case_quality import quality_table, warn_of_case
 from autoseg.selection.case_segmentation import case_logits, segment_case
 from autoseg.selection.memory_check import memory_shortage
+from autoseg.selection.prediction_folder import Outcome, PredictionFolder
 from autoseg.selection.predictor import Grids, Predictor, fast_predictor, load_predictor, prepare
-from autoseg.storage.atomic import sweep_scratch, write_text
+from autoseg.storage.atomic import sweep_scratch
 from autoseg.storage.locks import locked
 
-Outcome = Judgement | str | None
-"""What is said about a segmentation, or as text why there is none; None: it was not judged."""
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
@@ -113,91 +100,19 @@ def predict_cases(
     """
     with locked(output, "predicting"):
         sweep_scratch(output)
-        return _predict_into(predictor, root, cases, output, keep_finished)
+        folder = PredictionFolder(output, predictor, cases, keep_finished)
+        folder.begin()
+        for _ in console.track(_done_cases(predictor, root, folder), len(folder.waiting), "predicting"):
+            pass
+        return folder.segmentations()
 
 
-def _predict_into(
-    predictor: Predictor, root: Path, cases: Sequence[Case], output: Path, keep_finished: bool
-) -> list[Path]:
-    unnamed = {case: fault for case in cases if (fault := _fault_of_name(output, case.id)) is not None}
-    num_cases, cases = len(cases), [case for case in cases if case not in unnamed]
-    targets = {case.id: output / (case.id + output_ending(case.images[0])) for case in cases}
-    earlier = _read_earlier(output, keep_finished)
-    # Other models' segmentations may stay where they are, but what is said here of labels holds for this model's.
-    own = {case for case, digest in earlier.cases.items() if keep_finished and digest == predictor.digest}
-    waiting = [case for case in cases if case.id not in own or not targets[case.id].is_file()]
-    own -= {case.id for case in waiting}
-    finished = dict.fromkeys(sorted(own), predictor.digest)
-    judged = {case: judgement for case, judgement in earlier.judged.items() if case in own}
-    if len(waiting) < len(cases):
-        console.say(f"{len(cases) - len(waiting)} of {len(cases)} cases are segmented already")
-    failed: dict[str, str] = {}
-    endings = {case: ending for case, ending in earlier.endings.items() if (output / (case + ending)).is_file()}
-
-    def remove(case: Case) -> None:
-        """Remove what lies there of a case, also the segmentation of an image that was of another format."""
-        _remove_earlier(targets[case.id], case.id)
-        if (ending := endings.pop(case.id, None)) in ENDINGS:
-            (output / (case.id + ending)).unlink(missing_ok=True)
-
-    def record(case: Case, outcome: Outcome) -> None:
-        if isinstance(outcome, str):
-            failed[case.id] = outcome
-            console.warn(f"{case.id}: {outcome}")
-            return
-        finished[case.id] = predictor.digest
-        endings[case.id] = output_ending(case.images[0])
-        if outcome is not None:
-            judged[case.id] = outcome
-            warn_of_case(case.id, outcome)
-        write_finished()
-
-    def write_finished() -> None:
-        if judged:
-            write_text(output / QUALITY_TABLE, quality_table(judged))
-        plan = predictor.models[0].plan
-        about = {"labels": plan.labels, "channel_names": plan.channel_names}
-        write_record(output / FINISHED, Finished(**about, cases=finished, endings=endings, judged=judged))
-
-    outdated = (*(TABLES if waiting else ()), *(() if judged else (QUALITY_TABLE,)))
-    remove_outdated(output, outdated, targets.values())
-    write_finished()
-    for case, fault in unnamed.items():
-        record(case, fault)
-    for _ in console.track(_done_cases(predictor, root, waiting, targets, remove, record), len(waiting), "predicting"):
-        pass
-    _raise_failed(failed, num_cases)
-    return [targets[case.id] for case in cases]
-
-
-def _fault_of_name(folder: Path, case: str) -> str | None:
-    """Why no results can be written under the name of a case; None: they can."""
-    try:
-        case.encode("utf-8")  # tables and records are UTF-8; older systems name files in other encodings
-        probabilities_path(folder, f"{case}__").is_file()  # the longest name that is written, temporary ones too
-    except UnicodeEncodeError:
-        return "its file's name is not UTF-8; rename it."
-    except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
-            raise
-        return "its file's name is too long for the results beside it; shorten it or choose another -o."
-    return None
-
-
-def _done_cases(
-    predictor: Predictor,
-    root: Path,
-    waiting: Sequence[Case],
-    targets: dict[str, Path],
-    remove: Callable[[Case], None],
-    record: Callable[[Case, Outcome], None],
-) -> Iterator[Case]:
+def _done_cases(predictor: Predictor, root: Path, folder: PredictionFolder) -> Iterator[Case]:
     """Each case when it is done: prepared in one thread, asked of the networks here, exported in another thread.
 
     At most one case is prepared ahead, and one waits for its export with no more than `_WAITING_BYTES`. A case
-    that does not fit into the memory, even with no other under way, is not begun. `remove` is called in the thread
-    that exports, before anything of a case is written, and `record` as soon as it is done. An error that ends the run
-    ends all three.
+    that does not fit into the memory, even with no other under way, is not begun. The thread that exports removes what
+    an earlier run left of a case before it writes. An error that ends the run ends all three.
     """
     stopped, running = threading.Event(), deque[tuple[Case, Future[None]]]()
 
@@ -205,21 +120,22 @@ def _done_cases(
         try:
             if stopped.is_set():
                 return
-            remove(case)
+            folder.remove(case)
             if isinstance(meta, str):
-                record(case, meta)
+                folder.record(case, meta)
             else:
-                record(case, _write_segmentation(predictor, meta, queue, root, case, targets))
+                target = folder.targets[case.id]
+                folder.record(case, _write_segmentation(predictor, meta, queue, root, case, target))
         except BaseException:
             stopped.set()
             raise
         finally:
             queue.close()
 
-    ahead = closing(_ahead(lambda case: _prepare_or_reason(predictor, root, case), waiting))
+    ahead = closing(_ahead(lambda case: _prepare_or_reason(predictor, root, case), folder.waiting))
     # An interrupt may come between any two lines: what was handed to the export must not wait for more then.
     with ahead as prepared, ThreadPoolExecutor(1, thread_name_prefix="export") as pool, ExitStack() as queues:
-        for case, grids in zip(waiting, prepared, strict=True):
+        for case, grids in zip(folder.waiting, prepared, strict=True):
             if not isinstance(grids, str) and memory_shortage(predictor, grids) is not None:
                 while running:  # what the cases before still hold may be what is missing
                     running[0][1].result()
@@ -243,26 +159,6 @@ def _bytes_of(windows: Windows) -> int:
     return sum(window.num_bytes for window in windows)
 
 
-def _remove_earlier(target: Path, case: str) -> None:
-    """Remove an earlier segmentation of a case and all that lies beside it, so that none of it passes for new."""
-    folder = target.parent
-    if probabilities_path(folder, case).is_file():
-        meta_path(folder, case).unlink(missing_ok=True)  # no other file of this general a name is ours
-    for beside in (probabilities_path, disagreement_path, folds_path, changes_path):
-        beside(folder, case).unlink(missing_ok=True)
-    target.unlink(missing_ok=True)
-
-
-def _read_earlier(output: Path, keep_finished: bool) -> Finished:
-    """What an earlier run says of a folder; of a damaged record nothing, unless its segmentations are to be trusted."""
-    try:
-        return read_finished(output)
-    except DataError:
-        if keep_finished:
-            raise
-        return Finished()
-
-
 def _prepare_or_reason(predictor: Predictor, root: Path, case: Case) -> Grids | str:
     try:
         return _attempt(lambda: prepare(predictor, root, case))
@@ -276,10 +172,10 @@ def _write_segmentation(
     windows: Iterable[Windows],
     root: Path,
     case: Case,
-    targets: dict[str, Path],
+    target: Path,
 ) -> Outcome:
     """Write the segmentation of a case as its windows come."""
-    model, target = predictor.models[0], targets[case.id]
+    model = predictor.models[0]
 
     def work() -> Judgement | None:
         # The image is read again for rules of components: held as it came, it would lie beside the network's work.
@@ -304,12 +200,6 @@ def _attempt(work: Callable[[], Made]) -> Made | str:
             raise
         needed = str(error) if isinstance(error, MemoryError) else ""
         return needed or "it does not fit into memory; use another --device or a machine with more."
-
-
-def _raise_failed(failed: dict[str, str], num_cases: int) -> None:
-    if failed:
-        lines = [f"  {case}: {reason}" for case, reason in failed.items()]
-        raise PartialError("\n".join([f"{len(failed)} of {num_cases} cases could not be predicted:", *lines]))
 
 
 def _ahead(make: Callable[[Item], Made], items: Sequence[Item]) -> Generator[Made, None, None]:
