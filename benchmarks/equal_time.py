@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ from autoseg.metrics.statistics import compare_paired
 from autoseg.records.base import read_record
 from autoseg.records.dataset import Dataset, Folds
 from autoseg.records.plan import Plan
+from autoseg.records.results import ReferenceScores
 from autoseg.records.workspace import Paths
+from autoseg.selection.comparison import parse_reference
 
 SIDES = ("ours", "nnunet", "nnunet_small", "monai")
 CONFIGURATION = "3d_fullres"
@@ -125,6 +128,7 @@ def main() -> None:
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: beside other jobs, one thread")
+    parser.add_argument("--reference", type=Path, help="published values a case, as `time_to_dice.py` takes them")
     parser.add_argument("--work", type=Path, default=Path("autoseg_work/equal_time"))
     options = parser.parse_args()
     if options.clock == "cpu" and options.threads != 1:
@@ -144,29 +148,48 @@ def main() -> None:
                 if value is not None:
                     values.setdefault(case, []).append(value)
         dice[side] = {case: sum(given) / len(given) for case, given in values.items()}
-    for side in [side for side in options.sides if side != "ours" and "ours" in dice]:
-        cases = sorted(set(dice["ours"]) & set(dice[side]))
-        ours, theirs = ([dice[name][case] for case in cases] for name in ("ours", side))
-        difference = compare_paired(ours, theirs).difference
-        budget = f"{options.budget}{' of CPU time' * (options.clock == 'cpu')}"
-        where = f"{options.dataset.name} fold {options.fold}, {budget} on {options.threads} threads"
-        line = {
-            "name": f"{where}: {side}",
-            "ours": round(sum(ours) / len(ours), 5),
-            "peer": round(sum(theirs) / len(theirs), 5),
-            "unit": "Dice",
-            "ratio": round(sum(ours) / sum(theirs), 4) if sum(theirs) else None,
-            "difference": [
-                None if v is None else round(v, 5) for v in (difference.mean, difference.low, difference.high)
-            ],
-            "cases": len(cases),
-            "seeds": options.seeds,
-            "steps_ours": [entry["steps"] for entry in about["ours"]],
-            "steps_peer": [entry["steps"] for entry in about[side]],
-            "wall_seconds_ours": [entry["wall_seconds"] for entry in about["ours"]],
-            "wall_seconds_peer": [entry["wall_seconds"] for entry in about[side]],
-        }
-        print(json.dumps(line))
+    published = {}
+    if options.reference is not None:
+        found = parse_reference(
+            json.loads(options.reference.read_text()), [t.name for t in dataset.labels.targets], "--reference"
+        )
+        published = {f"published {name}": case_means(values) for name, values in found.items()}
+    for side, theirs in {**{name: dice[name] for name in options.sides if name != "ours"}, **published}.items():
+        if "ours" in dice:
+            print(json.dumps(line(options, side, dice["ours"], theirs, about)))
+
+
+def case_means(values: ReferenceScores) -> dict[str, float]:
+    """Case -> mean Dice over targets."""
+    return {case: sum(given.values()) / len(given) for case, given in values.cases.items()}
+
+
+def line(
+    options: argparse.Namespace,
+    side: str,
+    ours: Mapping[str, float],
+    theirs: Mapping[str, float],
+    about: Mapping[str, list[dict[str, Any]]],
+) -> dict[str, Any]:
+    """One result: means over the cases of both, the difference paired by case, and what each training took."""
+    cases = sorted(set(ours) & set(theirs))
+    mine, other = ([values[case] for case in cases] for values in (ours, theirs))
+    difference = compare_paired(mine, other).difference
+    budget = f"{options.budget}{' of CPU time' * (options.clock == 'cpu')}"
+    return {
+        "name": f"{options.dataset.name} fold {options.fold}, {budget} on {options.threads} threads: {side}",
+        "ours": round(sum(mine) / len(mine), 5),
+        "peer": round(sum(other) / len(other), 5),
+        "unit": "Dice",
+        "ratio": round(sum(mine) / sum(other), 4) if sum(other) else None,
+        "difference": [None if v is None else round(v, 5) for v in (difference.mean, difference.low, difference.high)],
+        "cases": len(cases),
+        "seeds": options.seeds,
+        "steps_ours": [entry["steps"] for entry in about["ours"]],
+        "steps_peer": [entry["steps"] for entry in about.get(side, [])],
+        "wall_seconds_ours": [entry["wall_seconds"] for entry in about["ours"]],
+        "wall_seconds_peer": [entry["wall_seconds"] for entry in about.get(side, [])],
+    }
 
 
 if __name__ == "__main__":
