@@ -113,8 +113,8 @@ def score(folder: Path, dataset: Dataset) -> dict[str, float | None]:
         case = by_id[file.name.removesuffix(".nii.gz").removesuffix("_0000")]
         reference = read_label(Path(dataset.root) / str(case.label))
         predicted = on_grid_of(reference.geometry, read_label(file), case)
-        arrays = [dataset.labels.to_internal(volume.array[0], str(file)) for volume in (predicted, reference)]
-        found[case.id] = case_mean(score_case(*arrays, dataset.labels, reference.geometry))
+        ours, theirs = (dataset.labels.to_internal(volume.array[0], str(file)) for volume in (predicted, reference))
+        found[case.id] = case_mean(score_case(ours, theirs, dataset.labels, reference.geometry))
     return found
 
 
