@@ -64,10 +64,12 @@ def test_memory_does_not_grow_with_the_number_of_classes(tmp_path: Path, monkeyp
     peaks = {}
     answered(6, tmp_path)  # what is imported on the way must not count
     for heads in (6, 60):
-        tracemalloc.start()
-        found = answered(heads, tmp_path)
-        peaks[heads] = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
+        peaks[heads] = np.inf
+        for _ in range(3):  # the least of three, since threads that other tests left are measured too
+            tracemalloc.start()
+            found = answered(heads, tmp_path)
+            peaks[heads] = min(peaks[heads], tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
         assert {change.target for change in found.changes} == {"class 1"}
         assert not (found.classes == 1).any()
         assert set(np.unique(found.classes)) == {0, 2, 3, 4}
