@@ -111,7 +111,8 @@ def _laid_out_as_on_a_cpu(output: Tensor, images: Tensor, weight: Tensor) -> Ten
     """A convolution's output as PyTorch's kernels for CPUs lay it out: channels innermost where its input has them so.
 
     Those for meta tensors do not, and on that depends whether `contiguous` copies it later. (3-D kernels of one voxel
-    do not on a CPU either, in float32.)
+    do not on a CPU either, in float32 and one thread. With more threads they do; a plan must not depend on their
+    number.)
     """
     is_one_voxel = output.ndim == 5 and weight[0, 0].numel() == 1 and output.dtype == torch.float32
     has_them_last = suggest_memory_format(images) in (torch.channels_last, torch.channels_last_3d)
