@@ -163,39 +163,6 @@ def _selected(source: str, workspace: Path, plan_name: str | None) -> tuple[Path
     return paths, selection
 
 
-def predict_folder(
-    model: str | Path,
-    images: Path,
-    output: Path,
-    *,
-    workspace: Path,
-    plan_name: str | None = None,
-    device: str = "auto",
-    keep_finished: bool = False,
-    save_probabilities: bool = False,
-    fast: bool = False,
-    with_shift: bool = False,
-) -> list[Path]:
-    """Segment `images` with a dataset's selected model (a name or dataset folder) or a model folder (a Path)."""
-    from autoseg.pipeline.predict import predict
-    from autoseg.pipeline.shift import measure_shift
-
-    where = model if isinstance(model, Path) else ingest(model, workspace)
-    written = predict(
-        where,
-        images,
-        output,
-        plan_name=plan_name,
-        device=device,
-        keep_finished=keep_finished,
-        save_probabilities=save_probabilities,
-        fast=fast,
-    )
-    if with_shift:
-        measure_shift(where, images, output, plan_name=plan_name, device=device)
-    return written
-
-
 def run_dataset(source: str, workspace: Path, options: RunOptions) -> RunResult:
     """Every stage in order; what is done already is skipped.
 

@@ -10,7 +10,7 @@ from autoseg import console
 from autoseg.datasets.folders import find_cases, list_images
 from autoseg.errors import AutosegError, PartialError, UsageError
 from autoseg.images.formats import output_ending
-from autoseg.pipeline.flow import predict_folder
+from autoseg.pipeline.ingest import ingest
 from autoseg.records.prediction_folder import read_finished
 from autoseg.records.results import Evaluation
 from autoseg.records.trust import Judgement
@@ -61,7 +61,7 @@ def predict_and_score(
         request: what else is asked for.
 
     Raises:
-        AutosegError: as `flow.predict_folder` does.
+        AutosegError: as `predict.predict` does.
         PartialError: some cases could not be predicted, and what was asked for about the others failed too.
         UsageError: the references are not there.
     """
@@ -69,18 +69,7 @@ def predict_and_score(
         raise UsageError(f"--references {request.references} is no folder of label files.")
     failure: PartialError | None = None
     try:
-        predict_folder(
-            model,
-            images,
-            output,
-            workspace=workspace,
-            plan_name=request.plan_name,
-            device=request.device,
-            keep_finished=request.keep_finished,
-            save_probabilities=request.save_probabilities,
-            fast=request.fast,
-            with_shift=request.with_shift,
-        )
+        _segment(model, images, output, workspace, request)
     except PartialError as error:
         failure = error
     try:
@@ -90,6 +79,25 @@ def predict_and_score(
             raise failure from error
         raise
     return replace(result, failure=failure)
+
+
+def _segment(model: str | Path, images: Path, output: Path, workspace: Path, request: PredictRequest) -> None:
+    from autoseg.pipeline.predict import predict
+    from autoseg.pipeline.shift import measure_shift
+
+    where = model if isinstance(model, Path) else ingest(model, workspace)
+    predict(
+        where,
+        images,
+        output,
+        plan_name=request.plan_name,
+        device=request.device,
+        keep_finished=request.keep_finished,
+        save_probabilities=request.save_probabilities,
+        fast=request.fast,
+    )
+    if request.with_shift:
+        measure_shift(where, images, output, plan_name=request.plan_name, device=request.device)
 
 
 def _measure_and_score(images: Path, output: Path, request: PredictRequest) -> PredictionResult:
