@@ -33,16 +33,18 @@ EPOCH_STEPS = 250
 def options(
     about: str | None, add_arguments: Callable[[argparse.ArgumentParser], object] | None = None
 ) -> argparse.Namespace:
-    """What `run.py` tells each part; a part may add arguments of its own."""
+    """What `run.py` tells each part, and `seconds` that are left to it; a part may add arguments of its own."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path, help="folder made by prepare.py")
     parser.add_argument("--out", type=Path, required=True, help="folder of this run; holds the workspace")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--smoke", action="store_true", help="everything in small, to see that it runs")
-    parser.add_argument("--seconds", type=float, default=60.0, help="time this part has")
+    parser.add_argument("--ends", type=float, default=time.monotonic() + 60, help="when to be done, monotonic clock")
     if add_arguments is not None:
         add_arguments(parser)
-    return parser.parse_args()
+    asked = parser.parse_args()
+    asked.seconds = asked.ends - time.monotonic()
+    return asked
 
 
 def emit(name: str, ours: float | None, unit: str, **more: object) -> None:

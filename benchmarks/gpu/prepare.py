@@ -6,7 +6,7 @@
 Datasets travel as they were downloaded (15 and 13 MiB; their preprocessed voxels would be more) and are prepared there
 by the project's own command, which is timed as well. Wheels are packed for packages that an image with torch, numpy,
 scipy, scikit-learn, scikit-image, matplotlib, rich, typer and safetensors lacks: ours, and nnU-Net for the
-comparison. The folder must stay below 60 MiB; what it holds and how large it is is printed.
+comparison. The folder must stay below 58 MiB; what it holds and how large it is is printed.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-BINARY = ("pydantic-core", "blosc2", "ndindex", "numexpr", "connected-components-3d")
+BINARY = ("pydantic-core", "blosc2", "ndindex", "numexpr", "msgpack", "connected-components-3d")
 """Wheels with machine code, for the other machine's Python."""
 PURE = (
     "pydantic",
@@ -26,6 +26,7 @@ PURE = (
     "nibabel",
     "batchgenerators",
     "acvl-utils",
+    *("httpx", "httpcore", "h11", "anyio", "certifi", "idna"),  # blosc2 imports httpx
 )
 PEER = (
     "nnunetv2==2.8.1",
@@ -36,7 +37,8 @@ PEER = (
 )
 """Pure Python; nnU-Net's SimpleITK (50 MiB) is left out, see peer.py."""
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
-MOST_MIB = 60
+MOST_MIB = 58
+"""A machine that takes 64 MiB has to take the project as well, which has 5."""
 
 
 def main() -> int:

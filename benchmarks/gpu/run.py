@@ -1,14 +1,14 @@
-"""A bundle from `prepare.py` in, checks and measurements of this device out, in calls under ten minutes.
+"""A bundle from `prepare.py` in, checks and measurements of this device out, in calls of a time that is given.
 
-    python3 benchmarks/gpu/run.py BUNDLE [--out OUT] [--results FOLDER] [--device cuda] [--smoke]
-                                  [--call NAME] [--parts data checks ...]
+    python3 benchmarks/gpu/run.py BUNDLE [--call NAME | --parts data checks ...] [--seconds S]
+                                  [--out OUT] [--results FOLDER] [--device cuda] [--smoke]
 
-`--call` names one of `CALLS`, parts whose limits add up to less than ten minutes; `--parts` takes parts by name.
-Every part is a process with a time limit of its own; one that fails, or is not done in time, is reported in a line with
-`failed`, and the others go on. Results are JSON lines: `name`, `ours`, `peer`, `unit`, `ratio` (peer over ours for
-times, ours over peer for Dice) and what is told beside. A part's lines are in FOLDER (default: OUT) as
-`<part>.jsonl` as soon as they are found, so a call that is ended loses none; all are printed and written to
-results.jsonl there, below a line with machine, date and versions.
+`--call` names one of `CALLS`; `--parts` takes parts by name. Every part is a process with a time limit of its own: the
+one in `PARTS`, longer in the proportion in which more time is left than the parts still to come need. A part that fails,
+is not done in time or finds its time gone is reported in a line with `failed`, and the others go on. Results are JSON
+lines: `name`, `ours`, `peer`, `unit`, `ratio` (peer over ours for times, ours over peer for Dice) and what is told
+beside. FOLDER (default: OUT) gets three files: `found.jsonl` with each line as soon as it is found, so that a call that
+is ended loses none; `log.txt`; and `results.jsonl`, both sides joined below a line with machine, date and versions.
 """
 
 import argparse
@@ -20,16 +20,18 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parents[1]
 OPENKBP = ("--dataset", "Task14_OpenKBP")
+FOUND, LOG = "found.jsonl", "log.txt"
 
 
 class Part(NamedTuple):
-    """A program of this folder and its time limit."""
+    """A program of this folder and its time limit in a call without a second to spare."""
 
     program: str
     seconds: float
@@ -38,33 +40,41 @@ class Part(NamedTuple):
 
 
 PARTS = {
-    "data": Part("data", 60),
-    "checks": Part("checks", 90),
-    "speed": Part("speed", 60),
-    "compiled": Part("speed", 450, ("--compiled",)),
-    "train_fold": Part("train_fold", 250),
-    "peer": Part("peer", 120, is_peers=True),
-    "hippocampus": Part("folds", 510),
-    "peer_50": Part("peer_train", 470, ("--epochs", "50"), True),
-    "peer_100": Part("peer_train", 470, ("--epochs", "100"), True),
-    "data_openkbp": Part("data", 60, OPENKBP),
-    "openkbp": Part("folds", 225, (*OPENKBP, "--folds", "0")),
-    "peer_openkbp": Part("peer_train", 225, OPENKBP, True),
-    "score": Part("score", 45),
+    "data": Part("data", 35),
+    "checks": Part("checks", 45),
+    "speed": Part("speed", 30),
+    "peer": Part("peer", 75, is_peers=True),
+    "fold_2min": Part("train_fold", 145, ("--budgets", "120")),
+    "fold_budgets": Part("train_fold", 255, ("--budgets", "30", "60", "120")),
+    "compiled": Part("speed", 75, ("--compiled",)),
+    "hippocampus": Part("folds", 160),
+    "peer_50": Part("peer_train", 200, ("--epochs", "50"), True),
+    "peer_100": Part("peer_train", 400, ("--epochs", "100"), True),
+    "data_openkbp": Part("data", 50, OPENKBP),
+    "openkbp": Part("folds", 100, (*OPENKBP, "--folds", "0")),
+    "peer_openkbp": Part("peer_train", 100, OPENKBP, True),
+    "score": Part("score", 30),
 }
-"""Name -> what is run. `folds` and `peer_train` use their whole time."""
-CALLS = {
-    "device": ("data", "checks", "speed", "train_fold", "peer"),
-    "compiled": ("data", "compiled"),
-    "hippocampus": ("data", "hippocampus"),
-    "peer_50": ("data", "peer_50", "score"),
-    "peer_100": ("data", "peer_100", "score"),
-    "openkbp": ("data_openkbp", "openkbp", "peer_openkbp", "score"),
+"""Name -> what is run. `folds` and `peer_train` use all the time they are given."""
+CALLS: dict[str, tuple[float, tuple[str, ...]]] = {
+    "first": (360, ("data", "checks", "speed", "peer", "fold_2min")),
+    "second": (300, ("data", "compiled", "hippocampus")),
+    "second_peer": (300, ("data", "peer_50", "score")),
+    "device": (580, ("data", "checks", "speed", "peer", "fold_budgets")),
+    "compiled": (580, ("data", "compiled")),
+    "hippocampus": (580, ("data", "hippocampus")),
+    "peer_50": (580, ("data", "peer_50", "score")),
+    "peer_100": (580, ("data", "peer_100", "score")),
+    "openkbp": (580, ("data_openkbp", "openkbp", "peer_openkbp", "score")),
 }
-"""Calls of less than ten minutes; `peer_*` pair with what `hippocampus` left in the same OUT."""
+"""Name -> seconds, unless others are given, and parts, the most valuable first; `peer_*` pair with what `hippocampus`
+left in the same OUT."""
+START_SECONDS = 30.0
+"""Of a call, for installing the wheels and asking for versions on a machine that has loaded nothing yet."""
 NEEDS = ("pydantic", "blosc2", "nibabel", "cc3d", "acvl_utils", "safetensors", "scipy", "sklearn")
 PEER_NEEDS = ("nnunetv2", "batchgeneratorsv2", "dynamic_network_architectures")
-_GRACE_SECONDS = 10.0
+_GRACE_SECONDS = 8.0
+"""Of its limit, for a part to say the last and end by itself."""
 _SMOKE_PATIENCE = 4  # a smoke run is for a small CPU that others use as well
 
 Line = dict[str, Any]
@@ -72,20 +82,25 @@ Line = dict[str, Any]
 
 def main() -> int:
     """Run the parts, join the lines of both sides, print and write them."""
-    asked = parse()
+    started, asked = time.monotonic(), parse()
     for folder in (asked.out, asked.results):
         folder.mkdir(parents=True, exist_ok=True)
+    for name in (FOUND, LOG):
+        (asked.results / name).write_text("")
     environment = make_environment(asked)
     header, text = about(asked, environment), ""
     lines: list[Line] = []
-    for part in asked.parts:
-        if PARTS[part].is_peers and not can_import(PEER_NEEDS, environment, peer_python()):
-            print(f"NO PEER: {', '.join(PEER_NEEDS)} are not all there; nnU-Net is not measured.", file=sys.stderr)
-            lines.append({"name": f"part {part}", "failed": "nnU-Net is not installed and not in the bundle's wheels"})
+    for number, part in enumerate(asked.parts):
+        left = asked.seconds - (time.monotonic() - started)
+        limit = limit_of(asked.parts[number:], left)
+        if limit is None:
+            lines.append(failure(part, f"not begun: it needs {PARTS[part].seconds:.0f} s, {left:.0f} are left"))
+        elif PARTS[part].is_peers and not can_import(PEER_NEEDS, environment, peer_python()):
+            lines.append(failure(part, f"nnU-Net is not there: {', '.join(PEER_NEEDS)} are needed"))
         else:
-            lines += run_part(part, asked, environment)
+            lines += run_part(part, asked, environment, limit)
         text = "\n".join(json.dumps(line) for line in (header, *joined(lines)))
-        (asked.results / "results.jsonl").write_text(text + "\n")  # after each part: a call that is ended keeps it
+        (asked.results / "results.jsonl").write_text(text + "\n")
     print(text)
     return 1 if any("failed" in line or line.get("passed") is False for line in lines) else 0
 
@@ -96,15 +111,39 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=None, help="folder for results; default: a temporary one")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--smoke", action="store_true", help="everything in small, to see that it runs")
-    parser.add_argument("--results", type=Path, default=None, help="folder for lines and logs; default: OUT")
-    parser.add_argument("--call", choices=list(CALLS), default="device")
+    parser.add_argument("--results", type=Path, default=None, help="folder for lines and the log; default: OUT")
+    parser.add_argument("--call", choices=list(CALLS), default="first")
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=None, help="instead of a call's")
+    parser.add_argument("--seconds", type=float, default=None, help="time of the whole call; default: the call's")
     asked = parser.parse_args()
     asked.bundle = asked.bundle.resolve()
     asked.out = Path(tempfile.mkdtemp(prefix="autoseg-gpu-")) if asked.out is None else asked.out.resolve()
     asked.results = asked.out if asked.results is None else asked.results.resolve()
-    asked.parts = list(CALLS[asked.call]) if asked.parts is None else asked.parts
+    seconds, parts = CALLS[asked.call]
+    if asked.parts is None:
+        asked.parts = list(parts)
+    else:
+        seconds = needed_seconds(asked.parts)
+    asked.seconds = (_SMOKE_PATIENCE if asked.smoke else 1) * seconds if asked.seconds is None else asked.seconds
+    if needed_seconds(asked.parts) > asked.seconds:
+        limits = ", ".join(f"{part} {PARTS[part].seconds:.0f}" for part in asked.parts)
+        parser.error(
+            f"--seconds {asked.seconds:.0f} is less than the {needed_seconds(asked.parts):.0f} s that the parts may "
+            f"take ({limits}, and {START_SECONDS:.0f} to begin). Leave parts out with --parts."
+        )
     return asked
+
+
+def needed_seconds(parts: Sequence[str]) -> float:
+    """Limits of the parts together, and what a call takes to begin."""
+    return START_SECONDS + sum(PARTS[part].seconds for part in parts)
+
+
+def limit_of(parts: Sequence[str], seconds_left: float) -> float | None:
+    """Seconds that the first of the parts still to come may take; None where its own are not there."""
+    seconds = PARTS[parts[0]].seconds
+    needed = sum(PARTS[part].seconds for part in parts)
+    return None if seconds > seconds_left else seconds * max(1.0, seconds_left / needed)
 
 
 def make_environment(asked: argparse.Namespace) -> dict[str, str]:
@@ -134,43 +173,48 @@ def peer_python() -> str:
     return os.environ.get("AUTOSEG_PEER_PYTHON", sys.executable)
 
 
-def run_part(part: str, asked: argparse.Namespace, environment: dict[str, str]) -> list[Line]:
+def run_part(part: str, asked: argparse.Namespace, environment: dict[str, str], limit: float) -> list[Line]:
     """The part's lines; its failure is one more line."""
-    program, seconds, arguments, is_peers = PARTS[part]
-    python = peer_python() if is_peers else sys.executable
-    command = [
-        python,
-        str(HERE / f"{program}.py"),
-        str(asked.bundle),
-        "--out",
-        str(asked.out),
-        "--device",
-        asked.device,
-    ]
-    command += ["--seconds", str(seconds - _GRACE_SECONDS), *arguments, *(["--smoke"] if asked.smoke else [])]
-    started, limit = time.monotonic(), seconds * (_SMOKE_PATIENCE if asked.smoke else 1)
-    log, found_lines = asked.results / f"{part}.log", asked.results / f"{part}.jsonl"
-    failed = None
-    with log.open("w") as errors, found_lines.open("w") as found:
-        process = subprocess.Popen(command, env=environment, stdout=found, stderr=errors, start_new_session=True)
+    program, _, arguments, is_peers = PARTS[part]
+    started = time.monotonic()
+    command = [peer_python() if is_peers else sys.executable, str(HERE / f"{program}.py"), str(asked.bundle)]
+    command += ["--out", str(asked.out), "--device", asked.device, "--ends", str(started + limit - _GRACE_SECONDS)]
+    command += [*arguments, *(["--smoke"] if asked.smoke else [])]
+    found_lines, log = asked.results / FOUND, asked.results / LOG
+    lines_before, log_before = found_lines.stat().st_size, log.stat().st_size
+    with log.open("a") as errors, found_lines.open("a") as found:
+        # A group of its own, so that workers it leaves end with it; of this session, so that they end with the call.
+        process = subprocess.Popen(command, env=environment, stdout=found, stderr=errors, process_group=0)
         try:
             code = process.wait(limit)
-            failed = None if code == 0 else f"exit code {code}: {last_line(log)}"
+            failed = None if code == 0 else f"exit code {code}: {last_line(log, log_before)}"
         except subprocess.TimeoutExpired:
-            failed = f"not done in {limit:.0f} s; last said: {last_line(log)}"
-            os.killpg(process.pid, 9)  # its own group: workers that it left go with it
+            failed = f"not done in {limit:.0f} s; last said: {last_line(log, log_before)}"
+            os.killpg(process.pid, 9)
             process.wait()
-    lines = [json.loads(line) for line in found_lines.read_text().splitlines() if line.startswith('{"name"')]
+    told = said_since(found_lines, lines_before)
+    lines = [json.loads(line) for line in told if line.startswith('{"name"') and line.endswith("}")]
     if failed:
-        print(f"part {part} failed: {failed}", file=sys.stderr)
-        lines.append({"name": f"part {part}", "failed": failed})
+        lines.append(failure(part, failed))
     lines.append({"name": f"part {part}, seconds", "ours": round(time.monotonic() - started, 1), "unit": "s"})
     return lines
 
 
-def last_line(log: Path) -> str:
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+def failure(part: str, reason: str) -> Line:
+    """The line of a part that was not done, told at once as well."""
+    print(f"part {part} failed: {reason}", file=sys.stderr)
+    return {"name": f"part {part}", "failed": reason}
+
+
+def last_line(log: Path, before: int) -> str:
+    """What a part said last, for people."""
+    lines = [line for line in said_since(log, before) if line.strip()]
     return lines[-1][:500] if lines else "nothing"
+
+
+def said_since(path: Path, before: int) -> list[str]:
+    """Lines of a file after its first `before` bytes."""
+    return path.read_bytes()[before:].decode(errors="replace").splitlines()
 
 
 def joined(lines: list[Line]) -> list[Line]:
@@ -199,7 +243,9 @@ def about(asked: argparse.Namespace, environment: dict[str, str]) -> Line:
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "machine": f"{facts.pop('device')}, {os.cpu_count()} CPU cores, {platform.system()} {platform.machine()}",
         "versions": {"python": platform.python_version(), **facts},
-        "command": "python benchmarks/gpu/run.py " + ("--smoke " if asked.smoke else "") + f"--device {asked.device}",
+        "command": f"python benchmarks/gpu/run.py --device {asked.device} --seconds {asked.seconds:.0f} --parts "
+        + " ".join(asked.parts)
+        + (" --smoke" if asked.smoke else ""),
     }
 
 
