@@ -115,6 +115,10 @@ def build_trainer(content: dict[str, Any], dataset: dict[str, Any], device: str,
     # Triton, to which it compiles its network, needs a C compiler for its launchers; without one the first step fails.
     if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
         os.environ.update({"nnUNet_compile": "false"})
+    if device.startswith("cuda"):  # as its command does
+        torch.set_num_threads(1)
+        torch.set_num_interop_threads(1)
+        torch.backends.cudnn.benchmark = True
     kind = nnUNetTrainer if length is None else getattr(variants, f"nnUNetTrainer{length}")
     trainer = kind(nnunet_plans(content), "3d_fullres", 0, dataset, device=torch.device(device))
     trainer.print_to_log_file = lambda *_, **__: None  # its log would mix with the results

@@ -4,9 +4,9 @@
                                   [--out OUT] [--results FOLDER] [--device cuda] [--smoke]
 
 `--call` names one of `CALLS`; `--parts` takes parts by name. Every part is a process with a time limit of its own: the
-one in `PARTS`, longer in the proportion in which more time is left than the parts still to come need. A part that fails,
-is not done in time or finds its time gone is reported in a line with `failed`, and the others go on. Results are JSON
-lines: `name`, `ours`, `peer`, `unit`, `ratio` (peer over ours for times, ours over peer for Dice) and what is told
+one in `PARTS`, longer in the proportion in which more time is left than the parts still to come need. A part that
+fails, is not done in time or finds its time gone is reported in a line with `failed`, and the others go on. Results are
+JSON lines: `name`, `ours`, `peer`, `unit`, `ratio` (peer over ours for times, ours over peer for Dice) and what is told
 beside. FOLDER (default: OUT) gets three files: `found.jsonl` with each line as soon as it is found, so that a call that
 is ended loses none; `log.txt`; and `results.jsonl`, both sides joined below a line with machine, date and versions.
 """

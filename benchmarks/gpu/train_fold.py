@@ -1,8 +1,8 @@
 """Fold 0 of Hippocampus as planned by default in, whole-volume Dice after each budget beside published values out.
 
-Each of `--budgets`, in seconds, is a training of its own, since a schedule anneals inside it; the fold's held-out cases are scored from
-the stored probabilities, so that no image library but nibabel is needed. The difference is paired by case, with a 95 %
-bootstrap interval over cases.
+Each of `--budgets`, in seconds, is a training of its own, since a schedule anneals inside it; the fold's held-out cases
+are scored from the stored probabilities, so that no image library but nibabel is needed. The difference is paired by
+case, with a 95 % bootstrap interval over cases.
 """
 
 import argparse

@@ -183,9 +183,9 @@ def test_all_of_it_in_small_on_a_cpu(
     given += ["--openkbp", str(shared_data / "Task14_OpenKBP")]
     monkeypatch.setattr(sys, "argv", ["prepare.py", *given])
     assert load_program("prepare").main() == 0
-    parts = ["data", "checks", "speed", "compiled", "train_fold", "hippocampus", "data_openkbp", "openkbp"]
+    parts = ["data", "checks", "speed", "compiled", "fold_2min", "hippocampus", "data_openkbp", "openkbp"]
     if "AUTOSEG_PEER_PYTHON" in os.environ:
-        parts += ["peer_50", "peer_openkbp", "score"]
+        parts += ["peer", "peer_50", "peer_openkbp", "score"]
     arguments = [str(bundle), "--out", str(out), "--device", "cpu", "--smoke", "--parts", *parts]
     monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
     assert load_program("run").main() == 0
@@ -197,5 +197,6 @@ def test_all_of_it_in_small_on_a_cpu(
     assert lines["Task04_Hippocampus, 5 folds: Dice"]["cases"] == 10
     assert lines["Task14_OpenKBP, fold 0: surface Dice at 1 mm"]["cases"] == 2
     if "AUTOSEG_PEER_PYTHON" in os.environ:
+        assert lines["training step, batch on the device"]["peer"] > 0
         assert lines["Task04_Hippocampus, nnU-Net, its 50 epochs: Dice"]["cases"] == 2
         assert 0 <= lines["Task14_OpenKBP, nnU-Net in the same time: Dice"]["peer"] < 1
