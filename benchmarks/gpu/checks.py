@@ -1,8 +1,8 @@
 """Every kernel on this device against the CPU in higher precision: one line each with its error and what is allowed.
 
 Losses and networks are compared with float64 on the CPU, values and gradients; augmentation, sliding window and
-resampling with float32 on the CPU. TF32 is off, so that float32 means float32. An error is
-|device - reference| / |reference| over all elements, infinite where something is not finite.
+resampling with float32 on the CPU; large convolutions with float32 on the device. TF32 is off, so that float32 means
+float32. An error is |device - reference| / |reference| over all elements, infinite where something is not finite.
 """
 
 import sys
@@ -111,6 +111,26 @@ def networks(device: torch.device) -> Iterator[Result]:
         yield f"network {name}, gradients", relative(*gradients), 1e-3
         with torch.no_grad(), autocast(device, "bfloat16"):
             yield f"network {name}, outputs in bfloat16", relative(network(images.to(device))[0], expected[0]), 5e-2
+
+
+def convolutions(device: torch.device) -> Iterator[Result]:
+    """As large as in a 128^3 patch: in bfloat16 against float32 on the same device. cuDNN 9.8 to 9.10 has wrong ones
+    among them (pytorch issue 163539), which small networks do not meet."""
+    random, edge = torch.Generator().manual_seed(10), 128 if device.type == "cuda" else 16
+    for channels, n in ((32, edge), (64, edge // 2)):
+        image, gradient = torch.randn((2, 2, channels, n, n, n), generator=random)
+        weight = torch.randn((channels, channels, 3, 3, 3), generator=random) / channels
+        for layout in (torch.contiguous_format, torch.channels_last_3d):
+            sides = []
+            for dtype in (torch.bfloat16, torch.float32):
+                tensors = [one.detach().to(device, dtype, memory_format=layout) for one in (image, weight)]
+                inputs = [one.requires_grad_() for one in tensors]
+                out = torch.nn.functional.conv3d(*inputs, padding=1)
+                out.backward(gradient.to(device, dtype))
+                sides.append((out, *(one.grad for one in inputs)))
+            for what, found, expected in zip(("output", "gradient", "weights' gradient"), *sides, strict=True):
+                name = f"convolution {channels} x {n}^3, {str(layout).removeprefix('torch.')}, {what} in bfloat16"
+                yield name, relative(found, expected), 2e-2
 
 
 def augmentation(device: torch.device) -> Iterator[Result]:
@@ -253,6 +273,7 @@ def sides(pairs: list) -> tuple[list, list]:
 CHECKS: tuple[Callable[[torch.device], Iterator[Result]], ...] = (
     losses,
     networks,
+    convolutions,
     augmentation,
     sliding_window,
     resampling,

@@ -40,11 +40,11 @@ class Part(NamedTuple):
 
 
 PARTS = {
-    "data": Part("data", 35),
+    "data": Part("data", 30),
     "checks": Part("checks", 45),
     "speed": Part("speed", 30),
     "peer": Part("peer", 75, is_peers=True),
-    "fold_2min": Part("train_fold", 145, ("--budgets", "120")),
+    "fold_2min": Part("train_fold", 150, ("--budgets", "120")),
     "fold_budgets": Part("train_fold", 255, ("--budgets", "30", "60", "120")),
     "compiled": Part("speed", 75, ("--compiled",)),
     "hippocampus": Part("folds", 160),
