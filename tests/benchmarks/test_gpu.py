@@ -1,12 +1,13 @@
 """The one call for a GPU machine: a part's failure is told and ends no other; in small all of it runs on a CPU."""
 
 import importlib.util
+import itertools
 import json
 import math
 import os
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -144,6 +145,21 @@ def test_both_sides_are_paired_by_case(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["difference"] == pytest.approx(0.05)
     assert found["low"] <= 0.05 <= found["high"]
     assert scoring.paired(ours, theirs, "nsd") == {}, "no case has it on both sides"
+
+
+def test_the_peers_step_is_timed_before_and_after_it_is_compiled(capsys: pytest.CaptureFixture[str]) -> None:
+    """A call that ends while it is being compiled has the first line; else the second takes its place."""
+    peer, plain, used = load_program("peer"), object(), []
+    compiled = SimpleNamespace(_orig_mod=plain)
+    trainer = SimpleNamespace(network=compiled, dataloader_train=itertools.count(), dataloader_val=None)
+    trainer.train_step = lambda batch: used.append(trainer.network)
+    peer.time_training(trainer, peer.Clock("cpu", 0.0, 1), smoke=True)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    steps = [line for line in lines if line["name"] == "training step, batch on the device"]
+    assert [line["peer_compiled"] for line in steps] == [False, True]
+    assert steps[1]["peer_eager_ms"] == steps[0]["peer"]
+    assert used == [plain] * 3 + [compiled] * (3 + 2), "a first step, one more, one that is timed; then an epoch"
+    assert lines[-1]["name"] == "epoch of 250 steps, data included"
 
 
 @pytest.mark.parametrize("name", ["losses", "convolutions", "sliding_window", "resampling"])
