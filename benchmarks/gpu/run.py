@@ -148,16 +148,15 @@ def limit_of(parts: Sequence[str], seconds_left: float) -> float | None:
 
 def make_environment(asked: argparse.Namespace) -> dict[str, str]:
     """Variables for the parts; installs the bundle's wheels beside the results where packages are missing."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(PROJECT)])}
+    site = asked.out / "site"  # an earlier call may have filled it
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (HERE, PROJECT, site)))}
     wheels = sorted(map(str, (asked.bundle / "wheels").glob("*.whl")))
     is_complete = can_import(NEEDS, environment, sys.executable) and can_import(PEER_NEEDS, environment, peer_python())
     if wheels and not is_complete:
-        site = asked.out / "site"
         command = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-compile"]
         command += ["--no-cache-dir", "--upgrade", "--target", str(site), *wheels]
         if subprocess.run(command, stdout=sys.stderr, check=False).returncode != 0:
             print("The bundle's wheels do not fit this Python; what is installed here is used.", file=sys.stderr)
-        environment["PYTHONPATH"] += os.pathsep + str(site)
     if not can_import(NEEDS, environment, sys.executable):
         sys.exit(f"{', '.join(NEEDS)} must be installed, or their wheels be in the bundle for this Python.")
     return environment
