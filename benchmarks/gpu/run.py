@@ -75,7 +75,7 @@ NEEDS = ("pydantic", "blosc2", "nibabel", "cc3d", "acvl_utils", "safetensors", "
 PEER_NEEDS = ("nnunetv2", "batchgeneratorsv2", "dynamic_network_architectures")
 _GRACE_SECONDS = 8.0
 """Of its limit, for a part to say the last and end by itself."""
-_SMOKE_PATIENCE = 4  # a smoke run is for a small CPU that others use as well
+_SMOKE_PATIENCE = 10  # a smoke run is for a small CPU that others use as well
 
 Line = dict[str, Any]
 
