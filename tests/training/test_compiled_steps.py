@@ -4,6 +4,7 @@ Networks go the way that they go on a GPU. What only a card can tell: that induc
 and that CUDA graphs are recorded; of those, what inductor asks before it records is asked here.
 """
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -245,3 +246,22 @@ def test_inductor_has_no_reason_to_leave_graphs_out(name: str) -> None:
     outputs = network(torch.empty(case.shape, device="meta"))
     sum(output.sum() for output in outputs).backward()
     assert len(graphs) == 2, "forward and backward"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler on a CPU")
+def test_what_inductor_makes_of_a_network_computes_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its kernels here are in C++, on a GPU in Triton's language; what comes before them is the same."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    case, networks = CASES["3d, sgd"], [network_of(CASES["3d, sgd"]).train() for _ in range(2)]
+    torch._dynamo.reset()
+    networks[0].compile(fullgraph=True, dynamic=False)
+    images = torch.randn(case.shape, generator=torch.Generator().manual_seed(1))
+    with torch._inductor.config.patch(compile_threads=1):  # no worker processes
+        found, expected = ([output for output in network(images)] for network in networks)
+        for outputs in (found, expected):
+            sum(output.square().sum() for output in outputs).backward()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    for (name, ours), theirs in zip(networks[0].named_parameters(), networks[1].parameters(), strict=True):
+        if theirs.grad is not None:
+            torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-3, msg=name)
