@@ -258,7 +258,7 @@ def test_what_inductor_makes_of_a_network_computes_the_same(monkeypatch: pytest.
     networks[0].compile(fullgraph=True, dynamic=False)
     images = torch.randn(case.shape, generator=torch.Generator().manual_seed(1))
     with torch._inductor.config.patch(compile_threads=1):  # no worker processes
-        found, expected = ([output for output in network(images)] for network in networks)
+        found, expected = (list(network(images)) for network in networks)
         for outputs in (found, expected):
             sum(output.square().sum() for output in outputs).backward()
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
