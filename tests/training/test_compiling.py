@@ -13,6 +13,17 @@ from tests.training.tools import CPU, make_learner
 SHAPE = (2, 1, 8, 8, 8)
 
 
+class Scaling(nn.Module):
+    """The smallest network that can be trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        return (image * self.weight,)
+
+
 def network_of() -> nn.Module:
     return make_learner().network
 
@@ -75,7 +86,7 @@ def failing_at(number: int, calls: list[int]) -> Callable[..., Callable[..., obj
 def test_what_fails_is_met_before_the_training_and_less_is_tried(
     kind: Compilation, fails_at: int, done: Compilation, passes: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    network, calls = network_of(), list[int]()
+    network, calls = Scaling(), list[int]()
     backend = failing_at(fails_at, calls)
     assert compile_network(network, kind, [SHAPE], CPU, "float32", "t", backend=backend) == done  # type: ignore[arg-type]
     assert len(calls) == passes
@@ -104,14 +115,6 @@ def test_a_network_is_compiled_whole_or_not_at_all(capsys: pytest.CaptureFixture
 
 
 def test_every_shape_is_compiled_before_the_training() -> None:
-    class Scaling(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(torch.ones(1))
-
-        def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-            return (image * self.weight,)
-
     compiled: list[tuple[int, ...]] = []
 
     def backend(module: nn.Module, inputs: list[Tensor]) -> Callable[..., object]:
