@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from autoseg.inference.sliding_window import autocast
 from autoseg.records.recipe import Recipe
 from autoseg.training.batches import Batch
+from autoseg.training.compiling import Compilation
 from autoseg.training.optimizer import build_optimizer, set_learning_rate, start_average, update_average
 from autoseg.training.own_optimizers import averaged_weights
 from autoseg.training.schedule import Precision
@@ -34,6 +35,8 @@ class Learner:
     recipe: Recipe
     precision: Precision
     device: torch.device
+    compilation: Compilation = "off"
+    """What was done of what the recipe wants; the loss and all behind the gradients are never compiled."""
 
 
 def build_learner(

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -27,6 +27,7 @@ from autoseg.training.distractors import mark_distractors
 from autoseg.training.initial_weights import Start, load_start, slowed
 from autoseg.training.learner import Learner, build_learner
 from autoseg.training.out_of_fold import Earlier
+from autoseg.training.patch_growth import grown
 from autoseg.training.previous_stage import resample_previous_stage
 from autoseg.training.schedule import Precision
 from autoseg.training.source import open_source
@@ -176,7 +177,16 @@ def new_learner(task: Task, precision: Precision) -> Learner:
         recompute_activations(network)
     loss = build_loss(configuration.recipe, learned, configuration.batch_dice)
     learner = build_learner(network, loss, configuration.recipe, precision, task.device)
-    channels = len(task.plan.channel_names) + configuration.num_previous_channels(task.plan.labels)
-    sample = torch.zeros((configuration.batch_size, channels, *configuration.patch_zyx), device=task.device)
-    compile_network(learner.network, configuration.recipe.compilation, sample, precision, task.title)
-    return learner
+    wanted = configuration.recipe.compilation
+    compiled = compile_network(learner.network, wanted, batch_shapes(task), task.device, precision, task.title)
+    return replace(learner, compilation=compiled)
+
+
+def batch_shapes(task: Task) -> list[tuple[int, ...]]:
+    """`N C Z Y X` of the batches in the course of the training, that of the whole patch first."""
+    growth = task.configuration.recipe.patch_growth
+    channels = len(task.plan.channel_names) + task.configuration.num_previous_channels(task.plan.labels)
+    parts = [
+        grown(task.sampler, fraction, growth.keeps_voxels) for fraction in (1, *(s.fraction for s in growth.stages))
+    ]
+    return list(dict.fromkeys((part.batch_size, channels, *part.patch_zyx) for part in parts))

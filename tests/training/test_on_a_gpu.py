@@ -67,6 +67,11 @@ def test_batches_of_cases_on_the_gpu_wait_for_nothing(policy: str, patch: IntTri
     assert all(copy.nbytes < SMALL for copy in watch.copies), "bases, profiles, tables"
 
 
+def test_zeros_outside_the_nonzero_mask_wait_for_nothing() -> None:
+    with fake_gpu():
+        _check_batches(replace(sampler_of("nnunet", (16, 16, 16), source_of("device")), masked_channels=(0, 1)))
+
+
 @pytest.mark.parametrize("tier", ["memory", "disk"])
 @pytest.mark.parametrize("policy", ["nnunet", "none"])
 def test_batches_from_elsewhere_go_over_pinned(policy: str, tier: Tier) -> None:
