@@ -165,31 +165,28 @@ def _draw_sample(sampler: Sampler, place: Place, number: int) -> Draw:
 
 def _draw_voxel(sampler: Sampler, epoch: int, number: int, rng: np.random.Generator) -> tuple[int, IntTriple | None]:
     """Number of a case and a foreground voxel of it; None: the sample need not show any, or the case has none."""
-    cases, sampling, num_targets = sampler.source.cases, sampler.recipe.sampling, len(sampler.labels.targets)
-    if sampling.cases == "class_balanced":
-        if not wants_foreground(sampling, sampler.batch_size, number, rng):
-            return int(rng.integers(len(cases))), None
-        return _balanced_voxel(sampler.source, sampling, num_targets, rng)
+    source, sampling, num_targets = sampler.source, sampler.recipe.sampling, len(sampler.labels.targets)
     odds = None if sampler.case_odds is None else sampler.case_odds(epoch)
-    index = int(rng.integers(len(cases)) if odds is None else rng.choice(len(cases), p=odds))
-    if not wants_foreground(sampling, sampler.batch_size, number, rng):
-        return index, None
-    case = cases[index]
-    target = _draw_target([len(voxels) > 0 for voxels in case.locations[:num_targets]], sampling, rng)
+    candidates, target = np.arange(len(source.cases)), None
+    shows = wants_foreground(sampling, sampler.batch_size, number, rng)
+    if shows and sampling.class_balanced:
+        target = _draw_target([len(numbers) > 0 for numbers in source.cases_with[:num_targets]], sampling, rng)
+        candidates = candidates if target is None else source.cases_with[target]
+    index = _draw_case(candidates, odds, rng)
+    case = source.cases[index]
+    if shows and not sampling.class_balanced:
+        target = _draw_target([len(voxels) > 0 for voxels in case.locations[:num_targets]], sampling, rng)
     return index, None if target is None else _one_of(case.locations[target], case.shape, rng)
 
 
-def _balanced_voxel(
-    source: Source, sampling: Sampling, num_targets: int, rng: np.random.Generator
-) -> tuple[int, IntTriple | None]:
-    """A target that occurs anywhere, a case that has it, a voxel there; where none occurs any case without a voxel."""
-    having = source.cases_with[:num_targets]
-    target = _draw_target([len(numbers) > 0 for numbers in having], sampling, rng)
-    if target is None:
-        return int(rng.integers(len(source.cases))), None
-    index = int(having[target][rng.integers(len(having[target]))])
-    case = source.cases[index]
-    return index, _one_of(case.locations[target], case.shape, rng)
+def _draw_case(
+    candidates: npt.NDArray[np.intp], odds: npt.NDArray[np.float64] | None, rng: np.random.Generator
+) -> int:
+    """One of the numbers `candidates`, by the odds of all cases; None: all alike."""
+    if odds is None:
+        return int(candidates[rng.integers(len(candidates))])
+    among = odds[candidates]
+    return int(rng.choice(candidates, p=among / among.sum()))
 
 
 def wants_foreground(sampling: Sampling, batch_size: int, number: int, rng: np.random.Generator) -> bool:

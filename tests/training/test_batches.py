@@ -165,17 +165,17 @@ def test_balanced_classes_are_seen_alike_however_few_cases_have_them() -> None:
     # Class 1 in three cases of four, class 2 in one, which lies at other voxels.
     source = make_source([(8, 8, 8)] * 4, targets=[(1,), (1,), (1,), (2,)])
     counts = {}
-    for cases in ("uniform", "class_balanced"):
-        sampler = make_sampler(source, always_foreground(cases=cases))
-        counts[cases] = Counter(draw.case for step in range(500) for draw in draw_batch(sampler, (0, step)))
-    assert counts["uniform"][3] / 1000 == pytest.approx(1 / 4, abs=0.05)
-    assert counts["class_balanced"][3] / 1000 == pytest.approx(1 / 2, abs=0.05)
-    assert counts["class_balanced"][0] / 1000 == pytest.approx(1 / 6, abs=0.05)
+    for balanced in (False, True):
+        sampler = make_sampler(source, always_foreground(class_balanced=balanced))
+        counts[balanced] = Counter(draw.case for step in range(500) for draw in draw_batch(sampler, (0, step)))
+    assert counts[False][3] / 1000 == pytest.approx(1 / 4, abs=0.05)
+    assert counts[True][3] / 1000 == pytest.approx(1 / 2, abs=0.05)
+    assert counts[True][0] / 1000 == pytest.approx(1 / 6, abs=0.05)
 
 
 def test_balanced_samples_that_need_no_foreground_come_from_all_cases_alike() -> None:
     source = make_source([(20, 8, 8)] * 4, targets=[(), (), (), (2,)])
-    recipe = RECIPE.model_copy(update={"sampling": Sampling(cases="class_balanced")})
+    recipe = RECIPE.model_copy(update={"sampling": Sampling(class_balanced=True)})
     draws = [draw_batch(make_sampler(source, recipe, (4, 4, 4)), (0, step)) for step in range(400)]
     first = Counter(one.case for one, _ in draws)  # of two samples the second shows foreground
     assert all(abs(first[case] - 100) < 45 for case in range(4))
@@ -184,7 +184,7 @@ def test_balanced_samples_that_need_no_foreground_come_from_all_cases_alike() ->
 
 def test_without_any_foreground_balanced_samples_come_from_anywhere() -> None:
     source = make_source([(8, 8, 8)] * 3, targets=[(), (), ()])
-    sampler = make_sampler(source, always_foreground(cases="class_balanced"))
+    sampler = make_sampler(source, always_foreground(class_balanced=True))
     assert {case for case, _ in _starts(sampler, 100)} == {0, 1, 2}
 
 
