@@ -1,4 +1,4 @@
-"""What schedule, optimiser, patch growth and sampling are worth: the same network for the same number of steps with each.
+"""What schedule, optimiser, patch growth and sampling are worth: the same network and number of steps with each.
 
     python benchmarks/schedules.py [--dataset FOLDER] [--schedules NAME ...] [--seeds 1 2 3] [--iterations 2000]
 

@@ -2,7 +2,8 @@
 
 A sample is drawn first (case, centre, rotation, scale, mirroring), so that only the voxels it depends on are read;
 then cut and resampled at once, and the intensities of the whole batch are changed together on its device. Nothing
-remembers anything: the batch of (epoch, step) is a function of the seed.
+remembers anything: the batch of (epoch, step) is a function of the seed. A user's own transforms change samples on the
+CPU between the two, so with them threads do all that comes before the intensities.
 
 Two details differ from nnU-Net on purpose. A patch centred on foreground is moved into the volume on both sides,
 where nnU-Net moves it on the lower side only; and no margin is read around the patch, since rotation and scale are
@@ -21,20 +22,21 @@ from autoseg.augmentation.cascade import corrupt_previous
 from autoseg.augmentation.draw import SpatialParameters, draw_spatial, source_box
 from autoseg.augmentation.intensity import IntensityParameters, apply_intensity, draw_intensity, zero_outside
 from autoseg.augmentation.spatial import outside_label, sample_patch
+from autoseg.devices import num_cores
 from autoseg.inference.model import previous_channels
 from autoseg.preprocessing.locations import FlatIndices
 from autoseg.records.geometry import IntTriple
 from autoseg.records.labels import LabelScheme
 from autoseg.records.recipe import Recipe, Sampling
 from autoseg.training.rng import sample_rng
-from autoseg.training.source import Crop, Source, made_ahead, num_reading_threads, read_crop
+from autoseg.training.source import READ_AHEAD, Crop, Source, made_ahead, num_reading_threads, read_crop
 
 Place = tuple[int, int]
 """Epoch, and step within it."""
 
-Plugins = Callable[[Tensor, Tensor, Sequence[str], Place], tuple[Tensor, Tensor]]
-"""Images `N C Z Y X`, label maps `N L Z Y X`, case ids and place -> changed images and label maps. Where a sampler has
-`masked_channels`, -1 is background outside the nonzero mask."""
+Plugins = Callable[[Tensor, Tensor, str, np.random.Generator], tuple[Tensor, Tensor]]
+"""Image `C Z Y X`, label maps `L Z Y X`, both on the CPU, case id and the sample's generator -> changed image and label
+maps, float32 and int16. Where a sampler has `masked_channels`, -1 is background outside the nonzero mask."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ class Sampler:
     previous_labels: LabelScheme | None = None
     """Scheme of the previous stage's segmentation, which each crop then carries as a second label map; None: none."""
     plugins: Plugins | None = None
-    """A user's own transforms, applied before the intensities are changed."""
+    """A user's own transforms, applied to samples before the intensities are changed; the source then has its voxels on
+    the CPU."""
     case_odds: Callable[[int], npt.NDArray[np.float64] | None] | None = None
     """Epoch -> odds of each case, or None for all alike; follows the losses of the training (`hard_cases`)."""
     masked_channels: tuple[int, ...] = ()
@@ -84,15 +87,36 @@ class Draw:
     rng: np.random.Generator
 
 
+@dataclass(frozen=True)
+class Patch:
+    """The voxels of a sample, cut, resampled and changed by a user's transforms."""
+
+    image: Tensor
+    """`C Z Y X` float32."""
+    labels: Tensor
+    """`L Z Y X` int16."""
+
+
 def batches(sampler: Sampler, places: Iterable[Place]) -> Iterator[Batch]:
     """The batches that belong to `places`, in their order."""
+    prepare_sample = read_draw if sampler.plugins is None else transformed_patch
 
-    def prepare(place: Place) -> tuple[Place, list[tuple[Draw, Crop]]]:
-        return place, [(draw, read_draw(sampler, draw)) for draw in draw_batch(sampler, place)]
+    def prepare(place: Place) -> list[tuple[Draw, Crop | Patch]]:
+        return [(draw, prepare_sample(sampler, draw)) for draw in draw_batch(sampler, place)]
 
-    num_threads = num_reading_threads(sampler.source.tier, sampler.device)
-    for place, samples in made_ahead(prepare, places, num_threads):
-        yield assemble(sampler, place, samples)
+    for samples in made_ahead(prepare, places, num_threads(sampler)):
+        yield assemble(sampler, samples)
+
+
+def num_threads(sampler: Sampler) -> int:
+    """Threads that prepare batches ahead of the training; 0: it does so itself.
+
+    With a user's transforms one beside a CPU's training, whose cores are all at work; for a GPU one on each core but
+    that of the training, where more than the batches that are made ahead would have nothing to do.
+    """
+    if sampler.plugins is None:
+        return num_reading_threads(sampler.source.tier, sampler.device)
+    return 1 if sampler.device.type == "cpu" else max(1, min(READ_AHEAD, num_cores() - 1))
 
 
 def draw_batch(sampler: Sampler, place: Place) -> list[Draw]:
@@ -102,42 +126,38 @@ def draw_batch(sampler: Sampler, place: Place) -> list[Draw]:
 
 def read_draw(sampler: Sampler, draw: Draw) -> Crop:
     """Read the voxels that a drawn sample depends on; on their way to a GPU into pinned memory."""
-    start, stop = source_box(draw.spatial, sampler.patch_zyx, draw.centre)
-    crop = read_crop(sampler.source, draw.case, start, stop)
-    if sampler.device.type == "cuda" and crop.image.device.type == "cpu":  # else the host would wait for the copy
-        # Contiguous, or pinning would take as much memory as the volume around it.
-        image, labels = (values.contiguous().pin_memory() for values in (crop.image, crop.labels))
-        crop = replace(crop, image=image, labels=labels)
-    return crop
+    crop = _read(sampler, draw)
+    image, labels = (_to_be_sent(values, sampler.device) for values in (crop.image, crop.labels))
+    return replace(crop, image=image, labels=labels)
 
 
-def assemble(sampler: Sampler, place: Place, samples: Sequence[tuple[Draw, Crop]]) -> Batch:
+def transformed_patch(sampler: Sampler, draw: Draw) -> Patch:
+    """Read a drawn sample, cut it and send it through the user's transforms; on the way to a GPU in pinned memory."""
+    assert sampler.plugins is not None
+    num_classes = sampler.labels.num_classes
+    image, labels = _cut(sampler, draw, _read(sampler, draw), torch.device("cpu"))
+    labels = labels.to(torch.int16)
+    if sampler.masked_channels:
+        labels = labels.masked_fill(labels == outside_label(num_classes), -1)
+    image, labels = sampler.plugins(image, labels, sampler.source.cases[draw.case].id, draw.rng)
+    return Patch(_to_be_sent(image, sampler.device), _to_be_sent(labels, sampler.device))
+
+
+def assemble(sampler: Sampler, samples: Sequence[tuple[Draw, Crop | Patch]]) -> Batch:
     """Turn drawn and read samples into the batch, on the training's device."""
-    mirroring, device, num_classes = sampler.recipe.mirroring, sampler.device, sampler.labels.num_classes
-    masked = sampler.masked_channels
+    device, masked = sampler.device, sampler.masked_channels
     images, maps = [], []
-    for draw, crop in samples:
-        image, labels = sample_patch(
-            crop.image.to(device, non_blocking=True),
-            crop.labels.to(device, non_blocking=True),
-            crop.start,
-            draw.centre,
-            sampler.patch_zyx,
-            draw.spatial,
-            num_classes,
-            mirroring.swap_pairs,
-            outside_label(num_classes) if masked else 0,
-        )
+    for draw, sample in samples:
+        if isinstance(sample, Crop):
+            image, labels = _cut(sampler, draw, sample, device)
+        else:
+            image, labels = (values.to(device, non_blocking=True) for values in (sample.image, sample.labels))
         images.append(image)
         maps.append(labels)
-    cases = tuple(sampler.source.cases[draw.case].id for draw, _ in samples)
     patches, label_maps = torch.stack(images), torch.stack(maps).to(torch.int16)
-    if masked:
-        label_maps.masked_fill_(label_maps == outside_label(num_classes), -1)
-    if sampler.plugins is not None:
-        patches, label_maps = sampler.plugins(patches, label_maps, cases, place)
     patches = apply_intensity(patches, [draw.intensity for draw, _ in samples])
     if masked:
+        label_maps.masked_fill_(label_maps == outside_label(sampler.labels.num_classes), -1)
         patches = zero_outside(patches, label_maps[:, 0] < 0, masked)
     if masked or sampler.plugins is not None:  # batchgenerators' transforms put -1 where they look beyond a patch
         label_maps = label_maps.clamp(min=0)
@@ -148,7 +168,35 @@ def assemble(sampler: Sampler, place: Place, samples: Sequence[tuple[Draw, Crop]
             for (draw, _), labels in zip(samples, label_maps[:, 1], strict=True)
         ]
         patches = torch.cat([patches, torch.stack(previous)], dim=1)
-    return Batch(patches, label_maps[:, 0], cases)
+    return Batch(patches, label_maps[:, 0], tuple(sampler.source.cases[draw.case].id for draw, _ in samples))
+
+
+def _read(sampler: Sampler, draw: Draw) -> Crop:
+    start, stop = source_box(draw.spatial, sampler.patch_zyx, draw.centre)
+    return read_crop(sampler.source, draw.case, start, stop)
+
+
+def _cut(sampler: Sampler, draw: Draw, crop: Crop, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Image and label maps of a patch, computed on `device`; they may share memory with the crop."""
+    num_classes = sampler.labels.num_classes
+    return sample_patch(
+        crop.image.to(device, non_blocking=True),
+        crop.labels.to(device, non_blocking=True),
+        crop.start,
+        draw.centre,
+        sampler.patch_zyx,
+        draw.spatial,
+        num_classes,
+        sampler.recipe.mirroring.swap_pairs,
+        outside_label(num_classes) if sampler.masked_channels else 0,
+    )
+
+
+def _to_be_sent(values: Tensor, device: torch.device) -> Tensor:
+    """Voxels on the CPU that go to a GPU in pinned memory, or the host would wait for the copy; others as they are."""
+    if device.type == "cuda" and values.device.type == "cpu":
+        return values.contiguous().pin_memory()  # contiguous, or pinning would take as much memory as the volume
+    return values
 
 
 def _draw_sample(sampler: Sampler, place: Place, number: int) -> Draw:
@@ -179,9 +227,7 @@ def _draw_voxel(sampler: Sampler, epoch: int, number: int, rng: np.random.Genera
     return index, None if target is None else _one_of(case.locations[target], case.shape, rng)
 
 
-def _draw_case(
-    candidates: npt.NDArray[np.intp], odds: npt.NDArray[np.float64] | None, rng: np.random.Generator
-) -> int:
+def _draw_case(candidates: npt.NDArray[np.intp], odds: npt.NDArray[np.float64] | None, rng: np.random.Generator) -> int:
     """One of the numbers `candidates`, by the odds of all cases; None: all alike."""
     if odds is None:
         return int(candidates[rng.integers(len(candidates))])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from autoseg import console
 from autoseg.augmentation.spatial import outside_label
 from autoseg.errors import UsageError
 from autoseg.inference.mirroring import head_permutation
@@ -20,9 +21,9 @@ from autoseg.records.distractors import DistractorCensus
 from autoseg.records.labels import LabelScheme
 from autoseg.records.plan import Configuration, Plan
 from autoseg.records.recipe import Sampling
-from autoseg.training.batches import Sampler
+from autoseg.training.batches import Sampler, num_threads
 from autoseg.training.compiling import compile_network
-from autoseg.training.custom_transforms import batchgenerators_step, find_transforms
+from autoseg.training.custom_transforms import batchgenerators_step, describe_transforms, find_transforms
 from autoseg.training.distractors import mark_distractors
 from autoseg.training.initial_weights import Start, load_start, slowed
 from autoseg.training.learner import Learner, build_learner
@@ -107,12 +108,13 @@ def open_task(
         )
     masked = _masked_channels(configuration)
     watched = choose_watched(cases.train, recipe.watch, seed)
+    transforms = find_transforms(recipe.augmentation.plugins)
     source = open_source(
         store_folder,
         manifest,
         tuple(case for case in cases.train if case not in watched),
         len(plan.channel_names),
-        device,
+        torch.device("cpu") if transforms else device,
         previous,
         planned_bytes=planned_gpu_bytes(plan.planned_for),
         marked=marked,
@@ -120,7 +122,7 @@ def open_task(
             configuration.normalization, learned.num_classes, outside_label(learned.num_classes) if masked else 0
         ),
     )
-    transforms = find_transforms(recipe.augmentation.plugins)
+    highest = (learned.num_classes - (learned.ignore_index is None), labels.num_classes - 1)
     sampler = Sampler(
         source=source,
         recipe=recipe,
@@ -130,10 +132,12 @@ def open_task(
         seed=seed,
         device=device,
         previous_labels=None if previous is None else labels,
-        plugins=batchgenerators_step(transforms, seed) if transforms else None,
+        plugins=batchgenerators_step(transforms, highest[: 2 if previous else 1]) if transforms else None,
         masked_channels=masked,
         divisor_zyx=configuration.divisor_zyx,
     )
+    if transforms:
+        console.say(describe_transforms(transforms, num_threads(sampler)))
     validator = Validator(folder / VALIDATION, store_folder, manifest, dataset, configuration, labels, device, previous)
     census = None if marked is None else marked.census
     return Task(title, folder, plan, configuration, cases, sampler, validator, device, start, census, watched)

@@ -62,7 +62,7 @@ def _ours(given, policy):
     images, labels = [], []
     for step in range(COUNT):
         place = (0, step)
-        batch = assemble(sampler, place, [(draw, read_draw(sampler, draw)) for draw in draw_batch(sampler, place)])
+        batch = assemble(sampler, [(draw, read_draw(sampler, draw)) for draw in draw_batch(sampler, place)])
         images.append(batch.images[0].numpy())
         labels.append(batch.labels[0].numpy())
     return np.stack(images), np.stack(labels)

@@ -77,7 +77,7 @@ def test_masked_patches_equal_the_peers(tmp_path):
     centre = tuple(n // 2 for n in ready.labels.shape)
     spatial = SpatialParameters(matrix=affine_matrix(ANGLES, SCALE, in_plane=False))
     draw = Draw(0, centre, spatial, IntensityParameters(), np.random.default_rng(0))
-    batch = assemble(sampler, (0, 0), [(draw, read_draw(sampler, draw))])
+    batch = assemble(sampler, [(draw, read_draw(sampler, draw))])
 
     ours = batch.images[0].numpy()
     same = batch.labels[0].numpy() == peer["maps"][0]

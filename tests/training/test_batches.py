@@ -32,7 +32,7 @@ def _starts(sampler: Sampler, count: int) -> list[tuple[int, IntTriple]]:
 def test_a_crop_shows_the_voxels_it_was_drawn_at() -> None:
     sampler = make_sampler(make_source([(12, 11, 10)]))
     draws = draw_batch(sampler, (3, 5))
-    batch = assemble(sampler, (3, 5), [(draw, read_draw(sampler, draw)) for draw in draws])
+    batch = assemble(sampler, [(draw, read_draw(sampler, draw)) for draw in draws])
     assert batch.images.shape == (2, 1, 8, 8, 8)
     assert batch.labels.shape == (2, 8, 8, 8)
     for draw, image in zip(draws, batch.images, strict=True):
@@ -180,6 +180,20 @@ def test_balanced_samples_that_need_no_foreground_come_from_all_cases_alike() ->
     first = Counter(one.case for one, _ in draws)  # of two samples the second shows foreground
     assert all(abs(first[case] - 100) < 45 for case in range(4))
     assert {(second.case, second.centre) for _, second in draws} == {(3, (10, 4, 2))}
+
+
+def test_odds_of_cases_hold_within_the_class_that_was_drawn() -> None:
+    # Class 1 in the first three cases, class 2 in the last; the first of two samples need not show any.
+    source = make_source([(8, 8, 8)] * 4, targets=[(1,), (1,), (1,), (2,)])
+    recipe = RECIPE.model_copy(update={"sampling": Sampling(class_balanced=True, hard_ratio=4.0)})
+    sampler = replace(make_sampler(source, recipe), case_odds=lambda _: np.array([0.1, 0.2, 0.3, 0.4]))
+    draws = [draw_batch(sampler, (0, step)) for step in range(1500)]
+    for number, expected in enumerate(([0.1, 0.2, 0.3, 0.4], [1 / 12, 1 / 6, 1 / 4, 1 / 2])):
+        counts = Counter(draw[number].case for draw in draws)
+        np.testing.assert_allclose([counts[case] / 1500 for case in range(4)], expected, atol=0.055)  # 4.3 sd
+    weighted = always_foreground(class_balanced=True, class_weights=(3.0, 1.0))
+    counts = Counter(one.case for step in range(750) for one in draw_batch(make_sampler(source, weighted), (0, step)))
+    np.testing.assert_allclose([counts[case] / 1500 for case in range(4)], [0.25] * 4, atol=0.05)
 
 
 def test_without_any_foreground_balanced_samples_come_from_anywhere() -> None:
