@@ -99,7 +99,6 @@ class Patch:
 
 def batches(sampler: Sampler, places: Iterable[Place]) -> Iterator[Batch]:
     """The batches that belong to `places`, in their order."""
-    prepare_sample = read_draw if sampler.plugins is None else transformed_patch
 
     def prepare(place: Place) -> list[tuple[Draw, Crop | Patch]]:
         return [(draw, prepare_sample(sampler, draw)) for draw in draw_batch(sampler, place)]
@@ -124,23 +123,16 @@ def draw_batch(sampler: Sampler, place: Place) -> list[Draw]:
     return [_draw_sample(sampler, place, number) for number in range(sampler.batch_size)]
 
 
-def read_draw(sampler: Sampler, draw: Draw) -> Crop:
-    """Read the voxels that a drawn sample depends on; on their way to a GPU into pinned memory."""
-    crop = _read(sampler, draw)
-    image, labels = (_to_be_sent(values, sampler.device) for values in (crop.image, crop.labels))
-    return replace(crop, image=image, labels=labels)
+def prepare_sample(sampler: Sampler, draw: Draw) -> Crop | Patch:
+    """Read the voxels that a drawn sample depends on; with a user's transforms cut them and send them through these.
 
-
-def transformed_patch(sampler: Sampler, draw: Draw) -> Patch:
-    """Read a drawn sample, cut it and send it through the user's transforms; on the way to a GPU in pinned memory."""
-    assert sampler.plugins is not None
-    num_classes = sampler.labels.num_classes
-    image, labels = _cut(sampler, draw, _read(sampler, draw), torch.device("cpu"))
-    labels = labels.to(torch.int16)
-    if sampler.masked_channels:
-        labels = labels.masked_fill(labels == outside_label(num_classes), -1)
-    image, labels = sampler.plugins(image, labels, sampler.source.cases[draw.case].id, draw.rng)
-    return Patch(_to_be_sent(image, sampler.device), _to_be_sent(labels, sampler.device))
+    On their way to a GPU they are in pinned memory.
+    """
+    start, stop = source_box(draw.spatial, sampler.patch_zyx, draw.centre)
+    crop = read_crop(sampler.source, draw.case, start, stop)
+    ready = crop if sampler.plugins is None else _transformed(sampler, sampler.plugins, draw, crop)
+    image, labels = (_to_be_sent(values, sampler.device) for values in (ready.image, ready.labels))
+    return replace(ready, image=image, labels=labels)
 
 
 def assemble(sampler: Sampler, samples: Sequence[tuple[Draw, Crop | Patch]]) -> Batch:
@@ -171,9 +163,12 @@ def assemble(sampler: Sampler, samples: Sequence[tuple[Draw, Crop | Patch]]) -> 
     return Batch(patches, label_maps[:, 0], tuple(sampler.source.cases[draw.case].id for draw, _ in samples))
 
 
-def _read(sampler: Sampler, draw: Draw) -> Crop:
-    start, stop = source_box(draw.spatial, sampler.patch_zyx, draw.centre)
-    return read_crop(sampler.source, draw.case, start, stop)
+def _transformed(sampler: Sampler, plugins: Plugins, draw: Draw, crop: Crop) -> Patch:
+    image, labels = _cut(sampler, draw, crop, torch.device("cpu"))
+    labels = labels.to(torch.int16)
+    if sampler.masked_channels:
+        labels = labels.masked_fill(labels == outside_label(sampler.labels.num_classes), -1)
+    return Patch(*plugins(image, labels, sampler.source.cases[draw.case].id, draw.rng))
 
 
 def _cut(sampler: Sampler, draw: Draw, crop: Crop, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from autoseg.augmentation.policies import nnunet_augmentation
 from autoseg.augmentation.spatial import outside_label
 from autoseg.records.geometry import IntTriple
 from autoseg.records.recipe import Mirroring, Sampling
-from autoseg.training.batches import Sampler, assemble, batches, draw_batch, read_draw, wants_foreground
+from autoseg.training.batches import Sampler, assemble, batches, draw_batch, prepare_sample, wants_foreground
 from autoseg.training.rng import sample_rng
 from autoseg.training.source import Source, TrainingCase
 from tests.training.tools import LABELS, RECIPE, always_foreground, make_sampler, make_source
@@ -32,7 +32,7 @@ def _starts(sampler: Sampler, count: int) -> list[tuple[int, IntTriple]]:
 def test_a_crop_shows_the_voxels_it_was_drawn_at() -> None:
     sampler = make_sampler(make_source([(12, 11, 10)]))
     draws = draw_batch(sampler, (3, 5))
-    batch = assemble(sampler, [(draw, read_draw(sampler, draw)) for draw in draws])
+    batch = assemble(sampler, [(draw, prepare_sample(sampler, draw)) for draw in draws])
     assert batch.images.shape == (2, 1, 8, 8, 8)
     assert batch.labels.shape == (2, 8, 8, 8)
     for draw, image in zip(draws, batch.images, strict=True):
