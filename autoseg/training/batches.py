@@ -11,7 +11,7 @@ known before reading.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -22,14 +22,15 @@ from autoseg.augmentation.cascade import corrupt_previous
 from autoseg.augmentation.draw import SpatialParameters, draw_spatial, source_box
 from autoseg.augmentation.intensity import IntensityParameters, apply_intensity, draw_intensity, zero_outside
 from autoseg.augmentation.spatial import outside_label, sample_patch
-from autoseg.devices import num_cores
 from autoseg.inference.model import previous_channels
 from autoseg.preprocessing.locations import FlatIndices
 from autoseg.records.geometry import IntTriple
 from autoseg.records.labels import LabelScheme
 from autoseg.records.recipe import Recipe, Sampling
 from autoseg.training.rng import sample_rng
-from autoseg.training.source import READ_AHEAD, Crop, Source, made_ahead, num_reading_threads, read_crop
+from autoseg.training.source import Crop, Source, made_ahead, read_crop
+from autoseg.training.staging import Staged, Staging
+from autoseg.training.tiers import num_reading_threads
 
 Place = tuple[int, int]
 """Epoch, and step within it."""
@@ -87,35 +88,20 @@ class Draw:
     rng: np.random.Generator
 
 
-@dataclass(frozen=True)
-class Patch:
-    """The voxels of a sample, cut, resampled and changed by a user's transforms."""
-
-    image: Tensor
-    """`C Z Y X` float32."""
-    labels: Tensor
-    """`L Z Y X` int16."""
-
-
 def batches(sampler: Sampler, places: Iterable[Place]) -> Iterator[Batch]:
     """The batches that belong to `places`, in their order."""
 
-    def prepare(place: Place) -> list[tuple[Draw, Crop | Patch]]:
-        return [(draw, prepare_sample(sampler, draw)) for draw in draw_batch(sampler, place)]
+    staging = Staging(sampler.device)
 
-    for samples in made_ahead(prepare, places, num_threads(sampler)):
-        yield assemble(sampler, samples)
+    def prepare(place: Place) -> tuple[list[Draw], Staged]:
+        draws = draw_batch(sampler, place)
+        return draws, staging.hold([prepare_sample(sampler, draw) for draw in draws])
 
-
-def num_threads(sampler: Sampler) -> int:
-    """Threads that prepare batches ahead of the training; 0: it does so itself.
-
-    With a user's transforms one beside a CPU's training, whose cores are all at work; for a GPU one on each core but
-    that of the training, where more than the batches that are made ahead would have nothing to do.
-    """
-    if sampler.plugins is None:
-        return num_reading_threads(sampler.source.tier, sampler.device)
-    return 1 if sampler.device.type == "cpu" else max(1, min(READ_AHEAD, num_cores() - 1))
+    num_threads = num_reading_threads(sampler.source.tier, sampler.device, sampler.plugins is not None)
+    for draws, staged in made_ahead(prepare, places, num_threads):
+        batch = assemble(sampler, list(zip(draws, staged.crops, strict=True)))
+        staging.release(staged)
+        yield batch
 
 
 def draw_batch(sampler: Sampler, place: Place) -> list[Draw]:
@@ -123,27 +109,21 @@ def draw_batch(sampler: Sampler, place: Place) -> list[Draw]:
     return [_draw_sample(sampler, place, number) for number in range(sampler.batch_size)]
 
 
-def prepare_sample(sampler: Sampler, draw: Draw) -> Crop | Patch:
-    """Read the voxels that a drawn sample depends on; with a user's transforms cut them and send them through these.
-
-    On their way to a GPU they are in pinned memory.
-    """
+def prepare_sample(sampler: Sampler, draw: Draw) -> Crop:
+    """Read the voxels that a drawn sample depends on; with a user's transforms cut them and send them through these."""
     start, stop = source_box(draw.spatial, sampler.patch_zyx, draw.centre)
     crop = read_crop(sampler.source, draw.case, start, stop)
-    ready = crop if sampler.plugins is None else _transformed(sampler, sampler.plugins, draw, crop)
-    image, labels = (_to_be_sent(values, sampler.device) for values in (ready.image, ready.labels))
-    return replace(ready, image=image, labels=labels)
+    return crop if sampler.plugins is None else _transformed(sampler, sampler.plugins, draw, crop)
 
 
-def assemble(sampler: Sampler, samples: Sequence[tuple[Draw, Crop | Patch]]) -> Batch:
+def assemble(sampler: Sampler, samples: Sequence[tuple[Draw, Crop]]) -> Batch:
     """Turn drawn and read samples into the batch, on the training's device."""
     device, masked = sampler.device, sampler.masked_channels
     images, maps = [], []
-    for draw, sample in samples:
-        if isinstance(sample, Crop):
-            image, labels = _cut(sampler, draw, sample, device)
-        else:
-            image, labels = (values.to(device, non_blocking=True) for values in (sample.image, sample.labels))
+    for draw, crop in samples:
+        image, labels = (values.to(device, non_blocking=True) for values in (crop.image, crop.labels))
+        if crop.start is not None:
+            image, labels = _cut(sampler, draw, image, labels, crop.start)
         images.append(image)
         maps.append(labels)
     patches, label_maps = torch.stack(images), torch.stack(maps).to(torch.int16)
@@ -163,21 +143,23 @@ def assemble(sampler: Sampler, samples: Sequence[tuple[Draw, Crop | Patch]]) -> 
     return Batch(patches, label_maps[:, 0], tuple(sampler.source.cases[draw.case].id for draw, _ in samples))
 
 
-def _transformed(sampler: Sampler, plugins: Plugins, draw: Draw, crop: Crop) -> Patch:
-    image, labels = _cut(sampler, draw, crop, torch.device("cpu"))
+def _transformed(sampler: Sampler, plugins: Plugins, draw: Draw, crop: Crop) -> Crop:
+    """The patch, cut and changed by a user's transforms."""
+    assert crop.start is not None
+    image, labels = _cut(sampler, draw, crop.image, crop.labels, crop.start)
     labels = labels.to(torch.int16)
     if sampler.masked_channels:
         labels = labels.masked_fill(labels == outside_label(sampler.labels.num_classes), -1)
-    return Patch(*plugins(image, labels, sampler.source.cases[draw.case].id, draw.rng))
+    return Crop(*plugins(image, labels, sampler.source.cases[draw.case].id, draw.rng), start=None)
 
 
-def _cut(sampler: Sampler, draw: Draw, crop: Crop, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Image and label maps of a patch, computed on `device`; they may share memory with the crop."""
+def _cut(sampler: Sampler, draw: Draw, image: Tensor, labels: Tensor, start: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Image and label maps of a patch out of those of a crop; they may share memory with these."""
     num_classes = sampler.labels.num_classes
     return sample_patch(
-        crop.image.to(device, non_blocking=True),
-        crop.labels.to(device, non_blocking=True),
-        crop.start,
+        image,
+        labels,
+        start,
         draw.centre,
         sampler.patch_zyx,
         draw.spatial,
@@ -185,13 +167,6 @@ def _cut(sampler: Sampler, draw: Draw, crop: Crop, device: torch.device) -> tupl
         sampler.recipe.mirroring.swap_pairs,
         outside_label(num_classes) if sampler.masked_channels else 0,
     )
-
-
-def _to_be_sent(values: Tensor, device: torch.device) -> Tensor:
-    """Voxels on the CPU that go to a GPU in pinned memory, or the host would wait for the copy; others as they are."""
-    if device.type == "cuda" and values.device.type == "cpu":
-        return values.contiguous().pin_memory()  # contiguous, or pinning would take as much memory as the volume
-    return values
 
 
 def _draw_sample(sampler: Sampler, place: Place, number: int) -> Draw:

@@ -74,13 +74,12 @@ def _make(name: str, load: Callable[[], Any]) -> CustomTransform:
     return CustomTransform(name, transform, "rng" in parameters)
 
 
-def describe_transforms(transforms: Sequence[CustomTransform], num_threads: int) -> str:
-    """One line for people: how many threads apply `transforms`, and which of these let only one thread in."""
+def describe_transforms(transforms: Sequence[CustomTransform]) -> str:
+    """One line for people: which transforms change the patches, and which of them only one thread may enter at once."""
     names = ", ".join(one.name for one in transforms)
     alone = ", ".join(dict.fromkeys(one.name for one in transforms if not one.takes_rng))
-    one_at_a_time = f"; one at a time where they draw from global generators ({alone})" if alone else ""
-    threads = f"{num_threads} thread{'' if num_threads == 1 else 's'}"
-    return f"Transforms {names}: applied on the CPU by {threads} ahead of the training{one_at_a_time}."
+    one_at_a_time = f"; one thread at a time where they draw from global generators ({alone})" if alone else ""
+    return f"Patches are changed on the CPU by the transforms {names}{one_at_a_time}."
 
 
 def batchgenerators_step(transforms: Sequence[CustomTransform], highest: Sequence[int]) -> Plugins:

@@ -21,7 +21,7 @@ from autoseg.records.distractors import DistractorCensus
 from autoseg.records.labels import LabelScheme
 from autoseg.records.plan import Configuration, Plan
 from autoseg.records.recipe import Sampling
-from autoseg.training.batches import Sampler, num_threads
+from autoseg.training.batches import Sampler
 from autoseg.training.compiling import compile_network
 from autoseg.training.custom_transforms import batchgenerators_step, describe_transforms, find_transforms
 from autoseg.training.distractors import mark_distractors
@@ -30,7 +30,8 @@ from autoseg.training.learner import Learner, build_learner
 from autoseg.training.out_of_fold import Earlier
 from autoseg.training.previous_stage import resample_previous_stage
 from autoseg.training.schedule import Precision
-from autoseg.training.source import held_types, open_source
+from autoseg.training.source import open_source
+from autoseg.training.tiers import HeldTypes, held_types
 from autoseg.training.validation import VALIDATION, Validator
 from autoseg.training.watching import choose_watched
 
@@ -106,7 +107,6 @@ def open_task(
         marked = mark_distractors(
             recipe.distractors, earlier.base, store_folder, manifest, labels, patch, where, cases.train
         )
-    masked = _masked_channels(configuration)
     watched = choose_watched(cases.train, recipe.watch, seed)
     transforms = find_transforms(recipe.augmentation.plugins)
     source = open_source(
@@ -114,13 +114,12 @@ def open_task(
         manifest,
         tuple(case for case in cases.train if case not in watched),
         len(plan.channel_names),
-        torch.device("cpu") if transforms else device,
+        device,
         previous,
         planned_bytes=planned_gpu_bytes(plan.planned_for),
         marked=marked,
-        held=held_types(
-            configuration.normalization, learned.num_classes, outside_label(learned.num_classes) if masked else 0
-        ),
+        held=types_held(configuration, labels),
+        transforms=bool(transforms),
     )
     highest = (learned.num_classes - (learned.ignore_index is None), labels.num_classes - 1)
     sampler = Sampler(
@@ -133,14 +132,21 @@ def open_task(
         device=device,
         previous_labels=None if previous is None else labels,
         plugins=batchgenerators_step(transforms, highest[: 2 if previous else 1]) if transforms else None,
-        masked_channels=masked,
+        masked_channels=_masked_channels(configuration),
         divisor_zyx=configuration.divisor_zyx,
     )
     if transforms:
-        console.say(describe_transforms(transforms, num_threads(sampler)))
+        console.say(describe_transforms(transforms))
     validator = Validator(folder / VALIDATION, store_folder, manifest, dataset, configuration, labels, device, previous)
     census = None if marked is None else marked.census
     return Task(title, folder, plan, configuration, cases, sampler, validator, device, start, census, watched)
+
+
+def types_held(configuration: Configuration, labels: LabelScheme) -> HeldTypes:
+    """Types in which a training holds the voxels of its cases; `labels` are the dataset's."""
+    num_classes = configuration.learned_labels(labels).num_classes
+    outside = outside_label(num_classes) if _masked_channels(configuration) else 0
+    return held_types(configuration.normalization, num_classes, outside)
 
 
 def _masked_channels(configuration: Configuration) -> tuple[int, ...]:

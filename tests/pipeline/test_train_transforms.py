@@ -57,7 +57,8 @@ def test_samples_pass_in_a_thread_ahead_of_the_training(prepared: Paths, monkeyp
     assert {thread.partition("_")[0] for thread, _, _ in SEEN} == {"read-ahead"}
     assert {shape for _, shape, _ in SEEN} == {(1, 1, *configuration.patch_zyx)}
     assert set().union(*(labels for _, _, labels in SEEN)) == set(range(plan.labels.num_classes))
-    assert "Transforms noted: applied on the CPU by 1 thread ahead of the training." in said
+    assert "Patches are changed on the CPU by the transforms noted." in said
+    assert any("threads (1) prepare batches ahead of the training" in line for line in said)
 
 
 def test_a_failing_one_ends_it(prepared: Paths) -> None:

@@ -17,7 +17,7 @@ from autoseg.records.recipe import Sampling
 from autoseg.training import batches as batches_module
 from autoseg.training import custom_transforms as tier
 from autoseg.training import loop
-from autoseg.training.batches import Batch, Place, Sampler, batches, num_threads
+from autoseg.training.batches import Batch, Place, Sampler, batches
 from autoseg.training.custom_transforms import (
     CustomTransform,
     batchgenerators_step,
@@ -158,7 +158,7 @@ def test_batches_do_not_depend_on_the_number_of_threads(monkeypatch: pytest.Monk
     places: list[Place] = [(epoch, step) for epoch in range(2) for step in range(4)]
 
     def made(threads: int) -> list[Batch]:
-        monkeypatch.setattr(batches_module, "num_threads", lambda _: threads)
+        monkeypatch.setattr(batches_module, "num_reading_threads", lambda *_: threads)
         return list(batches(sampler, places))
 
     alone = made(0)
@@ -171,7 +171,7 @@ def test_batches_do_not_depend_on_the_number_of_threads(monkeypatch: pytest.Monk
 
 def test_transforms_with_their_own_generator_run_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both samples meet in the transform, or the barrier breaks; with global generators the second one waits."""
-    monkeypatch.setattr(batches_module, "num_threads", lambda _: 2)
+    monkeypatch.setattr(batches_module, "num_reading_threads", lambda *_: 2)
 
     def meets(barrier: threading.Barrier, sample: dict[str, Any]) -> dict[str, Any]:
         barrier.wait()
@@ -193,7 +193,7 @@ def _train(folder: Path, threads: int, stops: tuple[int, ...] = ()) -> str:
     sampler = replace(_sampler(Draws(), _of_all_generators, num_cases=3), recipe=recipe)
     folder.mkdir()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batches_module, "num_threads", lambda _: threads)
+        patch.setattr(batches_module, "num_reading_threads", lambda *_: threads)
         for num_steps in stops:
             with pytest.raises(Preempted):
                 train_network(make_learner(recipe), sampler, SCHEDULE, folder, StopAfter(num_steps - 1), "x")
@@ -254,7 +254,7 @@ FAULTS: dict[str, tuple[Callable[..., Any], str]] = {
 @pytest.mark.parametrize("name", FAULTS)
 @pytest.mark.parametrize("threads", [0, 2])
 def test_a_fault_names_transform_and_case(monkeypatch: pytest.MonkeyPatch, name: str, threads: int) -> None:
-    monkeypatch.setattr(batches_module, "num_threads", lambda _: threads)
+    monkeypatch.setattr(batches_module, "num_reading_threads", lambda *_: threads)
     transform, message = FAULTS[name]
 
     def on_one_case(**sample: Any) -> Any:
@@ -290,15 +290,8 @@ def test_transforms_are_found_by_their_entry_point(monkeypatch: pytest.MonkeyPat
             find_transforms([name])
 
 
-def test_threads_for_a_users_transforms(monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu = torch.device("cuda")
-    sampler = _sampler(Draws())
-    assert num_threads(replace(sampler, plugins=None)) == 0
-    assert num_threads(sampler) == 1
-    for cores, expected in ((1, 1), (2, 1), (4, 3), (64, 4)):
-        monkeypatch.setattr(batches_module, "num_cores", lambda cores=cores: cores)
-        assert num_threads(replace(sampler, device=gpu)) == expected
-    said = describe_transforms(_named(Flip(), Draws(), Flip()), 3)
-    assert said.startswith("Transforms mine_0, mine_1, mine_2: applied on the CPU by 3 threads ahead of the training;")
-    assert said.endswith("one at a time where they draw from global generators (mine_0, mine_2).")
-    assert "global" not in describe_transforms(_named(Draws()), 1)
+def test_what_is_said_of_them() -> None:
+    said = describe_transforms(_named(Flip(), Draws(), Flip()))
+    assert said.startswith("Patches are changed on the CPU by the transforms mine_0, mine_1, mine_2;")
+    assert said.endswith("; one thread at a time where they draw from global generators (mine_0, mine_2).")
+    assert describe_transforms(_named(Draws())) == "Patches are changed on the CPU by the transforms mine_0."
