@@ -158,7 +158,7 @@ def run_ours(case: Case, folder: Path, patches: Sequence[Patch]) -> dict[str, fl
     from autoseg.augmentation.policies import nnunet_augmentation
     from autoseg.preprocessing import store
     from autoseg.records.recipe import Recipe
-    from autoseg.training.batches import Sampler, assemble, draw_batch, read_draw
+    from autoseg.training.batches import Sampler, assemble, draw_batch, prepare_sample
     from autoseg.training.source import open_source
     from autoseg.training.tiers import held_types
 
@@ -197,7 +197,7 @@ def run_ours(case: Case, folder: Path, patches: Sequence[Patch]) -> dict[str, fl
         def make(number: int, patch: Patch, samplers=samplers) -> object:
             sampler, place = samplers[patch[2:]], (0, number)
             draw = replace(draw_batch(sampler, place)[0], case=patch[0], centre=patch[1])
-            return assemble(sampler, place, [(draw, read_draw(sampler, draw))])
+            return assemble(sampler, [(draw, prepare_sample(sampler, draw))])
 
         found[f"ms_{tier}"] = mean_ms(make, patches)
         found[f"rss_{tier}"] = peak_gib()

@@ -1,4 +1,4 @@
-"""What schedule, optimiser and patch growth are worth: the same network for the same number of steps with each.
+"""What schedule, optimiser, patch growth and sampling are worth: the same network and number of steps with each.
 
     python benchmarks/schedules.py [--dataset FOLDER] [--schedules NAME ...] [--seeds 1 2 3] [--iterations 2000]
 
@@ -30,6 +30,7 @@ from autoseg.records.workspace import Paths
 
 EPOCHS = 20
 _SCHEDULE, _OPTIMIZER, _GROWTH = "{name}.recipe.schedule", "{name}.recipe.optimizer", "{name}.recipe.patch_growth"
+_SAMPLING = "{name}.recipe.sampling"
 _WSD = f"{_SCHEDULE}.name=wsd"
 _STAGES = _GROWTH + '.stages=[{{"until": 0.3, "fraction": 0.5}}, {{"until": 0.6, "fraction": 0.75}}]'
 SCHEDULES: dict[str, tuple[str, ...]] = {
@@ -52,6 +53,9 @@ SCHEDULES: dict[str, tuple[str, ...]] = {
     "growth_voxels": (_STAGES, f"{_GROWTH}.keeps_voxels=true"),
     "average": ("{name}.recipe.ema_decay=0.99",),
     "auto": (_WSD, f"{_SCHEDULE}.ends=plateau", "{name}.recipe.watch.cases=3", "{name}.recipe.watch.every_epochs=1"),
+    "class_balanced": (f"{_SAMPLING}.class_balanced=true",),
+    "hard": (f"{_SAMPLING}.hard_ratio=3",),
+    "class_balanced_hard": (f"{_SAMPLING}.class_balanced=true", f"{_SAMPLING}.hard_ratio=3"),
 }
 """Name -> settings; `planned` is the preset's own (small: AdamW, cosine with a warm-up)."""
 

@@ -107,8 +107,9 @@ def _describe_cases(paths: Paths, plan: Plan, name: str, where: torch.device) ->
         shapes = [cases[case].shape for case in fold if case in cases]  # a training refuses what it lacks
         sizes.append((memory_bytes(shapes, len(plan.channel_names), num_maps, held), len(shapes)))
     num_bytes, num_cases = max(sizes)
-    choice = tier_here(num_bytes, where, planned_gpu_bytes(plan.planned_for))
-    return describe_tier(choice, num_cases, num_bytes, held, where)
+    transforms = bool(settings.recipe.augmentation.plugins)
+    choice = tier_here(num_bytes, where, planned_gpu_bytes(plan.planned_for), transforms)
+    return describe_tier(choice, num_cases, num_bytes, held, where, transforms)
 
 
 def _describe_configuration(

@@ -221,12 +221,28 @@ class Sampling(Record):
     class_weights: tuple[float, ...] | None = None
     """One weight a target (class or region) for drawing which one a foreground sample is centred on;
     None: all that occur in the case alike."""
-    cases: Literal["uniform", "class_balanced", "hard"] = "uniform"
-    """Cases are drawn with replacement. `uniform`: all alike; `class_balanced`: a foreground sample draws one of the
-    targets that occur anywhere and then a case that has it, so that a target of few cases is seen as often as one of
-    all (the other samples: all alike); `hard`: cases with a high recent loss more often."""
-    hard_ratio: float = Field(default=3.0, ge=1)
-    """Odds of the hardest case over those of the easiest; between them they rise with the rank (`hard` only)."""
+    class_balanced: bool = False
+    """Cases are drawn with replacement. True: a foreground sample draws one of the targets that occur anywhere and then
+    a case that has it, so that a target of few cases is seen as often as one of all; False: a case, then one of its
+    targets (nnU-Net). The other samples draw from all cases."""
+    hard_ratio: float = Field(default=1.0, ge=1)
+    """How many times as often the case with the highest recent loss is drawn as the one with the lowest; between them
+    the odds rise with the rank. 1: all alike (nnU-Net). With `class_balanced`, among the cases that have the target."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_an_older_plan(cls, value: Any) -> Any:
+        """Plans used to have one field `cases`, where `hard` alone looked at `hard_ratio` (then 3)."""
+        if not isinstance(value, dict) or "cases" not in value:
+            return value
+        rest = {key: given for key, given in value.items() if key != "cases"}
+        if "class_balanced" in rest or value["cases"] not in ("uniform", "class_balanced", "hard"):
+            raise ValueError(
+                f"cases={value['cases']!r} is no longer a value: set class_balanced=true to draw classes before cases, "
+                "and hard_ratio=3 to draw hard cases more often"
+            )
+        ratio = rest.get("hard_ratio", 3.0) if value["cases"] == "hard" else 1.0
+        return {**rest, "class_balanced": value["cases"] == "class_balanced", "hard_ratio": ratio}
 
 
 class Recipe(Record):

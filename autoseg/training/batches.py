@@ -2,7 +2,8 @@
 
 A sample is drawn first (case, centre, rotation, scale, mirroring), so that only the voxels it depends on are read;
 then cut and resampled at once, and the intensities of the whole batch are changed together on its device. Nothing
-remembers anything: the batch of (epoch, step) is a function of the seed.
+remembers anything: the batch of (epoch, step) is a function of the seed. A user's own transforms change samples on the
+CPU between the two, so with them threads do all that comes before the intensities.
 
 Two details differ from nnU-Net on purpose. A patch centred on foreground is moved into the volume on both sides,
 where nnU-Net moves it on the lower side only; and no margin is read around the patch, since rotation and scale are
@@ -34,9 +35,9 @@ from autoseg.training.tiers import num_reading_threads
 Place = tuple[int, int]
 """Epoch, and step within it."""
 
-Plugins = Callable[[Tensor, Tensor, Sequence[str], Place], tuple[Tensor, Tensor]]
-"""Images `N C Z Y X`, label maps `N L Z Y X`, case ids and place -> changed images and label maps. Where a sampler has
-`masked_channels`, -1 is background outside the nonzero mask."""
+Plugins = Callable[[Tensor, Tensor, str, np.random.Generator], tuple[Tensor, Tensor]]
+"""Image `C Z Y X`, label maps `L Z Y X`, both on the CPU, case id and the sample's generator -> changed image and label
+maps, float32 and int16. Where a sampler has `masked_channels`, -1 is background outside the nonzero mask."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ class Sampler:
     previous_labels: LabelScheme | None = None
     """Scheme of the previous stage's segmentation, which each crop then carries as a second label map; None: none."""
     plugins: Plugins | None = None
-    """A user's own transforms, applied before the intensities are changed."""
+    """A user's own transforms, applied to samples before the intensities are changed; the source then has its voxels on
+    the CPU."""
     case_odds: Callable[[int], npt.NDArray[np.float64] | None] | None = None
     """Epoch -> odds of each case, or None for all alike; follows the losses of the training (`hard_cases`)."""
     masked_channels: tuple[int, ...] = ()
@@ -91,13 +93,13 @@ def batches(sampler: Sampler, places: Iterable[Place]) -> Iterator[Batch]:
 
     staging = Staging(sampler.device)
 
-    def prepare(place: Place) -> tuple[Place, list[Draw], Staged]:
+    def prepare(place: Place) -> tuple[list[Draw], Staged]:
         draws = draw_batch(sampler, place)
-        return place, draws, staging.hold([read_draw(sampler, draw) for draw in draws])
+        return draws, staging.hold([prepare_sample(sampler, draw) for draw in draws])
 
-    num_threads = num_reading_threads(sampler.source.tier, sampler.device)
-    for place, draws, staged in made_ahead(prepare, places, num_threads):
-        batch = assemble(sampler, place, list(zip(draws, staged.crops, strict=True)))
+    num_threads = num_reading_threads(sampler.source.tier, sampler.device, sampler.plugins is not None)
+    for draws, staged in made_ahead(prepare, places, num_threads):
+        batch = assemble(sampler, list(zip(draws, staged.crops, strict=True)))
         staging.release(staged)
         yield batch
 
@@ -107,39 +109,27 @@ def draw_batch(sampler: Sampler, place: Place) -> list[Draw]:
     return [_draw_sample(sampler, place, number) for number in range(sampler.batch_size)]
 
 
-def read_draw(sampler: Sampler, draw: Draw) -> Crop:
-    """Read the voxels that a drawn sample depends on."""
+def prepare_sample(sampler: Sampler, draw: Draw) -> Crop:
+    """Read the voxels that a drawn sample depends on; with a user's transforms cut them and send them through these."""
     start, stop = source_box(draw.spatial, sampler.patch_zyx, draw.centre)
-    return read_crop(sampler.source, draw.case, start, stop)
+    crop = read_crop(sampler.source, draw.case, start, stop)
+    return crop if sampler.plugins is None else _transformed(sampler, sampler.plugins, draw, crop)
 
 
-def assemble(sampler: Sampler, place: Place, samples: Sequence[tuple[Draw, Crop]]) -> Batch:
+def assemble(sampler: Sampler, samples: Sequence[tuple[Draw, Crop]]) -> Batch:
     """Turn drawn and read samples into the batch, on the training's device."""
-    mirroring, device, num_classes = sampler.recipe.mirroring, sampler.device, sampler.labels.num_classes
-    masked = sampler.masked_channels
+    device, masked = sampler.device, sampler.masked_channels
     images, maps = [], []
     for draw, crop in samples:
-        image, labels = sample_patch(
-            crop.image.to(device, non_blocking=True),
-            crop.labels.to(device, non_blocking=True),
-            crop.start,
-            draw.centre,
-            sampler.patch_zyx,
-            draw.spatial,
-            num_classes,
-            mirroring.swap_pairs,
-            outside_label(num_classes) if masked else 0,
-        )
+        image, labels = (values.to(device, non_blocking=True) for values in (crop.image, crop.labels))
+        if crop.start is not None:
+            image, labels = _cut(sampler, draw, image, labels, crop.start)
         images.append(image)
         maps.append(labels)
-    cases = tuple(sampler.source.cases[draw.case].id for draw, _ in samples)
     patches, label_maps = torch.stack(images), torch.stack(maps).to(torch.int16)
-    if masked:
-        label_maps.masked_fill_(label_maps == outside_label(num_classes), -1)
-    if sampler.plugins is not None:
-        patches, label_maps = sampler.plugins(patches, label_maps, cases, place)
     patches = apply_intensity(patches, [draw.intensity for draw, _ in samples])
     if masked:
+        label_maps.masked_fill_(label_maps == outside_label(sampler.labels.num_classes), -1)
         patches = zero_outside(patches, label_maps[:, 0] < 0, masked)
     if masked or sampler.plugins is not None:  # batchgenerators' transforms put -1 where they look beyond a patch
         label_maps = label_maps.clamp(min=0)
@@ -150,7 +140,33 @@ def assemble(sampler: Sampler, place: Place, samples: Sequence[tuple[Draw, Crop]
             for (draw, _), labels in zip(samples, label_maps[:, 1], strict=True)
         ]
         patches = torch.cat([patches, torch.stack(previous)], dim=1)
-    return Batch(patches, label_maps[:, 0], cases)
+    return Batch(patches, label_maps[:, 0], tuple(sampler.source.cases[draw.case].id for draw, _ in samples))
+
+
+def _transformed(sampler: Sampler, plugins: Plugins, draw: Draw, crop: Crop) -> Crop:
+    """The patch, cut and changed by a user's transforms."""
+    assert crop.start is not None
+    image, labels = _cut(sampler, draw, crop.image, crop.labels, crop.start)
+    labels = labels.to(torch.int16)
+    if sampler.masked_channels:
+        labels = labels.masked_fill(labels == outside_label(sampler.labels.num_classes), -1)
+    return Crop(*plugins(image, labels, sampler.source.cases[draw.case].id, draw.rng), start=None)
+
+
+def _cut(sampler: Sampler, draw: Draw, image: Tensor, labels: Tensor, start: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Image and label maps of a patch out of those of a crop; they may share memory with these."""
+    num_classes = sampler.labels.num_classes
+    return sample_patch(
+        image,
+        labels,
+        start,
+        draw.centre,
+        sampler.patch_zyx,
+        draw.spatial,
+        num_classes,
+        sampler.recipe.mirroring.swap_pairs,
+        outside_label(num_classes) if sampler.masked_channels else 0,
+    )
 
 
 def _draw_sample(sampler: Sampler, place: Place, number: int) -> Draw:
@@ -167,31 +183,26 @@ def _draw_sample(sampler: Sampler, place: Place, number: int) -> Draw:
 
 def _draw_voxel(sampler: Sampler, epoch: int, number: int, rng: np.random.Generator) -> tuple[int, IntTriple | None]:
     """Number of a case and a foreground voxel of it; None: the sample need not show any, or the case has none."""
-    cases, sampling, num_targets = sampler.source.cases, sampler.recipe.sampling, len(sampler.labels.targets)
-    if sampling.cases == "class_balanced":
-        if not wants_foreground(sampling, sampler.batch_size, number, rng):
-            return int(rng.integers(len(cases))), None
-        return _balanced_voxel(sampler.source, sampling, num_targets, rng)
+    source, sampling, num_targets = sampler.source, sampler.recipe.sampling, len(sampler.labels.targets)
     odds = None if sampler.case_odds is None else sampler.case_odds(epoch)
-    index = int(rng.integers(len(cases)) if odds is None else rng.choice(len(cases), p=odds))
-    if not wants_foreground(sampling, sampler.batch_size, number, rng):
-        return index, None
-    case = cases[index]
-    target = _draw_target([len(voxels) > 0 for voxels in case.locations[:num_targets]], sampling, rng)
+    candidates, target = np.arange(len(source.cases)), None
+    shows = wants_foreground(sampling, sampler.batch_size, number, rng)
+    if shows and sampling.class_balanced:
+        target = _draw_target([len(numbers) > 0 for numbers in source.cases_with[:num_targets]], sampling, rng)
+        candidates = candidates if target is None else source.cases_with[target]
+    index = _draw_case(candidates, odds, rng)
+    case = source.cases[index]
+    if shows and not sampling.class_balanced:
+        target = _draw_target([len(voxels) > 0 for voxels in case.locations[:num_targets]], sampling, rng)
     return index, None if target is None else _one_of(case.locations[target], case.shape, rng)
 
 
-def _balanced_voxel(
-    source: Source, sampling: Sampling, num_targets: int, rng: np.random.Generator
-) -> tuple[int, IntTriple | None]:
-    """A target that occurs anywhere, a case that has it, a voxel there; where none occurs any case without a voxel."""
-    having = source.cases_with[:num_targets]
-    target = _draw_target([len(numbers) > 0 for numbers in having], sampling, rng)
-    if target is None:
-        return int(rng.integers(len(source.cases))), None
-    index = int(having[target][rng.integers(len(having[target]))])
-    case = source.cases[index]
-    return index, _one_of(case.locations[target], case.shape, rng)
+def _draw_case(candidates: npt.NDArray[np.intp], odds: npt.NDArray[np.float64] | None, rng: np.random.Generator) -> int:
+    """One of the numbers `candidates`, by the odds of all cases; None: all alike."""
+    if odds is None:
+        return int(candidates[rng.integers(len(candidates))])
+    among = odds[candidates]
+    return int(rng.choice(candidates, p=among / among.sum()))
 
 
 def wants_foreground(sampling: Sampling, batch_size: int, number: int, rng: np.random.Generator) -> bool:

@@ -277,7 +277,7 @@ def _restore(learner: Learner, folder: Path) -> Progress:
 def _follow_cases(sampler: Sampler, schedule: TrainingSchedule, progress: Progress) -> HardCases | None:
     """What follows the cases' losses; None where the recipe does not ask for it."""
     sampling = sampler.recipe.sampling
-    if sampling.cases != "hard":
+    if sampling.hard_ratio == 1:
         return None
     ids = [case.id for case in sampler.source.cases]
     state = progress.case_losses or CaseLosses()

@@ -7,9 +7,6 @@ draws exactly what the uninterrupted one would have drawn.
 
 import numpy as np
 
-BATCH = 0xFFFF_FFFF
-"""Sample number of what is drawn once for a whole batch."""
-
 
 def sample_rng(seed: int, epoch: int, step: int, sample: int) -> np.random.Generator:
     """Generator of sample `sample` of step `step` (counted within its epoch, from 0).

@@ -43,8 +43,8 @@ class Crop:
     """`C Z Y X`, float32 or as it is held."""
     labels: Tensor
     """`L Z Y X` integers."""
-    start: IntTriple
-    """Voxel of the case that the crop begins at."""
+    start: IntTriple | None
+    """Voxel of the case that the crop begins at; None: it is a patch, which a user's transforms have changed."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,7 @@ def open_source(
     planned_bytes: int = 0,
     marked: MarkedCases | None = None,
     held: HeldTypes = HeldTypes(),
+    transforms: bool = False,
 ) -> Source:
     """Make the cases of a preprocessed folder readable for a training.
 
@@ -100,6 +101,7 @@ def open_source(
         planned_bytes: memory of the GPU that the network was planned for; see `tiers.choose_tier`.
         marked: the cases' distractors, which become a class and a target behind the dataset's; None: none.
         held: types of the voxels; see `tiers.held_types`.
+        transforms: whether a user's transforms, which work on the CPU, change the patches.
 
     Raises:
         DataError: a case is not in the store, or a file is missing or is not the one that was written.
@@ -112,8 +114,10 @@ def open_source(
     shapes = [manifest.cases[case].shape for case in case_ids]
     maps = 2 if previous else 1
     num_bytes = memory_bytes(shapes, num_channels, maps, held)
-    choice = tier_here(num_bytes, device, planned_bytes) if tier is None else TierChoice(tier, f"{tier}, as asked for")
-    console.say(describe_tier(choice, len(shapes), num_bytes, held, device))
+    choice = (
+        TierChoice(tier, f"{tier}, as asked for") if tier else tier_here(num_bytes, device, planned_bytes, transforms)
+    )
+    console.say(describe_tier(choice, len(shapes), num_bytes, held, device, transforms))
 
     def load(number: int, box: tuple[slice, slice, slice] | None = None) -> tuple[Tensor, Tensor]:
         image, labels = _load(folder, case_ids[number], box, previous, marked)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from autoseg import console
 from autoseg.augmentation.spatial import outside_label
 from autoseg.errors import UsageError
 from autoseg.inference.mirroring import head_permutation
@@ -22,7 +23,7 @@ from autoseg.records.plan import Configuration, Plan
 from autoseg.records.recipe import Sampling
 from autoseg.training.batches import Sampler
 from autoseg.training.compiling import compile_network
-from autoseg.training.custom_transforms import batchgenerators_step, find_transforms
+from autoseg.training.custom_transforms import batchgenerators_step, describe_transforms, find_transforms
 from autoseg.training.distractors import mark_distractors
 from autoseg.training.initial_weights import Start, load_start, slowed
 from autoseg.training.learner import Learner, build_learner
@@ -108,6 +109,7 @@ def open_task(
             recipe.distractors, earlier.base, store_folder, manifest, labels, patch, where, cases.train
         )
     watched = choose_watched(cases.train, recipe.watch, seed)
+    transforms = find_transforms(recipe.augmentation.plugins)
     source = open_source(
         store_folder,
         manifest,
@@ -118,8 +120,9 @@ def open_task(
         planned_bytes=planned_gpu_bytes(plan.planned_for),
         marked=marked,
         held=types_held(configuration, labels),
+        transforms=bool(transforms),
     )
-    transforms = find_transforms(recipe.augmentation.plugins)
+    highest = (learned.num_classes - (learned.ignore_index is None), labels.num_classes - 1)
     sampler = Sampler(
         source=source,
         recipe=recipe,
@@ -129,10 +132,12 @@ def open_task(
         seed=seed,
         device=device,
         previous_labels=None if previous is None else labels,
-        plugins=batchgenerators_step(transforms, seed) if transforms else None,
+        plugins=batchgenerators_step(transforms, highest[: 2 if previous else 1]) if transforms else None,
         masked_channels=_masked_channels(configuration),
         divisor_zyx=configuration.divisor_zyx,
     )
+    if transforms:
+        console.say(describe_transforms(transforms))
     validator = Validator(folder / VALIDATION, store_folder, manifest, dataset, configuration, labels, device, previous)
     census = None if marked is None else marked.census
     return Task(title, folder, plan, configuration, cases, sampler, validator, device, start, census, watched)

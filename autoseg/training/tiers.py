@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from autoseg.devices import available_memory_bytes, free_gpu_bytes
+from autoseg.devices import available_memory_bytes, free_gpu_bytes, num_cores
 from autoseg.records.geometry import IntTriple
 from autoseg.records.plan import Normalization
 
@@ -24,6 +24,8 @@ Tier = Literal["device", "memory", "disk"]
 # Share of free memory that the cases may take; networks, gradients and inference need the rest.
 _MEMORY_SHARE, _GPU_SHARE = 0.5, 0.5
 _GPU_RESERVE_BYTES = 10 * 2**30
+# Threads that send patches through a user's transforms for a GPU: as many as batches are made ahead (`source`).
+_MOST_THREADS = 4
 # Normalisations after which no voxel is beyond float16's 65504: a z-score of n voxels is below the root of n.
 _BOUNDED: frozenset[Normalization] = frozenset(("ct", "zscore", "rescale", "rgb"))
 
@@ -97,26 +99,39 @@ def choose_tier(
     )
 
 
-def tier_here(num_bytes: int, device: torch.device, planned_bytes: int = 0) -> TierChoice:
-    """`choose_tier` with the memory that is free now on this machine and on `device`."""
-    free_device_bytes = free_gpu_bytes(device) if device.type == "cuda" else None
+def tier_here(num_bytes: int, device: torch.device, planned_bytes: int = 0, transforms: bool = False) -> TierChoice:
+    """`choose_tier` with the memory that is free now on this machine and on `device`.
+
+    With a user's `transforms`, which work on the CPU, nothing is held on a GPU.
+    """
+    free_device_bytes = free_gpu_bytes(device) if device.type == "cuda" and not transforms else None
     return choose_tier(num_bytes, available_memory_bytes(), free_device_bytes, planned_bytes)
 
 
-def num_reading_threads(tier: Tier, device: torch.device) -> int:
+def num_reading_threads(tier: Tier, device: torch.device, transforms: bool = False) -> int:
     """Threads that prepare batches ahead; 0: the training does it itself.
 
     One thread keeps up with a CPU's training and takes little away from it. A GPU is fed by one thread out of memory
-    and by two from disk, which unpack without holding Python's lock.
+    and by two from disk, which unpack without holding Python's lock; with a user's `transforms` by one on each core
+    but that of the training, and a CPU by one even out of memory.
     """
     is_gpu = device.type == "cuda"
+    if transforms:
+        return max(1, min(_MOST_THREADS, num_cores() - 1)) if is_gpu else 1
     return {"device": 0, "memory": int(is_gpu), "disk": 2 if is_gpu else 1}[tier]
 
 
-def describe_tier(choice: TierChoice, num_cases: int, num_bytes: int, held: HeldTypes, device: torch.device) -> str:
+def describe_tier(
+    choice: TierChoice,
+    num_cases: int,
+    num_bytes: int,
+    held: HeldTypes,
+    device: torch.device,
+    transforms: bool = False,
+) -> str:
     """One line for people: where the cases are while the training runs, and why."""
     kind = str(held.image).removeprefix("torch.")
-    threads = num_reading_threads(choice.tier, device)
+    threads = num_reading_threads(choice.tier, device, transforms)
     ahead = f"; threads ({threads}) prepare batches ahead of the training" if threads else ""
     return f"{num_cases} training cases, {_gib(num_bytes)} as {kind}: {choice.reason}{ahead}."
 

@@ -11,7 +11,7 @@ from scipy import ndimage, stats
 from autoseg.augmentation.policies import POLICIES
 from autoseg.records.labels import LabelScheme
 from autoseg.records.recipe import Mirroring, Recipe, Sampling
-from autoseg.training.batches import Sampler, assemble, draw_batch, read_draw
+from autoseg.training.batches import Sampler, assemble, draw_batch, prepare_sample
 from autoseg.training.source import Source, TrainingCase
 from tests.differential.peer import run_peer
 
@@ -62,7 +62,7 @@ def _ours(given, policy):
     images, labels = [], []
     for step in range(COUNT):
         place = (0, step)
-        batch = assemble(sampler, place, [(draw, read_draw(sampler, draw)) for draw in draw_batch(sampler, place)])
+        batch = assemble(sampler, [(draw, prepare_sample(sampler, draw)) for draw in draw_batch(sampler, place)])
         images.append(batch.images[0].numpy())
         labels.append(batch.labels[0].numpy())
     return np.stack(images), np.stack(labels)

@@ -13,7 +13,7 @@ from autoseg.augmentation.spatial import outside_label
 from autoseg.preprocessing import store
 from autoseg.records.recipe import Augmentation, CascadeAugmentation, Mirroring, Recipe
 from autoseg.storage.arrays import write_array
-from autoseg.training.batches import Draw, Sampler, assemble, read_draw
+from autoseg.training.batches import Draw, Sampler, assemble, prepare_sample
 from autoseg.training.source import open_source
 from autoseg.training.tiers import held_types
 from tests.differential.peer import run_peer
@@ -68,7 +68,7 @@ def test_masked_patches_equal_the_peers(tmp_path):
     quiet = CascadeAugmentation(morphology_probability=0, drop_probability=0)
     recipe = Recipe(augmentation=Augmentation(cascade=quiet), mirroring=Mirroring(axes=()))
 
-    def offset(images, maps, cases, place):
+    def offset(images, maps, case, rng):
         assert {-1} == set(np.unique(maps)) - {0, 1, 2}
         return images + OFFSET, maps
 
@@ -78,7 +78,7 @@ def test_masked_patches_equal_the_peers(tmp_path):
     centre = tuple(n // 2 for n in ready.labels.shape)
     spatial = SpatialParameters(matrix=affine_matrix(ANGLES, SCALE, in_plane=False))
     draw = Draw(0, centre, spatial, IntensityParameters(), np.random.default_rng(0))
-    batch = assemble(sampler, (0, 0), [(draw, read_draw(sampler, draw))])
+    batch = assemble(sampler, [(draw, prepare_sample(sampler, draw))])
 
     ours = batch.images[0].numpy()
     same = batch.labels[0].numpy() == peer["maps"][0]

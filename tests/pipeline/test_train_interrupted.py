@@ -87,7 +87,7 @@ SURVIVORS: dict[str, dict[str, object]] = {
         "optimizer": Optimizer(name="schedule_free", momentum=0.9),
         "schedule": Schedule(name="wsd", warmup_fraction=0.1, cooldown_fraction=0.4),
     },
-    "hard_watched": {"sampling": Sampling(cases="hard"), "watch": WATCH},
+    "hard_watched": {"sampling": Sampling(class_balanced=True, hard_ratio=3.0), "watch": WATCH},
     "growth": {"patch_growth": GROWTH},
 }
 

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from autoseg.records.recipe import LossTerm, Mirroring, Recipe, loss_as_text
+from autoseg.records.recipe import LossTerm, Mirroring, Recipe, Sampling, loss_as_text
 
 
 @pytest.mark.parametrize(
@@ -80,3 +80,24 @@ def test_text_that_is_no_loss_is_refused(text: str, message: str) -> None:
 def test_courses_that_make_no_sense_are_refused(content: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         Recipe.model_validate(content)
+
+
+@pytest.mark.parametrize(
+    ("older", "class_balanced", "hard_ratio"),
+    [
+        ({"cases": "uniform", "hard_ratio": 3.0}, False, 1.0),
+        ({"cases": "class_balanced", "hard_ratio": 3.0}, True, 1.0),
+        ({"cases": "hard", "hard_ratio": 5.0}, False, 5.0),
+        ({"cases": "hard"}, False, 3.0),
+        ({"class_balanced": True, "hard_ratio": 3.0}, True, 3.0),
+    ],
+)
+def test_sampling_of_older_plans_is_read(older: dict[str, object], class_balanced: bool, hard_ratio: float) -> None:
+    recipe = Recipe.model_validate({"sampling": {"foreground_fraction": 0.5, **older}})
+    assert recipe.sampling == Sampling(foreground_fraction=0.5, class_balanced=class_balanced, hard_ratio=hard_ratio)
+
+
+@pytest.mark.parametrize("content", [{"cases": "hardest"}, {"cases": "hard", "class_balanced": True}])
+def test_a_mixture_of_old_and_new_sampling_is_refused(content: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match=r"is no longer a value: set class_balanced=true .* hard_ratio=3"):
+        Recipe.model_validate({"sampling": content})

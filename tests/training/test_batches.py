@@ -14,7 +14,7 @@ from autoseg.augmentation.policies import nnunet_augmentation
 from autoseg.augmentation.spatial import outside_label
 from autoseg.records.geometry import IntTriple
 from autoseg.records.recipe import Mirroring, Sampling
-from autoseg.training.batches import Sampler, assemble, batches, draw_batch, read_draw, wants_foreground
+from autoseg.training.batches import Sampler, assemble, batches, draw_batch, prepare_sample, wants_foreground
 from autoseg.training.rng import sample_rng
 from autoseg.training.source import Source, TrainingCase
 from tests.training.tools import LABELS, RECIPE, always_foreground, make_sampler, make_source
@@ -32,7 +32,7 @@ def _starts(sampler: Sampler, count: int) -> list[tuple[int, IntTriple]]:
 def test_a_crop_shows_the_voxels_it_was_drawn_at() -> None:
     sampler = make_sampler(make_source([(12, 11, 10)]))
     draws = draw_batch(sampler, (3, 5))
-    batch = assemble(sampler, (3, 5), [(draw, read_draw(sampler, draw)) for draw in draws])
+    batch = assemble(sampler, [(draw, prepare_sample(sampler, draw)) for draw in draws])
     assert batch.images.shape == (2, 1, 8, 8, 8)
     assert batch.labels.shape == (2, 8, 8, 8)
     for draw, image in zip(draws, batch.images, strict=True):
@@ -165,26 +165,40 @@ def test_balanced_classes_are_seen_alike_however_few_cases_have_them() -> None:
     # Class 1 in three cases of four, class 2 in one, which lies at other voxels.
     source = make_source([(8, 8, 8)] * 4, targets=[(1,), (1,), (1,), (2,)])
     counts = {}
-    for cases in ("uniform", "class_balanced"):
-        sampler = make_sampler(source, always_foreground(cases=cases))
-        counts[cases] = Counter(draw.case for step in range(500) for draw in draw_batch(sampler, (0, step)))
-    assert counts["uniform"][3] / 1000 == pytest.approx(1 / 4, abs=0.05)
-    assert counts["class_balanced"][3] / 1000 == pytest.approx(1 / 2, abs=0.05)
-    assert counts["class_balanced"][0] / 1000 == pytest.approx(1 / 6, abs=0.05)
+    for balanced in (False, True):
+        sampler = make_sampler(source, always_foreground(class_balanced=balanced))
+        counts[balanced] = Counter(draw.case for step in range(500) for draw in draw_batch(sampler, (0, step)))
+    assert counts[False][3] / 1000 == pytest.approx(1 / 4, abs=0.05)
+    assert counts[True][3] / 1000 == pytest.approx(1 / 2, abs=0.05)
+    assert counts[True][0] / 1000 == pytest.approx(1 / 6, abs=0.05)
 
 
 def test_balanced_samples_that_need_no_foreground_come_from_all_cases_alike() -> None:
     source = make_source([(20, 8, 8)] * 4, targets=[(), (), (), (2,)])
-    recipe = RECIPE.model_copy(update={"sampling": Sampling(cases="class_balanced")})
+    recipe = RECIPE.model_copy(update={"sampling": Sampling(class_balanced=True)})
     draws = [draw_batch(make_sampler(source, recipe, (4, 4, 4)), (0, step)) for step in range(400)]
     first = Counter(one.case for one, _ in draws)  # of two samples the second shows foreground
     assert all(abs(first[case] - 100) < 45 for case in range(4))
     assert {(second.case, second.centre) for _, second in draws} == {(3, (10, 4, 2))}
 
 
+def test_odds_of_cases_hold_within_the_class_that_was_drawn() -> None:
+    # Class 1 in the first three cases, class 2 in the last; the first of two samples need not show any.
+    source = make_source([(8, 8, 8)] * 4, targets=[(1,), (1,), (1,), (2,)])
+    recipe = RECIPE.model_copy(update={"sampling": Sampling(class_balanced=True, hard_ratio=4.0)})
+    sampler = replace(make_sampler(source, recipe), case_odds=lambda _: np.array([0.1, 0.2, 0.3, 0.4]))
+    draws = [draw_batch(sampler, (0, step)) for step in range(1500)]
+    for number, expected in enumerate(([0.1, 0.2, 0.3, 0.4], [1 / 12, 1 / 6, 1 / 4, 1 / 2])):
+        counts = Counter(draw[number].case for draw in draws)
+        np.testing.assert_allclose([counts[case] / 1500 for case in range(4)], expected, atol=0.055)  # 4.3 sd
+    weighted = always_foreground(class_balanced=True, class_weights=(3.0, 1.0))
+    counts = Counter(one.case for step in range(750) for one in draw_batch(make_sampler(source, weighted), (0, step)))
+    np.testing.assert_allclose([counts[case] / 1500 for case in range(4)], [0.25] * 4, atol=0.05)
+
+
 def test_without_any_foreground_balanced_samples_come_from_anywhere() -> None:
     source = make_source([(8, 8, 8)] * 3, targets=[(), (), ()])
-    sampler = make_sampler(source, always_foreground(cases="class_balanced"))
+    sampler = make_sampler(source, always_foreground(class_balanced=True))
     assert {case for case, _ in _starts(sampler, 100)} == {0, 1, 2}
 
 

@@ -44,7 +44,7 @@ RECIPES = {
     "scaled_rate": _with(optimizer=Optimizer(reference_batch=1)),
     "watched": _with(RECIPE, watch=WATCH),
     "plateau": _with(RECIPE, watch=WATCH, schedule=WSD),
-    "hard_watched": _with(RECIPE, watch=WATCH, sampling=Sampling(cases="hard")),
+    "hard_watched": _with(RECIPE, watch=WATCH, sampling=Sampling(hard_ratio=3.0)),
     "plateau_schedule_free": _with(
         watch=WATCH, optimizer=Optimizer(name="schedule_free", momentum=0.9), schedule=WSD, patch_growth=GROWTH
     ),

@@ -24,7 +24,7 @@ from tests.training.tools import RECIPE, make_learner, make_sampler, make_source
 
 CASES = ("a", "b", "c")
 LONG = TrainingSchedule(epochs=8, iterations_per_epoch=2, seed=7, precision="float32", device="cpu")
-HARD = RECIPE.model_copy(update={"sampling": Sampling(cases="hard", hard_ratio=9.0)})
+HARD = RECIPE.model_copy(update={"sampling": Sampling(hard_ratio=9.0)})
 
 
 def _follow(iterations: int = 250, state: CaseLosses = CaseLosses(), epoch: int = 0) -> HardCases:

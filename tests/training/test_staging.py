@@ -145,7 +145,7 @@ def test_batches_by_way_of_buffers_are_the_same(
     assert gpu.num_pinned == 0
 
     monkeypatch.setattr(batches_module, "Staging", lambda device: Staging(GPU))
-    monkeypatch.setattr(batches_module, "num_reading_threads", lambda tier, device: num_threads)
+    monkeypatch.setattr(batches_module, "num_reading_threads", lambda *_: num_threads)
     for one, other in zip(batches(sampler, places), expected, strict=True):
         assert one.cases == other.cases
         assert torch.equal(one.images, other.images)

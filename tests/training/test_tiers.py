@@ -65,6 +65,9 @@ def test_the_memory_of_this_machine_is_asked_for(monkeypatch: pytest.MonkeyPatch
     assert tier_here(5 * GIB, torch.device("cuda:0")).tier == "device"
     assert tier_here(5 * GIB, torch.device("cuda:0"), 20 * GIB).tier == "disk"
     assert tier_here(2 * GIB, torch.device("cuda:1")).tier == "device"
+    # A user's transforms work on the CPU, wherever there would be room.
+    assert tier_here(2 * GIB, torch.device("cuda:1"), transforms=True) == choose_tier(2 * GIB, 4 * GIB)
+    assert tier_here(3 * GIB, torch.device("cuda:0"), transforms=True).tier == "disk"
 
 
 def test_bounded_images_are_held_in_half_the_memory() -> None:
@@ -95,3 +98,13 @@ def test_tiers_and_their_threads_are_told(tier: Tier, device: str, threads: int,
         describe_tier(TierChoice(tier, "why"), 3, 2 * GIB, held, where)
         == f"3 training cases, 2 GiB as float16: {words}"
     )
+
+
+@pytest.mark.parametrize(("cores", "expected"), [(1, 1), (2, 1), (4, 3), (64, 4)])
+def test_threads_for_a_users_transforms(monkeypatch: pytest.MonkeyPatch, cores: int, expected: int) -> None:
+    monkeypatch.setattr(module, "num_cores", lambda: cores)
+    for tier in ("memory", "disk"):
+        assert num_reading_threads(tier, torch.device("cuda"), transforms=True) == expected
+        assert num_reading_threads(tier, torch.device("cpu"), transforms=True) == 1
+    said = describe_tier(TierChoice("memory", "why"), 3, GIB, HeldTypes(), torch.device("cuda"), transforms=True)
+    assert said.endswith(f"why; threads ({expected}) prepare batches ahead of the training.")
