@@ -132,7 +132,7 @@ def test_networks_that_cannot_be_built_are_refused_at_once(plan: Plan) -> None:
 
 
 def test_all_fields_are_named_where_none_is_near(plan: Plan) -> None:
-    with pytest.raises(UsageError, match="has no field 'network'; known: optimizer, .*, mirroring, .*, seed"):
+    with pytest.raises(UsageError, match=r"has no field 'network'; known: optimizer, .*, mirroring, .*, seed"):
         apply_settings(plan, ["all.recipe.network.architecture=fpn"])
 
 
