@@ -263,8 +263,8 @@ class Recipe(Record):
     said, and the training goes on without. It takes a minute or two, so short budgets do better without."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Arithmetic of the network; `auto`: in training bfloat16 where the device computes it faster than float32 (on a
-    CPU only where no 3-D kernel spans two voxels or fewer), in prediction float32. With `float32` a GPU's convolutions may
-    round to TF32 in training, as PyTorch has it, and do not in prediction."""
+    CPU only where no 3-D kernel spans two voxels or fewer), in prediction float32. With `float32` a GPU's convolutions
+    may round to TF32 in training, as PyTorch has it, and do not in prediction."""
     sampling: Sampling = Sampling()
     augmentation: Augmentation = Augmentation()
     mirroring: Mirroring = Mirroring()

@@ -229,8 +229,8 @@ class _Session:
             if self.num_skipped >= MAX_SKIPPED_STEPS:
                 raise ModelError(
                     f"Loss or gradient was not finite {MAX_SKIPPED_STEPS} steps in a row, last on {', '.join(cases)}. "
-                    f"The last good checkpoint of {self.folder} is kept. Look at these cases (`autoseg verify`), or lower "
-                    "recipe.optimizer.learning_rate or set recipe.precision to float32 under a new plan name."
+                    f"The last good checkpoint of {self.folder} is kept. Look at these cases (`autoseg verify`), "
+                    "or lower recipe.optimizer.learning_rate or set recipe.precision to float32 under a new plan name."
                 )
         self.pending, self.cases = [], []
 

@@ -124,16 +124,16 @@ def test_status_after_a_training_on_all_cases_does_not_advise_to_select(paths: P
 
 
 def test_status_tells_of_trainings_that_were_begun(paths: Paths, capsys: Captured) -> None:
-    begun = paths.fold("small", "2d", "1")
+    begun = paths.fold("small", "2d", "7")
     begun.mkdir(parents=True)
     (begun / "schedule.json").touch()
     arguments = ["status", paths.folder.name, "--work", str(paths.folder.parent)]
     assert main(arguments) == 0
-    assert "small/2d/fold_1 (stopped)" in capsys.readouterr().out
+    assert "small/2d/fold_7 (stopped)" in capsys.readouterr().out
     with locked(begun, "training"):
         assert main(arguments) == 0
     shown = capsys.readouterr().out
-    assert "small/2d/fold_1 (running)" in shown
+    assert "small/2d/fold_7 (running)" in shown
     assert "fold_0 (" not in shown, "that one is finished"
 
 
