@@ -197,12 +197,6 @@ class Schedule(Record):
     """`plateau`: the cooldown begins when the Dice of the watched cases has stopped rising (`watch`), at the latest as
     planned."""
 
-    @model_validator(mode="after")
-    def _reaches_its_peak(self) -> "Schedule":
-        if self.name == "wsd" and self.warmup_fraction + self.cooldown_fraction > 1:
-            raise ValueError("warmup_fraction and cooldown_fraction of wsd are more than the whole training together")
-        return self
-
 
 class LossTerm(Record):
     """One term of the loss."""

@@ -75,7 +75,6 @@ def test_text_that_is_no_loss_is_refused(text: str, message: str) -> None:
         ({"optimizer": {"name": "schedule_free"}, "ema_decay": 0.99}, "ema_decay must be null"),
         ({"optimizer": {"name": "schedule_free", "momentum": 0}}, "momentum above 0"),
         ({"schedule": {"ends": "plateau"}}, "cases to watch"),
-        ({"schedule": {"name": "wsd", "warmup_fraction": 0.5, "cooldown_fraction": 0.6}}, "whole training together"),
         ({"ema_decay": 1.5}, "less than 1"),
         ({"ema_decay": 0.0}, "greater than 0"),
         ({"gradient_clip": -1.0}, "greater than 0"),
