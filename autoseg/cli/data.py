@@ -109,9 +109,9 @@ def plan(
         overwrite=overwrite,
         like=like,
     )
-    following = f"autoseg preprocess {paths.folder.name}"
+    following = f"autoseg preprocess {paths.folder.name}{o.plan_option(paths, record.name)}"
     if like is not None:
-        following += f" --plan {record.name}   and   {o.first_training(paths, record)} --from {like}"
+        following += f"   and   {o.first_training(paths, record)} --from {like}"
     text = f"{o.describe_plan(record)}\n{paths.plan(record.name)}\nNext: {following}"
     o.show(record.model_dump(mode="json"), as_json, text)
 

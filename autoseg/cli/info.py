@@ -27,6 +27,7 @@ def status(dataset: o.DatasetArgument, work: o.Work = None, as_json: o.Json = Fa
     from autoseg.pipeline.ingest import locate
     from autoseg.records.base import read_record
     from autoseg.records.plan import Plan
+    from autoseg.storage.locks import is_locked
     from autoseg.training.provenance import outdated_folds
 
     paths = locate(dataset, o.start(work, quiet))
@@ -38,12 +39,15 @@ def status(dataset: o.DatasetArgument, work: o.Work = None, as_json: o.Json = Fa
         for plan in plans
         for (configuration, fold), changes in outdated_folds(paths, plan).items()
     }
-    trained = sorted(p.parent for p in (paths.folder / "models").glob("*/*/fold_*/fold.json"))
+    models = paths.folder / "models"
+    trained = sorted(p.parent for p in models.glob("*/*/fold_*/fold.json"))
+    begun = sorted({p.parent for p in models.glob("*/*/fold_*/schedule.json")} - set(trained))
     steps: dict[str, bool | list[str]] = {
         "fingerprint": paths.fingerprint.is_file(),
         "plans": sorted(p.stem for p in paths.plans.glob("*.json")),
         "preprocessed": sorted(p.parent.name for p in (paths.folder / "preprocessed").glob("*/manifest.json")),
-        "trained": [str(p.relative_to(paths.folder / "models")) for p in trained],
+        "trained": [str(p.relative_to(models)) for p in trained],
+        "begun": [f"{p.relative_to(models)} ({'running' if is_locked(p) else 'stopped'})" for p in begun],
         "selection": paths.selection.is_file(),
         "report": paths.report.is_file(),
     }

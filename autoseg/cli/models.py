@@ -52,6 +52,7 @@ def train(
 ) -> None:
     """Train one fold, all folds in turn, or one model on all cases; called again, it goes on where it stopped."""
     started = time.monotonic()
+    from autoseg.pipeline.ingest import locate
     from autoseg.pipeline.trainings import TrainRequest, train_folds
 
     workspace = o.start(work, quiet)
@@ -82,7 +83,8 @@ def train(
         for t in trained
     ]
     if any(t.validation_cases for t in trained):
-        rows.append(f"Next: autoseg select {dataset}   (or train the next configuration first)")
+        which = o.plan_option(locate(dataset, workspace), trained[-1].plan)
+        rows.append(f"Next: autoseg select {dataset}{which}   (or train the next configuration first)")
     else:
         rows.append(f"Next: autoseg predict -i IMAGES -o OUT {dataset}")
     o.show([t.model_dump(mode="json") for t in trained], as_json, "\n".join(rows))

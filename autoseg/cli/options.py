@@ -75,7 +75,10 @@ def parse_duration(text: str | None) -> float | None:
         return None
     match = _DURATION.fullmatch(text.strip().lower())
     if match is None or not any(match.groups()):
-        raise UsageError(f"--budget {text}: expected a duration with units, for example 90s, 15m or 1h30m.")
+        raise UsageError(
+            f"--budget {text}: expected a duration with units, for example 90s, 15m or 1h30m; for `train` and `run` "
+            "also auto, or auto:2h."
+        )
     hours, minutes, seconds = (float(part or 0) for part in match.groups())
     total = hours * 3600 + minutes * 60 + seconds
     if total <= 0:
@@ -86,7 +89,12 @@ def parse_duration(text: str | None) -> float | None:
 def parse_budget(text: str | None) -> tuple[bool, float | None]:
     """Whether to train until the plateau, and the seconds allowed: of `auto`, `auto:2h`, `15m` or nothing."""
     first, _, rest = (text or "").strip().lower().partition(":")
-    return (True, parse_duration(rest or None)) if first == "auto" else (False, parse_duration(text))
+    if first != "auto":
+        return False, parse_duration(text)
+    try:
+        return True, parse_duration(rest or None)
+    except UsageError as error:
+        raise UsageError(f"--budget {text}: after auto: stands the longest time, for example auto:2h.") from error
 
 
 def parse_learning(objective: str, truth: str = "voxels=1") -> LearningSettings:
@@ -150,8 +158,12 @@ def describe_plan(plan: Plan) -> str:
 def first_training(paths: Paths, plan: Plan) -> str:
     """The command that trains what a plan should be tried with first; it names the plan where there are several."""
     first = "3d_fullres" if "3d_fullres" in plan.configurations else next(iter(plan.configurations))
-    command = f"autoseg train {paths.folder.name} {first}"
-    return command if len(list(paths.plans.glob("*.json"))) < 2 else f"{command} --plan {plan.name}"
+    return f"autoseg train {paths.folder.name} {first}{plan_option(paths, plan.name)}"
+
+
+def plan_option(paths: Paths, plan_name: str) -> str:
+    """` --plan NAME` where the dataset has several plans, so that a command that is named next means this one."""
+    return "" if len(list(paths.plans.glob("*.json"))) < 2 else f" --plan {plan_name}"
 
 
 def next_training(paths: Paths, plan: Plan) -> str:

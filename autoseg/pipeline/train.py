@@ -189,6 +189,12 @@ def _open(
     check_same_cases(fingerprint, (case.id for case in dataset.training), dataset.name)
     if settings.recipe.distractors is not None:
         start = _start_of_base(paths, plan, configuration, settings.recipe.distractors.base, fold)
+    prepared = paths.preprocessed(store.digest(plan, configuration, fingerprint))
+    if not (prepared / store.MANIFEST).is_file():
+        raise UsageError(
+            f"The cases are not preprocessed for {configuration} of plan {plan.name}. Next: autoseg preprocess "
+            f"{paths.folder.name} --plan {plan.name} -c {configuration}"
+        )
     return open_task(
         _title(configuration, fold),
         paths.fold(plan.name, configuration, fold),
@@ -196,7 +202,7 @@ def _open(
         configuration,
         cases,
         dataset,
-        paths.preprocessed(store.digest(plan, configuration, fingerprint)),
+        prepared,
         learned_from(paths, plan, configuration),
         start,
         seed,

@@ -26,7 +26,7 @@ def apply_settings(plan: Plan, settings: Sequence[str]) -> Plan:
 
     Raises:
         UsageError: a setting is no `path=value`, names no field, or makes the plan invalid; or a loss that is set is
-            not known, or not with these parameters and class weights.
+            not known, or not with these parameters and class weights; or a network cannot be built.
     """
     if not settings:
         return plan
@@ -42,8 +42,11 @@ def apply_settings(plan: Plan, settings: Sequence[str]) -> Plan:
         _put_policy(configuration)
     changed = parse_record(content, Plan, "The plan with " + ", ".join(settings), UsageError)
     _check_sides(changed)
-    if any(".recipe.loss" in setting.partition("=")[0] for setting in settings):
+    paths = [setting.partition("=")[0] for setting in settings]
+    if any(".recipe.loss" in path for path in paths):
         _check_losses(changed)
+    if any(".network" in path for path in paths):
+        _check_networks(changed)
     return changed
 
 
@@ -105,7 +108,7 @@ def _key(place: Any, step: str, where: str, setting: str, content: dict[str, Any
         raise UsageError(f"Setting {setting!r}: {where} is {json.dumps(place)} and has no field {step!r}.")
     known = list(place) if where else [*content["configurations"], _ALL, *place]
     near = get_close_matches(step, known, n=_MOST_NAMED, cutoff=0.5)
-    listed = ", ".join(near or known[:_MOST_NAMED]) or "none"
+    listed = ", ".join(near or known) or "none"
     what = "nearest" if near else "known"
     raise UsageError(f"Setting {setting!r}: {where or 'the plan'} has no field {step!r}; {what}: {listed}.")
 
@@ -135,3 +138,13 @@ def _check_losses(plan: Plan) -> None:
 
     for configuration in plan.configurations.values():
         build_loss(configuration.recipe, plan.labels, configuration.batch_dice)
+
+
+def _check_networks(plan: Plan) -> None:
+    """What could not be built is refused before it is written into a plan."""
+    from autoseg.networks.build import build_network  # torch, as above
+    from autoseg.networks.cost import META
+
+    for configuration in plan.configurations.values():
+        with META:
+            build_network(configuration.network, len(plan.channel_names), plan.labels.num_heads, seed=0)

@@ -61,8 +61,11 @@ class NetworkSpec(Record):
             raise ValueError("decoder_blocks_per_stage must be one shorter than the encoder's lists")
         if len(self.expansion_per_stage) not in (0, n) or any(e < 1 for e in self.expansion_per_stage):
             raise ValueError("expansion_per_stage must be empty or have one number from 1 up a stage")
-        if self.architecture == "mednext" and any(k % 2 == 0 for kernel in self.kernel_sizes for k in kernel):
-            raise ValueError("kernel_sizes of mednext must be odd")
+        if any(k < 1 or k % 2 == 0 for kernel in self.kernel_sizes for k in kernel):
+            raise ValueError("kernel_sizes must be odd")
+        counts = (*self.features_per_stage, *self.blocks_per_stage, *self.decoder_blocks_per_stage)
+        if min((*counts, *(s for stage in self.strides for s in stage))) < 1:
+            raise ValueError("features, strides and blocks must be 1 or more in every stage")
         if any(s != 1 for s in self.strides[0]):
             raise ValueError("the first stage has stride 1 on every axis")
         return self

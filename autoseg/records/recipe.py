@@ -17,11 +17,11 @@ Range = tuple[float, float]
 class SpatialAugmentation(Record):
     """Rotation and scaling, applied in one resampling. Angles in degrees."""
 
-    rotation_probability: float = 0.2
+    rotation_probability: float = Field(default=0.2, ge=0, le=1)
     """Odds that a sample is rotated."""
     rotation_degrees: Range = (-30.0, 30.0)
     """Range of the angle about each axis (3-D) or in the plane (2-D and dummy 2-D)."""
-    scaling_probability: float = 0.2
+    scaling_probability: float = Field(default=0.2, ge=0, le=1)
     """Odds that a sample is scaled."""
     scaling: Range = (0.7, 1.4)
     """Range of the factor, the same for all axes; below 1 objects look larger."""
@@ -44,7 +44,11 @@ class SpatialAugmentation(Record):
     """Range of the largest displacement along an axis, as a share of `elastic_spacing`; from 0.4 on it might fold."""
 
     @model_validator(mode="after")
-    def _does_not_fold(self) -> "SpatialAugmentation":
+    def _consistent(self) -> "SpatialAugmentation":
+        if not 0 < self.scaling[0] <= self.scaling[1]:
+            raise ValueError(f"scaling must rise from a factor above 0, got {self.scaling}")
+        if self.rotation_degrees[0] > self.rotation_degrees[1]:
+            raise ValueError(f"rotation_degrees must rise, got {self.rotation_degrees}")
         if not 0 <= self.elastic_magnitude[0] <= self.elastic_magnitude[1] <= 0.4:
             raise ValueError(f"elastic_magnitude must rise from 0 or more to 0.4 at most, got {self.elastic_magnitude}")
         return self
@@ -85,16 +89,16 @@ class IntensityAugmentation(Record):
 class CascadeAugmentation(Record):
     """Corruption of the previous stage's one-hot segmentation (nnU-Net's odds and ranges)."""
 
-    morphology_probability: float = 0.4
+    morphology_probability: float = Field(default=0.4, ge=0, le=1)
     """Odds that a sample's labels are dilated, eroded, opened or closed."""
-    morphology_label_probability: float = 0.5
+    morphology_label_probability: float = Field(default=0.5, ge=0, le=1)
     """Odds for each label of such a sample."""
     morphology_radius: tuple[int, int] = (1, 8)
     """Radius of the ball in voxels, inclusive. Ours are whole; nnU-Net's are any number in between, which makes every
     second ball even-edged, half a voxel beside its middle, and the balls an eighth smaller on average."""
-    drop_probability: float = 0.2
+    drop_probability: float = Field(default=0.2, ge=0, le=1)
     """Odds that a sample loses a connected component."""
-    drop_label_probability: float = 0.5
+    drop_label_probability: float = Field(default=0.5, ge=0, le=1)
     """Odds for each label of such a sample."""
     drop_max_fraction: float = 0.15
     """Only components below this fraction of the patch are dropped."""
@@ -257,9 +261,9 @@ class Recipe(Record):
     `cross_entropy` is binary, one sigmoid a region."""
     deep_supervision: bool = True
     """Loss at every decoder resolution but the coarsest, weights 1, 1/2, 1/4, ... normalised to sum 1."""
-    gradient_clip: float = 12.0
+    gradient_clip: float = Field(default=12.0, gt=0)
     """Largest norm of the gradient."""
-    ema_decay: float | None = None
+    ema_decay: float | None = Field(default=None, gt=0, lt=1)
     """Decay a step of an exponential moving average of the weights, which is then what predicts; None: no average."""
     recompute_activations: bool = False
     """Whether the backward pass computes what a stage's layers gave again instead of keeping it: a third to a half less
@@ -269,9 +273,9 @@ class Recipe(Record):
     said, and the training goes on with less. It takes a minute or two for each size of a growing patch, so short
     budgets do better without."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Arithmetic of the network; `auto`: in training bfloat16 where the device computes it faster than float32, in
-    prediction float32. With `float32` a GPU's convolutions may round to TF32 in training, as PyTorch has it, and do
-    not in prediction."""
+    """Arithmetic of the network; `auto`: in training bfloat16 where the device computes it faster than float32 (on a
+    CPU only where no 3-D kernel spans two voxels or fewer), in prediction float32. With `float32` a GPU's convolutions
+    may round to TF32 in training, as PyTorch has it, and do not in prediction."""
     sampling: Sampling = Sampling()
     augmentation: Augmentation = Augmentation()
     mirroring: Mirroring = Mirroring()
@@ -279,7 +283,7 @@ class Recipe(Record):
     """False positives of an earlier configuration as a class of their own, background at export; None: none."""
     fine_tuning: FineTuning = FineTuning()
     """Used by trainings that start from another model."""
-    seed: int = 12345
+    seed: int = Field(default=12345, ge=0)
     """Seed of weights, sampling and augmentation."""
 
     @field_validator("loss", mode="before")

@@ -82,7 +82,7 @@ def train_network(
         All epochs, those of earlier sessions included.
 
     Raises:
-        ModelError: no checkpoint is whole, or the loss stays not finite.
+        ModelError: no checkpoint is whole, the loss stays not finite, or no step was made at all.
         ResourceError: the memory or the disk is full.
         Preempted, KeyboardInterrupt: `stop` was asked for; everything is saved.
     """
@@ -102,6 +102,11 @@ def train_network(
                 session.save()
                 stop.raise_if_asked(title)
     (folder / COOLDOWN_REQUEST).unlink(missing_ok=True)
+    if all(epoch.train_loss is None for epoch in session.history):
+        raise ModelError(
+            f"{title}: not one step could be made, since loss or gradient were never finite. Set recipe.precision to "
+            f"float32 or lower recipe.optimizer.learning_rate under a new plan name, or delete {folder}."
+        )
     draw_curve(folder, session.history, title)
     return session.history
 
@@ -220,12 +225,12 @@ class _Session:
                 self.hard.add(cases, value)
             self.num_skipped = 0 if math.isfinite(value) else self.num_skipped + 1
             if self.num_skipped:
-                console.warn(f"The loss of a step on {', '.join(cases)} was not finite; the step is skipped.")
+                console.warn(f"Loss or gradient of a step on {', '.join(cases)} was not finite; the step is skipped.")
             if self.num_skipped >= MAX_SKIPPED_STEPS:
                 raise ModelError(
-                    f"The loss was not finite {MAX_SKIPPED_STEPS} steps in a row, last on {', '.join(cases)}. The last "
-                    f"good checkpoint of {self.folder} is kept. Look at these cases (`autoseg verify`), or lower "
-                    "recipe.optimizer.learning_rate or set recipe.precision to float32 under a new plan name."
+                    f"Loss or gradient was not finite {MAX_SKIPPED_STEPS} steps in a row, last on {', '.join(cases)}. "
+                    f"The last good checkpoint of {self.folder} is kept. Look at these cases (`autoseg verify`), "
+                    "or lower recipe.optimizer.learning_rate or set recipe.precision to float32 under a new plan name."
                 )
         self.pending, self.cases = [], []
 

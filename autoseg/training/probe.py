@@ -18,6 +18,7 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
+from autoseg.records.plan import Configuration
 from autoseg.training.batches import Sampler, batches
 from autoseg.training.checkpoint import Progress, save_checkpoint
 from autoseg.training.compiling import undo_compilation
@@ -37,6 +38,9 @@ _CASE_SECONDS = 1.0  # a whole case is predicted for the measurement when it tak
 _PROBABILITY_BYTES = 2  # float16, before compression
 # bfloat16 loses precision and, on a CPU, is often slower: it must be clearly faster to be chosen.
 BFLOAT16_GAIN = 0.87
+# Voxels of a feature map along an axis that a 3-D kernel spans. On maps of 2 weight gradients of torch's bfloat16
+# convolutions on a CPU are not finite now and then (docs/experiments.md); 2-D convolutions gave none in 450 tries.
+_THINNEST = 3
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ def warm_learner(task: Task) -> Learner:
     `auto` is bfloat16 on a GPU that has it, else float16. On a CPU float32 and bfloat16 are timed: the fastest step
     after the first, since what other processes do makes steps slower, never faster.
     """
-    candidates = precisions(task.configuration.recipe.precision, task.device)
+    candidates = precisions(task.configuration, task.device)
     best, best_seconds = None, math.inf
     for precision in candidates:
         learner = new_learner(task, precision)
@@ -78,13 +82,26 @@ def warm_learner(task: Task) -> Learner:
     return best
 
 
-def precisions(wanted: str, device: torch.device) -> list[Precision]:
+def precisions(configuration: Configuration, device: torch.device) -> list[Precision]:
     """Arithmetic to choose from, the preferred one first."""
+    wanted = configuration.recipe.precision
     if wanted != "auto":
-        return [wanted]  # type: ignore[list-item]
+        return [wanted]
     if device.type == "cuda":
         return ["bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"]
-    return ["float32", "bfloat16"] if device.type == "cpu" and _has_bfloat16_instructions() else ["float32"]
+    if device.type == "cpu" and _has_bfloat16_instructions() and not _has_thin_maps(configuration):
+        return ["float32", "bfloat16"]
+    return ["float32"]
+
+
+def _has_thin_maps(configuration: Configuration) -> bool:
+    """Whether a 3-D kernel spans an axis along which its feature map is too short for bfloat16 on a CPU."""
+    network, edges = configuration.network, configuration.patch_size
+    for strides, kernel in zip(network.strides, network.kernel_sizes, strict=True):
+        edges = tuple(edge // stride for edge, stride in zip(edges, strides, strict=True))
+        if len(edges) == 3 and any(e < _THINNEST and k > 1 for e, k in zip(edges, kernel, strict=True)):
+            return True
+    return False
 
 
 def measure_costs(task: Task, learner: Learner, budget_seconds: float | None) -> Costs:

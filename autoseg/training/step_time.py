@@ -67,7 +67,7 @@ def predict_step_time(
     if whole is None or part is None:
         return None
     best: StepTime | None = None
-    for precision in precisions(settings.recipe.precision, device):
+    for precision in precisions(settings, device):
         seconds = _sample_seconds(sample, labels, num_channels, precision, device) * whole.flops / part.flops
         if best is None or seconds < BFLOAT16_GAIN * best.seconds:
             best = StepTime(seconds, precision)

@@ -29,9 +29,11 @@ def choose_watched(cases: Sequence[str], watch: Watch, seed: int) -> tuple[str, 
         UsageError: no case would be left to train on.
     """
     if watch.cases >= max(len(cases), 1):
+        fewer = "Watch fewer" if len(cases) > 1 else "Watch none, and train for a planned length"
         raise UsageError(
             f"recipe.watch.cases is {watch.cases}, and the fold has {len(cases)} training cases: none would be left to "
-            "train on. Watch fewer: `--set all.recipe.watch.cases=1` to `autoseg plan` or `autoseg run`."
+            f"train on. {fewer}: `--set all.recipe.watch.cases={int(len(cases) > 1)}` to `autoseg plan` or "
+            "`autoseg run`."
         )
     chosen = np.random.default_rng(seed).permutation(len(cases))[: watch.cases]
     return tuple(cases[number] for number in sorted(chosen))

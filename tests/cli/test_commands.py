@@ -12,6 +12,7 @@ from autoseg.records.base import read_record, write_record
 from autoseg.records.plan import Plan
 from autoseg.records.results import TrainedFold
 from autoseg.records.workspace import Paths
+from autoseg.storage.locks import locked
 from tests.reporting.workspace import make_workspace
 
 Captured = pytest.CaptureFixture[str]
@@ -122,6 +123,20 @@ def test_status_after_a_training_on_all_cases_does_not_advise_to_select(paths: P
     assert "autoseg select" not in paths.report.read_text().split("What next")[-1]
 
 
+def test_status_tells_of_trainings_that_were_begun(paths: Paths, capsys: Captured) -> None:
+    begun = paths.fold("small", "2d", "7")
+    begun.mkdir(parents=True)
+    (begun / "schedule.json").touch()
+    arguments = ["status", paths.folder.name, "--work", str(paths.folder.parent)]
+    assert main(arguments) == 0
+    assert "small/2d/fold_7 (stopped)" in capsys.readouterr().out
+    with locked(begun, "training"):
+        assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "small/2d/fold_7 (running)" in shown
+    assert "fold_0 (" not in shown, "that one is finished"
+
+
 def test_status_finds_a_dataset_as_every_command_does(tmp_path: Path, capsys: Captured) -> None:
     """A folder whose name cannot be a workspace's as it is, with a slash at its end; and one never seen."""
     folder = write_phantoms(tmp_path / "my data (1)", num_cases=1, seed=0, two_d=True)
@@ -166,6 +181,9 @@ def test_planning_tells_how_long_training_takes_here(tmp_path: Path, capsys: Cap
     assert "  2d: 1 training cases, " in shown
     assert " as float16: held in main memory, which has room for " in shown
     assert shown.splitlines()[-1].startswith("Next: autoseg train Two 2d")
+    plan = ["plan", "Two", "--work", str(tmp_path / "work"), "--preset", "small", "--device", "cpu"]
+    assert main([*plan, "--name", "other"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "Next: autoseg preprocess Two --plan other"
 
     assert main([*arguments, "--device", "cuda:77"]) == 0, "planning for a GPU of another machine is no error"
     shown = capsys.readouterr().out

@@ -79,3 +79,10 @@ def test_budgets_until_the_plateau(text: str | None, until_plateau: bool, second
 def test_budgets_that_are_none(text: str) -> None:
     with pytest.raises(UsageError, match="--budget"):
         parse_budget(text)
+
+
+def test_a_wrong_bound_of_auto_is_named_as_it_was_typed() -> None:
+    with pytest.raises(UsageError, match=r"--budget auto:3: .*auto:2h"):
+        parse_budget("auto:3")
+    with pytest.raises(UsageError, match=r"--budget soon: .*also auto"):
+        parse_budget("soon")

@@ -111,7 +111,7 @@ def test_other_options_than_begun_with_are_refused(prepared: Paths, capsys: pyte
 
 def test_not_preprocessed_says_what_to_do(prepared: Paths) -> None:
     plan = make_plan(prepared, name="other", spacing_mm=(3.0, 3.0, 3.0))
-    with pytest.raises(UsageError, match=r"does not exist\. Preprocess the dataset: `autoseg preprocess"):
+    with pytest.raises(UsageError, match=r"not preprocessed .* autoseg preprocess Tiny --plan other -c 3d_fullres$"):
         train(prepared, plan, "3d_fullres", "0", SHORT)
 
 

@@ -124,6 +124,18 @@ def test_losses_that_training_would_refuse_are_refused_at_once(plan: Plan, setti
         apply_settings(plan, [setting])
 
 
+def test_networks_that_cannot_be_built_are_refused_at_once(plan: Plan) -> None:
+    with pytest.raises(UsageError, match="asks for 'unet'; known are plain_unet, residual_unet, mednext"):
+        apply_settings(plan, ["all.network.architecture=unet"])
+    changed = apply_settings(plan, ["all.network.architecture=fpn"])
+    assert {c.network.architecture for c in changed.configurations.values()} == {"fpn"}
+
+
+def test_all_fields_are_named_where_none_is_near(plan: Plan) -> None:
+    with pytest.raises(UsageError, match=r"has no field 'network'; known: optimizer, .*, mirroring, .*, seed"):
+        apply_settings(plan, ["all.recipe.network.architecture=fpn"])
+
+
 def test_stored_axes_refuse_to_swap_sides() -> None:
     sided = make_plan(fingerprint(), dataset(scheme(("left eye", "right eye"))), "default")
     with pytest.raises(UsageError, match="orientation=canonical"):
@@ -139,3 +151,16 @@ def test_orientation_is_read_ahead() -> None:
 
 def test_no_settings_leave_the_plan(plan: Plan) -> None:
     assert apply_settings(plan, []) is plan
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("3d_fullres.network.kernel_sizes.0=[2,2,2]", "kernel_sizes must be odd"),
+        ("3d_fullres.network.features_per_stage.0=0", "1 or more in every stage"),
+        ("3d_fullres.network.strides.1=[0,2,2]", "1 or more in every stage"),
+    ],
+)
+def test_networks_that_make_no_sense_are_refused(plan: Plan, setting: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        apply_settings(plan, [setting])

@@ -75,6 +75,15 @@ def test_text_that_is_no_loss_is_refused(text: str, message: str) -> None:
         ({"optimizer": {"name": "schedule_free"}, "ema_decay": 0.99}, "ema_decay must be null"),
         ({"optimizer": {"name": "schedule_free", "momentum": 0}}, "momentum above 0"),
         ({"schedule": {"ends": "plateau"}}, "cases to watch"),
+        ({"ema_decay": 1.5}, "less than 1"),
+        ({"ema_decay": 0.0}, "greater than 0"),
+        ({"gradient_clip": -1.0}, "greater than 0"),
+        ({"seed": -1}, "greater than or equal to 0"),
+        ({"augmentation": {"spatial": {"rotation_probability": 1.5}}}, "less than or equal to 1"),
+        ({"augmentation": {"spatial": {"scaling": [-1.0, 1.0]}}}, "factor above 0"),
+        ({"augmentation": {"spatial": {"scaling": [1.4, 0.7]}}}, "scaling must rise"),
+        ({"augmentation": {"spatial": {"rotation_degrees": [30, -30]}}}, "rotation_degrees must rise"),
+        ({"augmentation": {"cascade": {"drop_probability": -0.1}}}, "greater than or equal to 0"),
     ],
 )
 def test_courses_that_make_no_sense_are_refused(content: dict[str, object], message: str) -> None:

@@ -133,6 +133,12 @@ def test_ten_bad_steps_in_a_row_end_the_training_and_keep_the_last_good_state(tm
     assert all(torch.isfinite(value).all() for value in learner.network.state_dict().values())
 
 
+def test_a_training_without_one_sound_step_is_none(tmp_path: Path) -> None:
+    schedule = SCHEDULE.model_copy(update={"epochs": 2})
+    with pytest.raises(ModelError, match="a training: not one step could be made"):
+        train_network(make_learner(), _broken_sampler(1), schedule, tmp_path, StopRequest(), "a training")
+
+
 def test_long_epochs_are_saved_within(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     saved: list[tuple[int, int]] = []

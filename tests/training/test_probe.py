@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from autoseg.records.course import PatchGrowth, PatchStage
+from autoseg.records.plan import Configuration
 from autoseg.training import probe as module
 from autoseg.training.batches import Sampler
-from tests.training.tools import RECIPE, make_learner, make_sampler, make_source, scaled
+from tests.training.tools import RECIPE, SPEC, make_learner, make_sampler, make_source, scaled
 
 
 def test_steps_of_growing_patches_are_measured_in_each_stage(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,9 +38,35 @@ def test_steps_are_timed_until_the_limit() -> None:
     assert 2 <= len(module._timed_steps(make_learner(), sampler, 2, 0.2)) <= 100
 
 
+def configured(precision: str, patch: tuple[int, ...] = (8, 8, 8), **network: object) -> Configuration:
+    return Configuration(
+        spacing_mm=(1.0,) * len(patch),
+        patch_size=patch,
+        batch_size=2,
+        median_shape=(8, 8, 8),
+        normalization=("zscore",),
+        use_mask_for_norm=(False,),
+        batch_dice=False,
+        network=SPEC.model_copy(update=network),
+        recipe=RECIPE.model_copy(update={"precision": precision}),
+    )
+
+
 def test_precision_that_is_named_is_not_measured() -> None:
-    assert module.precisions("float16", module.torch.device("cpu")) == ["float16"]
-    assert module.precisions("auto", module.torch.device("cpu"))[0] == "float32"
+    assert module.precisions(configured("float16"), torch.device("cpu")) == ["float16"]
+    assert module.precisions(configured("auto"), torch.device("cpu"))[0] == "float32"
+
+
+def test_bfloat16_is_no_choice_on_a_cpu_where_its_gradients_are_unsound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_has_bfloat16_instructions", lambda: True)
+    cpu, both = torch.device("cpu"), ["float32", "bfloat16"]
+    assert module.precisions(configured("auto"), cpu) == both
+    assert module.precisions(configured("auto", (4, 8, 8)), cpu) == ["float32"]  # 2 x 4 x 4 below, and kernels of 3
+    flat = {"kernel_sizes": ((1, 3, 3), (1, 3, 3))}
+    assert module.precisions(configured("auto", (4, 8, 8), **flat), cpu) == both
+    plane = {"strides": ((1, 1), (2, 2)), "kernel_sizes": ((3, 3), (3, 3))}
+    assert module.precisions(configured("auto", (4, 8), **plane), cpu) == both
+    assert module.precisions(configured("bfloat16", (4, 8, 8)), cpu) == ["bfloat16"]
 
 
 def test_steps_are_timed_with_the_trainings_own_tuning(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,7 +110,7 @@ def test_time_grows_with_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_half_precision_must_be_clearly_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = _settings((4, 8), (16, 16), 2)
     settings = settings.model_copy(update={"recipe": settings.recipe.model_copy(update={"precision": "auto"})})
-    monkeypatch.setattr(module, "precisions", lambda wanted, device: ["float32", "bfloat16"])
+    monkeypatch.setattr(module, "precisions", lambda settings, device: ["float32", "bfloat16"])
     for seconds, expected in ((0.9, "float32"), (0.8, "bfloat16")):
         times = {"float32": 1.0, "bfloat16": seconds}
         monkeypatch.setattr(module, "_sample_seconds", lambda a, b, c, precision, d, times=times: times[precision])

@@ -25,6 +25,12 @@ def test_something_must_be_left_to_train_on(count: int) -> None:
         choose_watched(CASES, Watch(cases=count), 5)
 
 
+@pytest.mark.parametrize(("cases", "advice"), [(CASES[:1], "cases=0`"), (CASES[:2], "cases=1`")])
+def test_what_is_advised_would_be_accepted(cases: tuple[str, ...], advice: str) -> None:
+    with pytest.raises(UsageError, match=advice):
+        choose_watched(cases, Watch(cases=len(cases)), 5)
+
+
 def _history(looks: list[float | None]) -> list[EpochRecord]:
     return [
         EpochRecord(epoch=n, steps=n + 1, train_loss=0.5, learning_rate=0.1, seconds=1.0, watch_dice=look)
