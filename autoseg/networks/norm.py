@@ -113,10 +113,10 @@ def _moments(rows: Tensor, num_channels: int) -> tuple[Tensor, Tensor]:
 def _line(rows: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """Compute (rows - mean) * scale + shift, rounded once; factors `N C`."""
     y, width = torch.empty_like(rows), rows.shape[-1] // mean.shape[1]
-    factors = [values.repeat(1, width) for values in (scale, shift, mean, torch.ones_like(mean))]
-    unused = mean.new_empty(0)
-    for x, out, *of_sample in zip(rows, y, *factors, strict=True):
-        torch.native_batch_norm(x, *of_sample, False, 0.0, 0.0, out=(out, unused, unused))
+    scales, shifts = scale.repeat(1, width), (shift - mean * scale).repeat(1, width)
+    zeros, ones, unused = torch.zeros_like(scales[0]), torch.ones_like(scales[0]), mean.new_empty(0)
+    for x, out, *line in zip(rows, y, scales, shifts, strict=True):
+        torch.native_batch_norm(x, *line, zeros, ones, False, 0.0, 0.0, out=(out, unused, unused))
     return y
 
 
