@@ -115,8 +115,8 @@ def _line(rows: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     y, width = torch.empty_like(rows), rows.shape[-1] // mean.shape[1]
     scales, shifts = scale.repeat(1, width), (shift - mean * scale).repeat(1, width)
     zeros, ones, unused = torch.zeros_like(scales[0]), torch.ones_like(scales[0]), mean.new_empty(0)
-    for x, out, *line in zip(rows, y, scales, shifts, strict=True):
-        torch.native_batch_norm(x, *line, zeros, ones, False, 0.0, 0.0, out=(out, unused, unused))
+    for x, out, factor, addend in zip(rows, y, scales, shifts, strict=True):
+        torch.native_batch_norm(x, factor, addend, zeros, ones, False, 0.0, 0.0, out=(out, unused, unused))
     return y
 
 
