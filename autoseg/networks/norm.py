@@ -3,8 +3,8 @@
 Instance normalisation (Ulyanov et al., 2016, arXiv:1607.08022) with scale and shift a channel, then
 leaky ReLU: the pair that follows every convolution of nnU-Net's networks. PyTorch's own `instance_norm`
 needs channels-first memory, in which oneDNN's 3-D convolutions are slow; on the CPU the function below
-works in channels-last memory and has a closed-form backward that reads each array as few times as eager
-PyTorch allows (`benchmarks/network_step.py`). Elsewhere PyTorch's own kernels are used.
+works in channels-last memory and has a closed-form backward, both made of the kernels of batch normalisation, which
+read an array once and round once (`benchmarks/network_step.py`). Elsewhere PyTorch's own kernels are used.
 """
 
 from collections.abc import Iterator
@@ -84,9 +84,9 @@ def channels_last(x: Tensor) -> Tensor:
 
 
 def _rows(x: Tensor) -> Tensor:
-    """View channels-last `N C [Z] Y X` as `N Z Y (X C)`: long inner rows, which PyTorch adds and multiplies fast."""
+    """View channels-last `N C [Z] Y X` as `N (Z Y) (X C)`: long inner rows, which PyTorch's kernels read fast."""
     size = x.shape
-    return x.movedim(1, -1).reshape(size[0], -1, size[-2], size[-1] * size[1])
+    return x.movedim(1, -1).reshape(size[0], -1, size[-1] * size[1])
 
 
 def _unrows(rows: Tensor, like: Tensor) -> Tensor:
@@ -94,63 +94,75 @@ def _unrows(rows: Tensor, like: Tensor) -> Tensor:
     return rows.view(like.movedim(1, -1).shape).movedim(-1, 1)
 
 
-def _spread(values: Tensor, width: int, dtype: torch.dtype) -> Tensor:
-    """Repeat `N C` along a row of `width` positions: `N 1 1 (X C)`."""
-    return values.repeat(1, width)[:, None, None].to(dtype)
+# The next three functions are the kernels of batch normalisation, given the rows of one sample with each of their `X C`
+# columns as a channel: of channels themselves there are too few to fill a vector register. They compute in float32
+# (float64 of such arrays). With a variance of 1 and nothing added to it, what they do is shift and scale.
 
 
-def _sums(rows: Tensor, num_channels: int, dtype: torch.dtype) -> Tensor:
-    """Sum `N Z Y (X C)` over all positions, in `dtype`: `N C`.
+def _moments(rows: Tensor, num_channels: int) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each channel of each sample, from those of the columns: `N C` each."""
+    exact = torch.promote_types(rows.dtype, torch.float32)
+    zeros, ones = rows.new_zeros(rows.shape[-1], dtype=exact), rows.new_ones(rows.shape[-1], dtype=exact)
+    # The running values only say in which type to answer. For meta tensors there is no such kernel.
+    found = [(zeros, ones) if rows.is_meta else torch.batch_norm_update_stats(x, zeros, ones, 0.0) for x in rows]
+    means, variances = (torch.stack(parts).view(len(rows), -1, num_channels) for parts in zip(*found, strict=True))
+    mean = means.mean(1)
+    return mean, (variances + (means - mean[:, None]).square()).mean(1)
 
-    Columns are summed in the array's own type first (PyTorch adds in float32 and rounds the result), since asking
-    for another type would copy the array; the roundings of so many columns cancel.
-    """
-    return rows.sum(2).sum(1, dtype=dtype).view(len(rows), -1, num_channels).sum(1)
+
+def _line(rows: Tensor, mean: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Compute (rows - mean) * scale + shift, rounded once; factors `N C`."""
+    y, width = torch.empty_like(rows), rows.shape[-1] // mean.shape[1]
+    scales, shifts = scale.repeat(1, width), (shift - mean * scale).repeat(1, width)
+    zeros, ones, unused = torch.zeros_like(scales[0]), torch.ones_like(scales[0]), mean.new_empty(0)
+    for x, out, factor, addend in zip(rows, y, scales, shifts, strict=True):
+        torch.native_batch_norm(x, factor, addend, zeros, ones, False, 0.0, 0.0, out=(out, unused, unused))
+    return y
+
+
+def _sums(gradient: Tensor, rows: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums of gradient * (rows - mean), and of the gradient, over each channel of each sample: `N C` each."""
+    means = mean.repeat(1, rows.shape[-1] // mean.shape[1])
+    ones, wanted = torch.ones_like(means[0]), [False, True, True]
+    kernel = torch.ops.aten.native_batch_norm_backward
+    found = [
+        kernel(g, x, ones, centre, ones, None, None, False, 0.0, wanted)[1:]
+        for g, x, centre in zip(gradient, rows, means, strict=True)
+    ]
+    along, total = (torch.stack(parts).view(*mean.shape[:1], -1, mean.shape[1]) for parts in zip(*found, strict=True))
+    return along.sum(1), total.sum(1)
 
 
 class _NormAct(torch.autograd.Function):
     """Channels-last instance normalisation and leaky ReLU.
 
-    The array is first shifted by its mean as rounded to the array's own type, and the little that is left of the
-    mean is measured again, so that a map far from zero keeps its digits in bfloat16 too.
+    Means are subtracted in float32, so a map far from zero keeps its digits in bfloat16 too.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, slope: float) -> Tensor:
-        num_channels, width, dtype = x.shape[1], x.shape[-1], x.dtype
-        exact = torch.promote_types(dtype, torch.float32)
-        rows, count = _rows(x), x[0, 0].numel()
-        centred = rows - _spread(_sums(rows, num_channels, exact) / count, width, dtype)
-        rest = _sums(centred, num_channels, exact) / count
-        y = centred * centred
-        variance = (_sums(y, num_channels, exact) / count - rest * rest).clamp_min(0)
+        rows = _rows(x)
+        mean, variance = _moments(rows, x.shape[1])
         inverse = torch.rsqrt(variance + EPSILON)
-        scale = weight.to(exact) * inverse
-        offset = _spread(bias.to(exact) - rest * scale, width, dtype)
-        torch.addcmul(offset, centred, _spread(scale, width, dtype), out=y)
+        y = _line(rows, mean, weight.to(mean.dtype) * inverse, bias.to(mean.dtype).expand_as(mean))
         if slope != 1:
             F.leaky_relu_(y, slope)
         y = _unrows(y, x)
         ctx.slope = slope
-        ctx.save_for_backward(centred, rest, inverse, weight, y)
+        ctx.save_for_backward(x, mean, inverse, weight, y)
         return y
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        centred, rest, inverse, weight, y = ctx.saved_tensors
-        num_channels, width, dtype = y.shape[1], y.shape[-1], y.dtype
-        exact = inverse.dtype
+        x, mean, inverse, weight, y = ctx.saved_tensors
         gradient = channels_last(gradient)
         if ctx.slope != 1:
             gradient = torch.ops.aten.leaky_relu_backward(gradient, y, ctx.slope, True)
-        rows = _rows(gradient)
-        total = _sums(rows, num_channels, exact)
-        grad_x = rows * centred
-        along = (_sums(grad_x, num_channels, exact) - rest * total) * inverse
-        # With h = (x - mean) * inverse: dx = scale * (g - mean(g) - h * mean(g * h)), h = (centred - rest) * inverse.
-        scale, count = weight.to(exact) * inverse, y[0, 0].numel()
-        by_centred = -scale * inverse * along / count
-        constant = _spread(-scale * total / count - rest * by_centred, width, dtype)
-        torch.addcmul(constant, rows, _spread(scale, width, dtype), out=grad_x)
-        grad_x.addcmul_(centred, _spread(by_centred, width, dtype))
-        return _unrows(grad_x, y), along.sum(0).to(weight.dtype), total.sum(0).to(weight.dtype), None
+        gradient, rows = _rows(gradient), _rows(x)
+        along, total = _sums(gradient, rows, mean)
+        along *= inverse
+        # With h = (x - mean) * inverse: dx = scale * (g - mean(g) - h * mean(g * h)).
+        scale, count = weight.to(mean.dtype) * inverse, x[0, 0].numel()
+        grad_x = _line(rows, mean, -scale * inverse * along / count, -scale * total / count)
+        grad_x.addcmul_(gradient, scale.repeat(1, x.shape[-1])[:, None].to(x.dtype))
+        return _unrows(grad_x, x), along.sum(0).to(weight.dtype), total.sum(0).to(weight.dtype), None

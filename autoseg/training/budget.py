@@ -15,10 +15,10 @@ from autoseg.training.probe import Costs, measure_costs, warm_learner
 from autoseg.training.schedule import TrainingSchedule, TrainOptions
 from autoseg.training.task import Task
 
-STEP_SHARE = 0.90
-"""Share of the time for steps that is planned with. The steps of a 15-minute training took 0.215 s on average where
-the measurement before it said 0.192 s (a ratio of 0.89), on two CPU cores that did nothing else: what a training
-draws and augments in its course is dearer than in its first steps."""
+STEP_SHARE = 0.95
+"""Share of the time for steps that is planned with. In 24 trainings of one to twenty minutes on one and two CPU threads
+a step took on average between 0.94 and 1.06 of what was measured before (docs/experiments.md); on a machine that others
+use as well it may take any time."""
 _EPOCH_SECONDS = 60.0
 _MIN_EPOCHS = 50  # of a budget's training, so that poly's last rate is near zero
 _FEW_EPOCHS = 10  # with fewer, poly's last rate is above an eighth of its first
@@ -87,7 +87,9 @@ def fit_length(recipe: Schedule, options: TrainOptions, costs: Costs, seconds_le
     # Epochs of at most a minute, and enough of them for a smooth poly, but not so many that saving takes its toll.
     affordable = max(1, int(seconds * _CHECKPOINT_SHARE / max(costs.checkpoint_seconds, 1e-3)))
     epochs = min(max(math.ceil(seconds / _EPOCH_SECONDS), _MIN_EPOCHS), affordable, _num_steps(seconds, 0, costs))
-    return epochs, max(1, _num_steps(seconds, epochs, costs) // epochs)
+    iterations = max(1, _num_steps(seconds, epochs, costs) // epochs)
+    # What rounding the iterations down left over makes more epochs: of 70 seconds it was up to a fifth.
+    return max(1, min(affordable, int(seconds / _epoch_seconds(iterations, costs)))), iterations
 
 
 def _num_steps(seconds: float, epochs: int, costs: Costs) -> int:
@@ -95,9 +97,14 @@ def _num_steps(seconds: float, epochs: int, costs: Costs) -> int:
     return max(1, int((seconds - epochs * costs.epoch_seconds) * STEP_SHARE / costs.step_seconds))
 
 
+def _epoch_seconds(iterations: int, costs: Costs) -> float:
+    """Of an epoch of so many steps with its checkpoint and looks, slower steps than measured included."""
+    return iterations * costs.step_seconds / STEP_SHARE + costs.epoch_seconds
+
+
 def _num_epochs(seconds: float, iterations: int, recipe: Schedule, costs: Costs) -> int:
     """Epochs of `iterations` steps and a checkpoint that fit; at least one. Too few for the recipe are warned of."""
-    epoch_seconds = iterations * costs.step_seconds / STEP_SHARE + costs.epoch_seconds
+    epoch_seconds = _epoch_seconds(iterations, costs)
     epochs = max(1, int(seconds / epoch_seconds))
     if epoch_seconds > seconds:
         console.warn(

@@ -45,6 +45,25 @@ def test_maps_far_from_zero_keep_their_digits() -> None:
     torch.testing.assert_close(result.double(), exact, atol=0.02, rtol=0.01)
 
 
+def test_in_bfloat16_values_and_gradients_are_rounded_and_no_more() -> None:
+    g = torch.Generator().manual_seed(3)
+    shape = (2, 12, 6, 7, 8)
+    x, upstream = ((torch.randn(shape, generator=g) + shift).bfloat16() for shift in (5.0, 0.0))
+    weight, bias = (torch.randn(12, generator=g) for _ in range(2))
+    mine = [t.clone().requires_grad_() for t in (x, weight, bias)]
+    exact = [t.double().requires_grad_() for t in (x, weight, bias)]
+    y, reference = instance_norm_act(*mine, 1.0), _reference(*exact, 1.0)
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.double(), reference, atol=1e-6, rtol=2**-8)
+    found = torch.autograd.grad(y, mine, upstream)
+    true = torch.autograd.grad(reference, exact, upstream.double())
+    assert [t.dtype for t in found] == [torch.bfloat16, torch.float32, torch.float32]
+    # The gradient of x is a sum of two parts and a factor, each rounded.
+    torch.testing.assert_close(found[0].double(), true[0], atol=0.02 * float(true[0].abs().max()), rtol=2**-7)
+    for a, b in zip(found[1:], true[1:], strict=True):
+        torch.testing.assert_close(a.double(), b, atol=1e-3, rtol=1e-5)
+
+
 def test_one_voxel_and_constant_maps_become_the_shift() -> None:
     bias = torch.tensor([2.0, -1.0])
     for x in (torch.full((1, 2, 1, 1, 1), 7.0), torch.full((1, 2, 3, 3, 3), 7.0)):

@@ -30,31 +30,32 @@ def test_without_a_budget_the_plan_decides() -> None:
 
 def test_fifteen_minutes_by_hand() -> None:
     # 900 - 11 (validation with its margin) - 2 (closing) = 887 s; 50 epochs save for 0.5 s in all;
-    # 886.5 * 0.9 / 0.5 = 1595 steps = 50 epochs of 31.
-    assert fit_length(Schedule(), NO_OPTIONS, COSTS, 900.0) == (50, 31)
+    # 886.5 * 0.95 / 0.5 = 1684 steps = 50 epochs of 33, and 34 steps left over; an epoch of 33 takes 17.4 s, so 51 fit.
+    assert fit_length(Schedule(), NO_OPTIONS, COSTS, 900.0) == (51, 33)
 
 
 def test_options_beside_a_budget_are_obeyed() -> None:
     assert fit_length(Schedule(), TrainOptions(epochs=10, iterations=20), COSTS, 900.0) == (10, 20)
-    assert fit_length(Schedule(), TrainOptions(epochs=10), COSTS, 900.0) == (10, 159)
-    assert fit_length(Schedule(), TrainOptions(iterations=100), COSTS, 900.0) == (15, 100)
+    assert fit_length(Schedule(), TrainOptions(epochs=10), COSTS, 900.0) == (10, 168)
+    assert fit_length(Schedule(), TrainOptions(iterations=100), COSTS, 900.0) == (16, 100)
 
 
 def test_checkpoints_are_paid_for_beside_options() -> None:
-    # 887 s hold 10 checkpoints of 20 s and 687 * 0.9 / 0.5 = 1236 steps; an epoch of 100 steps takes 55.6 + 20 s.
+    # 887 s hold 10 checkpoints of 20 s and 687 * 0.95 / 0.5 = 1305 steps; an epoch of 100 steps takes 52.6 + 20 s.
     costs = dataclasses.replace(COSTS, checkpoint_seconds=20.0)
-    assert fit_length(Schedule(), TrainOptions(epochs=10), costs, 900.0) == (10, 123)
-    assert fit_length(Schedule(), TrainOptions(iterations=100), costs, 900.0) == (11, 100)
+    assert fit_length(Schedule(), TrainOptions(epochs=10), costs, 900.0) == (10, 130)
+    assert fit_length(Schedule(), TrainOptions(iterations=100), costs, 900.0) == (12, 100)
 
 
 def test_looks_are_paid_for_too() -> None:
-    # 887 s hold 50 epochs with 0.01 s of saving and 2 s of looking each: 786.5 * 0.9 / 0.5 = 1415 steps.
+    # 887 s hold 50 epochs with 0.01 s of saving and 2 s of looking each: 786.5 * 0.95 / 0.5 = 1494 steps; an
+    # epoch of 29 takes 17.3 s, so 51 fit.
     costs = dataclasses.replace(COSTS, watch_seconds=2.0)
-    assert fit_length(Schedule(), NO_OPTIONS, costs, 900.0) == (50, 28)
+    assert fit_length(Schedule(), NO_OPTIONS, costs, 900.0) == (51, 29)
 
 
 def test_iterations_that_leave_poly_too_few_epochs_are_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
-    assert fit_length(Schedule(), TrainOptions(iterations=100), COSTS, 900.0) == (15, 100)
+    assert fit_length(Schedule(), TrainOptions(iterations=100), COSTS, 900.0) == (16, 100)
     cosine = Schedule(name="cosine")
     assert fit_length(cosine, TrainOptions(iterations=500), COSTS, 900.0) == (3, 500)
     assert capsys.readouterr().err == ""
@@ -83,6 +84,8 @@ def test_plans_fit_their_budget_with_room_for_a_slower_machine(
     needed = epochs * (iterations * step + checkpoint) + validation
     if needed > left:
         assert (epochs, iterations) == (1, 1)
+    if step + checkpoint < 0.001 * left and validation < 0.1 * left:  # then next to nothing is left over
+        assert needed + 2.0 > 0.9 * left  # 2 s of closing
     # An epoch takes a minute, or as long as its checkpoint is worth; the last one takes the remainder too.
     assert epochs == 1 or iterations * step <= 2 * max(60, checkpoint / 0.03)
 
@@ -90,7 +93,7 @@ def test_plans_fit_their_budget_with_room_for_a_slower_machine(
 def test_long_trainings_have_epochs_of_about_a_minute() -> None:
     epochs, iterations = fit_length(Schedule(), NO_OPTIONS, COSTS, 36000.0)
     assert 50 <= iterations * COSTS.step_seconds <= 60
-    assert epochs * iterations * COSTS.step_seconds == pytest.approx(0.9 * 36000, rel=0.02)
+    assert epochs * iterations * COSTS.step_seconds == pytest.approx(0.95 * 36000, rel=0.02)
 
 
 def test_expensive_checkpoints_make_fewer_epochs() -> None:
