@@ -22,9 +22,10 @@ from autoseg.records.geometry import IntTriple
 from autoseg.records.labels import LabelScheme
 from autoseg.records.results import PreprocessedCase
 from autoseg.spatial.cropping import box_slices
-from autoseg.spatial.linear import Scratch, Window, linear_windows
+from autoseg.spatial.linear import Window, linear_windows
 from autoseg.spatial.orientation import Turn, turn
 from autoseg.spatial.resampling import separate_axis
+from autoseg.spatial.workers import Workers
 from autoseg.storage.large_arrays import large_array
 
 Labels = npt.NDArray[np.int16]
@@ -115,9 +116,10 @@ def previous_stage_labels(
     """
     assert coarse.crop == fine.crop, f"{fine.id}: the stages of a cascade must share one crop"
     found: Labels = large_array(fine.shape, np.int16)
-    axis, scratch = separate_axis(fine.spacing_before_mm, fine.spacing_mm), Scratch()
-    for window in linear_windows(probabilities, crop_shape(coarse), fine.shape, axis):
-        logits_to_labels_into(found, window, labels, 0.5, scratch)
+    axis = separate_axis(fine.spacing_before_mm, fine.spacing_mm)
+    with Workers() as workers:
+        for window in linear_windows(probabilities, crop_shape(coarse), fine.shape, axis):
+            logits_to_labels_into(found, window, labels, 0.5, workers)
     return found
 
 

@@ -7,11 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoseg.inference import labelling
-from autoseg.inference.labelling import logits_to_labels, logits_to_labels_into
+from autoseg.inference.labelling import deciding_bytes, logits_to_labels, logits_to_labels_into
 from autoseg.records.labels import LabelScheme, Target
 from autoseg.spatial import linear
 from autoseg.spatial.linear import Scratch, Window, linear_windows
 from autoseg.spatial.resampling import axis_operator
+from autoseg.spatial.workers import Workers
 
 
 def scheme(num_heads: int, order: tuple[int, ...] = ()) -> LabelScheme:
@@ -29,9 +30,10 @@ def scheme(num_heads: int, order: tuple[int, ...] = ()) -> LabelScheme:
 
 
 def labels_of(logits: torch.Tensor, shape, labels: LabelScheme, threshold: float = 0.0, separate=None) -> np.ndarray:
-    found, scratch = np.full(shape, -1, np.int16), Scratch()
-    for window in linear_windows([logits], logits.shape[1:], shape, separate):
-        logits_to_labels_into(found, window, labels, threshold, scratch)
+    found = np.full(shape, -1, np.int16)
+    with Workers() as workers:
+        for window in linear_windows([logits], logits.shape[1:], shape, separate):
+            logits_to_labels_into(found, window, labels, threshold, workers)
     return found
 
 
@@ -150,3 +152,55 @@ def test_all_heads_in_memory_are_decided_alike() -> None:
         wanted[region > 0.5] = number
     assert torch.equal(painted, wanted)
     assert painted.dtype == torch.int16
+
+
+@pytest.mark.parametrize("order", [(), (4, 2, 6, 1, 3, 5)], ids=["classes", "regions"])
+@pytest.mark.parametrize("kind", ["noise", "ties", "organs"])
+def test_labels_are_the_same_whatever_the_number_of_threads(kind: str, order: tuple[int, ...]) -> None:
+    before, shape, labels = (20, 40, 50), (31, 90, 100), scheme(6, order)
+    logits = torch.randn((6, *before), generator=torch.Generator().manual_seed(0))
+    logits = organs(before, 6, 0) if kind == "organs" else logits.round() if kind == "ties" else logits
+    count, found = torch.get_num_threads(), []
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(linear, "_STRIP_VOXELS", 2**11)
+            for threads in (1, 2, 5):
+                torch.set_num_threads(threads)
+                found.append(labels_of(logits, shape, labels))
+                whole = torch.nn.functional.interpolate(logits[None], shape, mode="trilinear")[0]
+                found.append(logits_to_labels(whole, labels, 0.0).numpy())
+    finally:
+        torch.set_num_threads(count)
+    assert len(np.unique(found[0])) > 5
+    for other in found[2::2]:
+        np.testing.assert_array_equal(other, found[0])
+    for other in found[3::2]:
+        np.testing.assert_array_equal(other, found[1])
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ((20, 40, 50), (40, 90, 110)),
+        ((40, 90, 110), (20, 40, 50)),
+        ((10, 60, 200), (40, 60, 70)),
+        ((1, 300, 300), (1, 700, 800)),
+    ],
+)
+@pytest.mark.parametrize("order", [(), (1, 2, 3, 4, 5)], ids=["classes", "regions"])
+def test_scratch_is_no_more_than_what_is_counted(monkeypatch, before, after, order) -> None:
+    """Of one thread, on noise, where all heads are needed everywhere; nor is much more counted."""
+    monkeypatch.setattr(linear, "_STRIP_VOXELS", 2**12)
+    monkeypatch.setattr(labelling, "num_workers", lambda: 1)
+    held: list[Scratch] = []
+    original = Scratch.take
+
+    def noted(self: Scratch, *given, **named):
+        if self not in held:
+            held.append(self)
+        return original(self, *given, **named)
+
+    monkeypatch.setattr(Scratch, "take", noted)
+    labels_of(torch.randn(5, *before), after, scheme(5, order))
+    most = max(sum(buffer.nbytes for buffer in scratch.buffers.values()) for scratch in held)
+    assert most < deciding_bytes(5, before, after) < 4 * most
