@@ -21,8 +21,8 @@ from autoseg.spatial.linear import Scratch
 
 Piece = TypeVar("Piece")
 
-_MOST = 8
-"""Threads at most: what Python does between operators only one of them can do at a time."""
+_MOST = 4
+"""Threads at most: between operators Python lets only one of them go on, for up to a third of a strip's time."""
 
 
 def num_workers() -> int:

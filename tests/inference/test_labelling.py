@@ -1,5 +1,7 @@
 """The class of each voxel: against float64, and the same whether or not heads that cannot win are left out."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from autoseg.spatial import linear
 from autoseg.spatial.linear import Scratch, Window, linear_windows
 from autoseg.spatial.resampling import axis_operator
 from autoseg.spatial.workers import Workers
+from tests.spatial.threads import torch_threads
 
 
 def scheme(num_heads: int, order: tuple[int, ...] = ()) -> LabelScheme:
@@ -156,26 +159,33 @@ def test_all_heads_in_memory_are_decided_alike() -> None:
 
 @pytest.mark.parametrize("order", [(), (4, 2, 6, 1, 3, 5)], ids=["classes", "regions"])
 @pytest.mark.parametrize("kind", ["noise", "ties", "organs"])
-def test_labels_are_the_same_whatever_the_number_of_threads(kind: str, order: tuple[int, ...]) -> None:
+def test_labels_are_the_same_whatever_the_number_of_threads(monkeypatch, kind: str, order: tuple[int, ...]) -> None:
     before, shape, labels = (20, 40, 50), (31, 90, 100), scheme(6, order)
     logits = torch.randn((6, *before), generator=torch.Generator().manual_seed(0))
     logits = organs(before, 6, 0) if kind == "organs" else logits.round() if kind == "ties" else logits
-    count, found = torch.get_num_threads(), []
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(linear, "_STRIP_VOXELS", 2**11)
-            for threads in (1, 2, 5):
-                torch.set_num_threads(threads)
-                found.append(labels_of(logits, shape, labels))
-                whole = torch.nn.functional.interpolate(logits[None], shape, mode="trilinear")[0]
-                found.append(logits_to_labels(whole, labels, 0.0).numpy())
-    finally:
-        torch.set_num_threads(count)
-    assert len(np.unique(found[0])) > 5
-    for other in found[2::2]:
+    whole = torch.nn.functional.interpolate(logits[None], shape, mode="trilinear")[0]
+    monkeypatch.setattr(linear, "_STRIP_VOXELS", 2**11)
+    found = []
+    for threads in (1, 2, 5):
+        with torch_threads(threads):
+            found.append((labels_of(logits, shape, labels), logits_to_labels(whole, labels, 0.0).numpy()))
+    assert len(np.unique(found[0][0])) > 5
+    for other in found[1:]:
         np.testing.assert_array_equal(other, found[0])
-    for other in found[3::2]:
-        np.testing.assert_array_equal(other, found[1])
+
+
+def test_two_strips_are_decided_at_a_time(monkeypatch) -> None:
+    """Each waits for the other."""
+    meeting, original = threading.Barrier(2, timeout=30), labelling._decided
+
+    def together(*given):
+        meeting.wait()
+        return original(*given)
+
+    monkeypatch.setattr(labelling, "_decided", together)
+    monkeypatch.setattr(linear, "_STRIP_VOXELS", 2 * 6 * 10)
+    with torch_threads(2):
+        assert (labels_of(torch.zeros(2, 2, 12, 10), (2, 12, 10), scheme(2)) == 0).all()
 
 
 @pytest.mark.parametrize(

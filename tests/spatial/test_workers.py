@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from autoseg.spatial.workers import Workers, num_workers
+from tests.spatial.threads import torch_threads
 
 CPU = torch.device("cpu")
 SECONDS = 30  # until a test that hangs fails
@@ -14,10 +15,8 @@ SECONDS = 30  # until a test that hangs fails
 
 @pytest.fixture
 def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+    with torch_threads(2):
+        yield
 
 
 def num_torch_threads_elsewhere() -> int:
@@ -137,22 +136,14 @@ def test_nobody_works_on_when_an_error_has_left(two_threads: None) -> None:
 
 @pytest.mark.parametrize(("count", "device"), [(1, "cpu"), (2, "meta")])
 def test_the_calling_thread_does_it_where_nobody_can_share(count: int, device: str) -> None:
-    before, threads, done = torch.get_num_threads(), set(threading.enumerate()), []
-    torch.set_num_threads(count)
-    try:
-        with Workers() as workers:
-            workers.each(lambda piece: done.append((piece, threading.get_ident())), range(9), torch.device(device))
-            assert set(threading.enumerate()) == threads
-    finally:
-        torch.set_num_threads(before)
+    threads, done = set(threading.enumerate()), []
+    with torch_threads(count), Workers() as workers:
+        workers.each(lambda piece: done.append((piece, threading.get_ident())), range(9), torch.device(device))
+        assert set(threading.enumerate()) == threads
     assert done == [(piece, threading.get_ident()) for piece in range(9)]
 
 
 def test_as_many_as_torch_has_within_reason() -> None:
-    before = torch.get_num_threads()
-    try:
-        for count, expected in ((1, 1), (3, 3), (64, 8)):
-            torch.set_num_threads(count)
+    for count, expected in ((1, 1), (3, 3), (64, 4)):
+        with torch_threads(count):
             assert num_workers() == expected
-    finally:
-        torch.set_num_threads(before)
