@@ -60,6 +60,21 @@ def blank_labels(meta: PreprocessedCase) -> tuple[Labels, Labels]:
     return native, turn(native, Turn(meta.axes, meta.flips))[box_slices(meta.crop)]
 
 
+def head_values(window: Window, num_heads: int) -> Tensor:
+    """Values `H z y x` (float32) of all heads of a window: head by head in strips, by several threads."""
+    if window.device.type != "cpu":
+        return window.values(slice(0, num_heads))
+    found = torch.empty((num_heads, *window.shape))
+
+    def fill(strip: Window) -> None:
+        for head in range(num_heads):
+            found[head, :, strip.down] = strip.values(slice(head, head + 1), scratch=workers.scratch)[0]
+
+    with Workers() as workers:
+        workers.each(fill, window.strips(), window.device)
+    return found
+
+
 def to_probabilities(logits: Tensor, labels: LabelScheme) -> Tensor:
     """Probabilities `H z y x` (softmax, or one sigmoid a region) as they are stored: float16 on the CPU."""
     return (torch.sigmoid(logits) if labels.has_regions else torch.softmax(logits, dim=0)).half().cpu()

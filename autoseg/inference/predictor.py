@@ -17,6 +17,7 @@ from autoseg.inference.export import (
     Labels,
     blank_labels,
     crop_shape,
+    head_values,
     mean_to_labels,
     native_windows,
     previous_stage_labels,
@@ -131,8 +132,7 @@ def network_input(model: Model, grids: Mapping[str, OnGrid], device: torch.devic
     depth = probability_depth(labels.num_heads, crop_shape(earlier))
     rows = network_rows(model.previous, model.previous.networks, network_input(model.previous, grids, device), device)
     windows = native_windows(rows, earlier, depth)
-    heads = slice(0, labels.num_heads)
-    probabilities = (to_probabilities(window.values(heads), labels) for window in windows)
+    probabilities = (to_probabilities(head_values(window, labels.num_heads), labels) for window in windows)
     classes = previous_stage_labels(probabilities, earlier, here.meta, labels)
     return with_previous(here.image, classes)
 
@@ -186,7 +186,7 @@ def segmentation(
             if len(together) == 1 and watch is None:
                 logits_to_labels_into(cropped, together[0], labels, 0.0, workers)
                 continue
-            logits = [window.values(slice(0, labels.num_heads)) for window in together]
+            logits = [head_values(window, labels.num_heads) for window in together]
             probabilities = [to_probabilities(values, labels) for values in logits]
             if watch is not None:
                 apart = [to_disagreement(window, labels.num_heads) for window in together]
