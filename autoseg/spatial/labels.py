@@ -44,7 +44,7 @@ def resample_labels(labels: torch.Tensor, shape: Sequence[int], separate: int | 
         flat[chunk] = _vote(labels, taps, chunk, shape)
 
     with Workers() as workers:
-        workers.each(decide, mixed.split(_CHUNK), labels.device)
+        workers.each(decide, torch.split(mixed, _CHUNK), labels.device)
     return result
 
 
