@@ -54,8 +54,9 @@ def run_ours(name: str, array: np.ndarray) -> np.ndarray:
     import torch
 
     from autoseg.spatial.labels import resample_labels
-    from autoseg.spatial.linear import Scratch, linear_windows
+    from autoseg.spatial.linear import linear_windows
     from autoseg.spatial.resampling import Source, resample_into, separate_axis
+    from autoseg.spatial.workers import Workers
 
     what, _, before, shape, after, _ = CASES[name]
     separate, given = separate_axis(before, after), torch.from_numpy(array)
@@ -71,9 +72,10 @@ def run_ours(name: str, array: np.ndarray) -> np.ndarray:
 
     heads = len(array)
     scheme = LabelScheme(class_names=tuple(map(str, range(heads))), class_values=tuple(range(heads)), num_entries=heads)
-    result, scratch = np.empty(shape, dtype=np.int16), Scratch()
-    for window in linear_windows([given], given.shape[1:], shape, separate):
-        logits_to_labels_into(result, window, scheme, 0.0, scratch)
+    result = np.empty(shape, dtype=np.int16)
+    with Workers() as workers:
+        for window in linear_windows([given], given.shape[1:], shape, separate):
+            logits_to_labels_into(result, window, scheme, 0.0, workers)
     return result
 
 

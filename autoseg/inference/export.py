@@ -22,9 +22,10 @@ from autoseg.records.geometry import IntTriple
 from autoseg.records.labels import LabelScheme
 from autoseg.records.results import PreprocessedCase
 from autoseg.spatial.cropping import box_slices
-from autoseg.spatial.linear import Scratch, Window, linear_windows
+from autoseg.spatial.linear import Window, linear_windows
 from autoseg.spatial.orientation import Turn, turn
 from autoseg.spatial.resampling import separate_axis
+from autoseg.spatial.workers import Workers
 from autoseg.storage.large_arrays import large_array
 
 Labels = npt.NDArray[np.int16]
@@ -57,6 +58,21 @@ def blank_labels(meta: PreprocessedCase) -> tuple[Labels, Labels]:
     """Background `Z Y X` on exactly the grid of `meta.geometry`, and the view of it that is the crop box `z y x`."""
     native = large_array(meta.geometry.shape, np.int16)
     return native, turn(native, Turn(meta.axes, meta.flips))[box_slices(meta.crop)]
+
+
+def head_values(window: Window, num_heads: int) -> Tensor:
+    """Values `H z y x` (float32) of all heads of a window: head by head in strips, by several threads."""
+    if window.device.type != "cpu":
+        return window.values(slice(0, num_heads))
+    found = torch.empty((num_heads, *window.shape))
+
+    def fill(strip: Window) -> None:
+        for head in range(num_heads):
+            found[head, :, strip.down] = strip.values(slice(head, head + 1), scratch=workers.scratch)[0]
+
+    with Workers() as workers:
+        workers.each(fill, window.strips(), window.device)
+    return found
 
 
 def to_probabilities(logits: Tensor, labels: LabelScheme) -> Tensor:
@@ -115,9 +131,10 @@ def previous_stage_labels(
     """
     assert coarse.crop == fine.crop, f"{fine.id}: the stages of a cascade must share one crop"
     found: Labels = large_array(fine.shape, np.int16)
-    axis, scratch = separate_axis(fine.spacing_before_mm, fine.spacing_mm), Scratch()
-    for window in linear_windows(probabilities, crop_shape(coarse), fine.shape, axis):
-        logits_to_labels_into(found, window, labels, 0.5, scratch)
+    axis = separate_axis(fine.spacing_before_mm, fine.spacing_mm)
+    with Workers() as workers:
+        for window in linear_windows(probabilities, crop_shape(coarse), fine.shape, axis):
+            logits_to_labels_into(found, window, labels, 0.5, workers)
     return found
 
 

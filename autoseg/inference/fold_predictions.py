@@ -20,6 +20,7 @@ from autoseg.inference.export import (
     Labels,
     blank_labels,
     crop_shape,
+    head_values,
     mean_disagreement,
     mean_probabilities,
     mean_to_labels,
@@ -187,7 +188,7 @@ class _Keeper:
         logits = torch.empty(0)
         for model, count in enumerate(self.num_folds):
             folds = [next(remaining) for _ in range(count)]
-            values = [window.values(slice(0, labels.num_heads)) for window in folds]
+            values = [head_values(window, labels.num_heads) for window in folds]
             said = [to_probabilities(one, labels) for one in values]
             own = [to_disagreement(window, labels.num_heads) for window in folds]
             if self.folds_apart:

@@ -4,18 +4,22 @@ One head after another is resampled and compared with the best so far: memory do
 faster than an argmax over the class axis. Heads that cannot win are not even resampled: what lies between voxels has
 a value between theirs, so in one column of a strip (a few rows z and y, one x) a head whose largest value is below
 another's smallest is never the answer. Mostly one head is far above all others and nothing is resampled; where
-structures meet, only those that meet are. Labels are the same with and without that.
+structures meet, only those that meet are. Labels are the same with and without that. Strips are decided by several
+threads (`spatial.workers`), and labels are the same whoever decides them.
 """
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from autoseg.records.geometry import IntTriple
 from autoseg.records.labels import LabelScheme
-from autoseg.spatial.linear import Scratch, Window
+from autoseg.spatial.linear import Scratch, Window, largest_strip
+from autoseg.spatial.workers import Workers, num_workers
 
 _ROUNDING = 1e-5
 """More than float32 can be off in a value between voxels, relative to the largest of these: a difference of two heads
@@ -37,13 +41,17 @@ def logits_to_labels(values: Tensor, labels: LabelScheme, threshold: float) -> T
     depth, height = values.shape[1:3]
     whole = Window(slice(0, depth), slice(0, height), (values,), (None, None, None))
     found = torch.empty(whole.shape, dtype=torch.int16, device=values.device)
-    for strip, classes in _strips_decided(whole, labels, threshold, Scratch()):
-        found[:, strip.down] = classes
+
+    def decide(strip: Window) -> None:
+        found[:, strip.down] = _decided(strip, labels, threshold, workers.scratch)
+
+    with Workers() as workers:
+        workers.each(decide, whole.strips(), whole.device)
     return found
 
 
 def logits_to_labels_into(
-    target: npt.NDArray[np.int16], window: Window, labels: LabelScheme, threshold: float, scratch: Scratch
+    target: npt.NDArray[np.int16], window: Window, labels: LabelScheme, threshold: float, workers: Workers
 ) -> None:
     """Write what `logits_to_labels` says of a window to its place in the whole `Z Y X`.
 
@@ -52,23 +60,37 @@ def logits_to_labels_into(
         window: some of it, from which one head at a time is resampled; channels after the heads are not looked at.
         labels: as in `logits_to_labels`.
         threshold: as in `logits_to_labels`.
-        scratch: the same for all windows of a volume.
+        workers: the same for all windows of a volume.
     """
-    for strip, classes in _strips_decided(window, labels, threshold, scratch):
-        target[strip.where, strip.down] = classes.cpu().numpy()
+
+    def decide(strip: Window) -> None:
+        target[strip.where, strip.down] = _decided(strip, labels, threshold, workers.scratch).cpu().numpy()
+
+    workers.each(decide, window.strips(), window.device)
 
 
-def _strips_decided(
-    window: Window, labels: LabelScheme, threshold: float, scratch: Scratch
-) -> Iterator[tuple[Window, Tensor]]:
-    """The strips of a window and the classes `z y x` int16 of each, which last until the next is asked for."""
-    for strip in window.strips():
-        found = scratch.take("found", strip.shape, strip.device, torch.int16)
-        if labels.has_regions:
-            _paint_strip(found, strip, labels, threshold, scratch)
-        else:
-            _decide_strip(found, strip, labels.num_heads, scratch)
-        yield strip, found
+def deciding_bytes(num_heads: int, before: IntTriple, shape: IntTriple) -> int:
+    """Bytes that deciding takes beside a window's rows and the labels, of all threads together.
+
+    Args:
+        num_heads: of the scheme.
+        before: voxels z, y, x of the source.
+        shape: voxels z, y, x of the target.
+    """
+    source, target = largest_strip(before, shape)
+    found, best, winner, values = 2, 4, 4, 3 * 4
+    a_voxel = (found + best + winner) * math.prod(target) + values * max(math.prod(source), math.prod(target))
+    return num_workers() * (a_voxel + 4 * num_heads * source[1] * source[2])  # bounds, before they are of columns
+
+
+def _decided(strip: Window, labels: LabelScheme, threshold: float, scratch: Scratch) -> Tensor:
+    """The classes `z y x` int16 of a strip, which last until `scratch` is used again."""
+    found = scratch.take("found", strip.shape, strip.device, torch.int16)
+    if labels.has_regions:
+        _paint_strip(found, strip, labels, threshold, scratch)
+    else:
+        _decide_strip(found, strip, labels.num_heads, scratch)
+    return found
 
 
 def _decide_strip(found: Tensor, strip: Window, num_heads: int, scratch: Scratch) -> None:

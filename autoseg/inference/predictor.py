@@ -17,6 +17,7 @@ from autoseg.inference.export import (
     Labels,
     blank_labels,
     crop_shape,
+    head_values,
     mean_to_labels,
     native_windows,
     previous_stage_labels,
@@ -31,7 +32,8 @@ from autoseg.inference.sliding_window import predict_rows, prediction_precision
 from autoseg.records.labels import LabelScheme
 from autoseg.records.plan import Plan
 from autoseg.records.results import PreprocessedCase
-from autoseg.spatial.linear import Scratch, Window
+from autoseg.spatial.linear import Window
+from autoseg.spatial.workers import Workers
 
 Watch = Callable[[Sequence[Tensor], Sequence[Disagreement]], None]
 Windows = tuple[Window, ...]
@@ -130,8 +132,7 @@ def network_input(model: Model, grids: Mapping[str, OnGrid], device: torch.devic
     depth = probability_depth(labels.num_heads, crop_shape(earlier))
     rows = network_rows(model.previous, model.previous.networks, network_input(model.previous, grids, device), device)
     windows = native_windows(rows, earlier, depth)
-    heads = slice(0, labels.num_heads)
-    probabilities = (to_probabilities(window.values(heads), labels) for window in windows)
+    probabilities = (to_probabilities(head_values(window, labels.num_heads), labels) for window in windows)
     classes = previous_stage_labels(probabilities, earlier, here.meta, labels)
     return with_previous(here.image, classes)
 
@@ -180,27 +181,27 @@ def segmentation(
         `Z Y X` int16 internal class numbers on the grid of the image file.
     """
     native, cropped = blank_labels(meta)
-    scratch = Scratch()
-    for together in windows:
-        if len(together) == 1 and watch is None:
-            logits_to_labels_into(cropped, together[0], labels, 0.0, scratch)
-            continue
-        logits = [window.values(slice(0, labels.num_heads)) for window in together]
-        probabilities = [to_probabilities(values, labels) for values in logits]
-        if watch is not None:
-            apart = [to_disagreement(window, labels.num_heads) for window in together]
-            watch(probabilities, [one for one in apart if one is not None])
-        is_one = len(together) == 1
-        classes = (
-            logits_to_labels(logits[0], labels, threshold=0.0) if is_one else mean_to_labels(probabilities, labels)
-        )
-        cropped[together[0].where] = classes.cpu().numpy()
+    with Workers() as workers:
+        for together in windows:
+            if len(together) == 1 and watch is None:
+                logits_to_labels_into(cropped, together[0], labels, 0.0, workers)
+                continue
+            logits = [head_values(window, labels.num_heads) for window in together]
+            probabilities = [to_probabilities(values, labels) for values in logits]
+            if watch is not None:
+                apart = [to_disagreement(window, labels.num_heads) for window in together]
+                watch(probabilities, [one for one in apart if one is not None])
+            is_one = len(together) == 1
+            classes = (
+                logits_to_labels(logits[0], labels, threshold=0.0) if is_one else mean_to_labels(probabilities, labels)
+            )
+            cropped[together[0].where] = classes.cpu().numpy()
     return native
 
 
 def segment(
     models: Sequence[Model], grids: Mapping[str, OnGrid], device: torch.device, watch: Watch | None = None
 ) -> Labels:
-    """Segmentation of one case in one thread: `case_windows` and `segmentation`, whose arguments these are."""
+    """Segmentation of one case, networks and export in turn: `case_windows` and `segmentation` say the arguments."""
     meta, labels = grids[models[0].configuration].meta, models[0].plan.labels
     return segmentation(case_windows(models, grids, device, whole=watch is not None), meta, labels, watch)

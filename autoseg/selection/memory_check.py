@@ -1,13 +1,15 @@
 """A predictor and a prepared case in, why the case will not fit into the memory out, before anything is computed.
 
 Arrays of one value a voxel lie in files where memory is short (`storage.large_arrays`). What must fit are the rows
-being blended, which grow with the heads, and what post-processing does with the components, which grows with the
-voxels.
+being blended and decided, which grow with the heads, and what post-processing does with the components, which grows
+with the voxels.
 """
 
 import math
 
 from autoseg.devices import available_memory_bytes
+from autoseg.inference.export import crop_shape
+from autoseg.inference.labelling import deciding_bytes
 from autoseg.inference.memory import blending_bytes
 from autoseg.inference.mirroring import mirror_flips
 from autoseg.inference.model import Model
@@ -30,6 +32,7 @@ def memory_shortage(predictor: Predictor, grids: Grids) -> str | None:
         # The stage before a cascade's has said all it has to say, and its sums are gone, before any other begins.
         stages = [model.previous for model in predictor.models if model.previous is not None]
         sums = max([sums, *(_sums_of(stage, grids, False) for stage in stages)])
+        sums += deciding_bytes(predictor.models[0].plan.labels.num_heads, meta.shape, crop_shape(meta))
     labels = math.prod(meta.geometry.shape) * _bytes_of(predictor.rule)
     free = available_memory_bytes()
     if sums + labels <= free:

@@ -5,8 +5,8 @@ axis: in plane, and the nearest slice). nnU-Net asks for at least one half, so v
 fall to the background; here the largest always wins. A tie goes to the higher label, as there.
 
 Only the eight corners around a target voxel have weight in it. Where all agree the label is that one; the
-others, a thin layer along the borders, add up the corners' weights. Time and memory do not depend on
-the number of labels.
+others, a thin layer along the borders, add up the corners' weights, in chunks that several threads share. Time and
+memory do not depend on the number of labels.
 """
 
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ from itertools import product
 import torch
 
 from autoseg.spatial.linear import Taps, axis_taps
+from autoseg.spatial.workers import Workers
 
 _TIE = 1e-9  # scores closer than this are equal
 _CHUNK = 2**15  # voxels voted on together: eight weights each stay in the cache
@@ -38,9 +39,12 @@ def resample_labels(labels: torch.Tensor, shape: Sequence[int], separate: int | 
         result, differs = (_pick(volume, axis, taps[axis].lower) for volume in (result, differs))
     mixed = differs.view(-1).nonzero().squeeze(1)  # one host sync on a GPU
     flat = result.view(-1)
-    for start in range(0, len(mixed), _CHUNK):
-        chunk = mixed[start : start + _CHUNK]
+
+    def decide(chunk: torch.Tensor) -> None:
         flat[chunk] = _vote(labels, taps, chunk, shape)
+
+    with Workers() as workers:
+        workers.each(decide, torch.split(mixed, _CHUNK), labels.device)
     return result
 
 

@@ -121,7 +121,7 @@ class Window(NamedTuple):
     def strips(self) -> "Iterator[Window]":
         """The same along y in strips that stay near a CPU's caches; other devices do best with all at once."""
         depth, height, width = self.shape
-        step = max(1, _STRIP_VOXELS // (depth * width))
+        step = _strip_height(depth, width)
         if self.device.type != "cpu" or step >= height:
             yield self
             return
@@ -219,7 +219,7 @@ def linear_windows(
     orders: list[SplineOrder] = [0 if axis == separate else 1 for axis in range(3)]
     triples = zip(before, shape, orders, strict=True)
     along_z, *in_plane = (None if n == m else _single(axis_taps(n, m, order)) for n, m, order in triples)
-    step = depth or math.isqrt(max(1, _STRIP_VOXELS // shape[2]))
+    step = depth or _window_depth(shape[2])
     waiting = iter(parts)
     held: list[Tensor] = []  # begins at the source's row `first`
     first = 0
@@ -236,6 +236,23 @@ def linear_windows(
         yield Window(where, slice(0, shape[1]), rows, (None if taps is None else taps.to(device), along_y, along_x))
     num_rows = first + sum(part.shape[1] for part in itertools.chain(held, waiting))  # some may be nobody's nearest
     assert num_rows == before[0], f"{num_rows} rows came, the volume has {before[0]}"
+
+
+def largest_strip(before: IntTriple, shape: IntTriple) -> tuple[IntTriple, IntTriple]:
+    """Voxels z, y, x of the source and of the target that a strip has at most, in windows of the default depth."""
+    depth = min(shape[0], _window_depth(shape[2]))
+    height = min(shape[1], _strip_height(depth, shape[2]))
+    z, y = (min(n, rows * n // m + 3) for n, m, rows in zip(before, shape, (depth, height), strict=False))
+    return (z, y, before[2]), (depth, height, shape[2])
+
+
+def _window_depth(width: int) -> int:
+    """Rows of a window: as many as a strip of it is high."""
+    return math.isqrt(max(1, _STRIP_VOXELS // width))
+
+
+def _strip_height(depth: int, width: int) -> int:
+    return max(1, _STRIP_VOXELS // (depth * width))
 
 
 def _rows(parts: Sequence[Tensor], start: int, stop: int) -> tuple[Tensor, ...]:

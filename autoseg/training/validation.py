@@ -22,6 +22,7 @@ from autoseg.inference.export import (
     Labels,
     blank_labels,
     crop_shape,
+    head_values,
     native_windows,
     probability_depth,
     to_disagreement,
@@ -187,7 +188,7 @@ def _write_probabilities(folder: Path, rows: Iterable[Tensor], meta: Preprocesse
         put = files.enter_context(probability_writer(probabilities_path(folder, meta.id), num_heads, meta))
         put_disagreement = None
         for window in windows:
-            logits = window.values(slice(0, num_heads))
+            logits = head_values(window, num_heads)
             put(window.where, to_probabilities(logits, labels).numpy())
             if (disagreement := to_disagreement(window, num_heads)) is not None:
                 if put_disagreement is None:

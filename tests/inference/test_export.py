@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from autoseg.inference.export import (
+    head_values,
     native_windows,
     previous_stage_labels,
     to_disagreement,
@@ -33,6 +34,7 @@ from tests.inference.whole import (
     write_disagreement,
     write_probabilities,
 )
+from tests.spatial.threads import torch_threads
 from tests.spatial.whole import resample_linear
 
 CLASSES = LabelScheme(class_names=("background", "a", "b"), class_values=(0, 1, 2), num_entries=3)
@@ -236,3 +238,19 @@ def test_probabilities_are_written_window_by_window(tmp_path) -> None:
     ):
         put(slice(0, 3), probabilities[:, :2])
     assert [path.name for path in tmp_path.iterdir()] == ["some.b2nd"]
+
+
+def test_heads_of_a_window_are_resampled_alike_in_strips_and_by_any_number_of_threads(monkeypatch) -> None:
+    """Without the channel after them, and also in half precision."""
+    rows = torch.randn((4, 9, 20, 30), generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(linear, "_STRIP_VOXELS", 2**9)
+    for source in (rows, rows.half()):
+        for shape in ((15, 33, 41), (9, 20, 30), (5, 11, 70)):
+            (window,) = linear_windows([source], (9, 20, 30), shape, depth=shape[0])
+            assert len(list(window.strips())) > 2
+            found = []
+            for threads in (1, 2, 3):
+                with torch_threads(threads):
+                    found.append(head_values(window, 3))
+            torch.testing.assert_close(found[0], window.values(slice(0, 3)), atol=2e-6, rtol=0)
+            assert all(torch.equal(other, found[0]) for other in found)

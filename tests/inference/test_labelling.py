@@ -1,5 +1,7 @@
 """The class of each voxel: against float64, and the same whether or not heads that cannot win are left out."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -7,11 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoseg.inference import labelling
-from autoseg.inference.labelling import logits_to_labels, logits_to_labels_into
+from autoseg.inference.labelling import deciding_bytes, logits_to_labels, logits_to_labels_into
 from autoseg.records.labels import LabelScheme, Target
 from autoseg.spatial import linear
 from autoseg.spatial.linear import Scratch, Window, linear_windows
 from autoseg.spatial.resampling import axis_operator
+from autoseg.spatial.workers import Workers
+from tests.spatial.threads import torch_threads
 
 
 def scheme(num_heads: int, order: tuple[int, ...] = ()) -> LabelScheme:
@@ -29,9 +33,10 @@ def scheme(num_heads: int, order: tuple[int, ...] = ()) -> LabelScheme:
 
 
 def labels_of(logits: torch.Tensor, shape, labels: LabelScheme, threshold: float = 0.0, separate=None) -> np.ndarray:
-    found, scratch = np.full(shape, -1, np.int16), Scratch()
-    for window in linear_windows([logits], logits.shape[1:], shape, separate):
-        logits_to_labels_into(found, window, labels, threshold, scratch)
+    found = np.full(shape, -1, np.int16)
+    with Workers() as workers:
+        for window in linear_windows([logits], logits.shape[1:], shape, separate):
+            logits_to_labels_into(found, window, labels, threshold, workers)
     return found
 
 
@@ -150,3 +155,62 @@ def test_all_heads_in_memory_are_decided_alike() -> None:
         wanted[region > 0.5] = number
     assert torch.equal(painted, wanted)
     assert painted.dtype == torch.int16
+
+
+@pytest.mark.parametrize("order", [(), (4, 2, 6, 1, 3, 5)], ids=["classes", "regions"])
+@pytest.mark.parametrize("kind", ["noise", "ties", "organs"])
+def test_labels_are_the_same_whatever_the_number_of_threads(monkeypatch, kind: str, order: tuple[int, ...]) -> None:
+    before, shape, labels = (20, 40, 50), (31, 90, 100), scheme(6, order)
+    logits = torch.randn((6, *before), generator=torch.Generator().manual_seed(0))
+    logits = organs(before, 6, 0) if kind == "organs" else logits.round() if kind == "ties" else logits
+    whole = torch.nn.functional.interpolate(logits[None], shape, mode="trilinear")[0]
+    monkeypatch.setattr(linear, "_STRIP_VOXELS", 2**11)
+    found = []
+    for threads in (1, 2, 5):
+        with torch_threads(threads):
+            found.append((labels_of(logits, shape, labels), logits_to_labels(whole, labels, 0.0).numpy()))
+    assert len(np.unique(found[0][0])) > 5
+    for other in found[1:]:
+        np.testing.assert_array_equal(other, found[0])
+
+
+def test_two_strips_are_decided_at_a_time(monkeypatch) -> None:
+    """Each waits for the other."""
+    meeting, original = threading.Barrier(2, timeout=30), labelling._decided
+
+    def together(*given):
+        meeting.wait()
+        return original(*given)
+
+    monkeypatch.setattr(labelling, "_decided", together)
+    monkeypatch.setattr(linear, "_STRIP_VOXELS", 2 * 6 * 10)
+    with torch_threads(2):
+        assert (labels_of(torch.zeros(2, 2, 12, 10), (2, 12, 10), scheme(2)) == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ((20, 40, 50), (40, 90, 110)),
+        ((40, 90, 110), (20, 40, 50)),
+        ((10, 60, 200), (40, 60, 70)),
+        ((1, 300, 300), (1, 700, 800)),
+    ],
+)
+@pytest.mark.parametrize("order", [(), (1, 2, 3, 4, 5)], ids=["classes", "regions"])
+def test_scratch_is_no_more_than_what_is_counted(monkeypatch, before, after, order) -> None:
+    """Of one thread, on noise, where all heads are needed everywhere; nor is much more counted."""
+    monkeypatch.setattr(linear, "_STRIP_VOXELS", 2**12)
+    monkeypatch.setattr(labelling, "num_workers", lambda: 1)
+    held: list[Scratch] = []
+    original = Scratch.take
+
+    def noted(self: Scratch, *given, **named):
+        if self not in held:
+            held.append(self)
+        return original(self, *given, **named)
+
+    monkeypatch.setattr(Scratch, "take", noted)
+    labels_of(torch.randn(5, *before), after, scheme(5, order))
+    most = max(sum(buffer.nbytes for buffer in scratch.buffers.values()) for scratch in held)
+    assert most < deciding_bytes(5, before, after) < 4 * most

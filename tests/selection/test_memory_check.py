@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from autoseg.inference.labelling import deciding_bytes
 from autoseg.inference.memory import blending_bytes
 from autoseg.records.geometry import IntTriple
 from autoseg.records.postprocessing import TargetRule
@@ -57,6 +58,7 @@ def needed(chosen: Predictor, monkeypatch: pytest.MonkeyPatch) -> int:
 
 def test_needs_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """The grid is padded to the patch along x; one stream of sums, or one a fold; then bytes of each rule a voxel."""
+    monkeypatch.setattr(memory_check, "deciding_bytes", lambda *_: 0)
     sums = 4 * (7 + 1) * 31 * 80 * 100
     assert sums == blending_bytes(7, (50, 80, 100), PATCH)
     voxels = 100 * 200 * 300
@@ -72,8 +74,17 @@ def test_needs_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert needed(predictor(PostprocessingRule(components=unsure)), monkeypatch) == 3 * sums + 16 * voxels
 
 
+def test_the_threads_that_decide_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = deciding_bytes(7, GRID, FILE)
+    assert both > 10 * 2**18
+    with_them = needed(predictor(), monkeypatch)
+    monkeypatch.setattr(memory_check, "deciding_bytes", lambda *_: 0)
+    assert with_them - needed(predictor(), monkeypatch) == both
+
+
 def test_the_stage_before_a_cascade_counts_where_it_needs_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is done, and its sums are gone, before the cascade's own begin; all its folds speak together."""
+    monkeypatch.setattr(memory_check, "deciding_bytes", lambda *_: 0)
     after = 4 * 100 * 200 * 300
     own, earlier = 4 * (7 + 1) * 31 * 80 * 100, 4 * (7 + 1) * 31 * 60 * 200
     stage = SimpleNamespace(**{**vars(predictor().models[0]), "configuration": "coarse"})

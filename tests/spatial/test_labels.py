@@ -4,7 +4,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from autoseg.spatial import labels as labels_module
 from autoseg.spatial.labels import resample_labels
+from tests.spatial.threads import torch_threads
 from tests.spatial.whole import resample_linear
 
 side = st.integers(1, 9)
@@ -42,6 +44,18 @@ def test_no_hole_where_three_labels_meet():
 def test_same_shape_is_no_work():
     labels = torch.zeros(2, 3, 4, dtype=torch.uint8)
     assert resample_labels(labels, (2, 3, 4)) is labels
+
+
+def test_labels_are_the_same_whatever_the_number_of_threads(monkeypatch):
+    labels = torch.from_numpy(np.random.default_rng(0).integers(0, 5, (12, 30, 40)).astype(np.int8))
+    monkeypatch.setattr(labels_module, "_CHUNK", 500)
+    found = []
+    for threads in (1, 2, 3):
+        with torch_threads(threads):
+            found.append(resample_labels(labels, (17, 41, 31)))
+    assert torch.equal(found[0], by_one_hot(labels, (17, 41, 31), None))
+    assert torch.equal(found[1], found[0])
+    assert torch.equal(found[2], found[0])
 
 
 def test_share_of_voxels_that_differ_from_nnunet_rule():
