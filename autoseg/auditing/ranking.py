@@ -53,7 +53,7 @@ Key = tuple[SuspicionKind, tuple[int, ...] | None]
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the held-out prediction of a case says about its reference."""
+    """How the held-out prediction of a case differs from its reference."""
 
     corrections: tuple[Correction, ...]
     parts: tuple[tuple[Part, IntTriple], ...]
@@ -84,7 +84,7 @@ def rank_cases(
 
     Args:
         facts: case -> what its labels say alone.
-        predictions: case -> what its held-out prediction says; any of the cases.
+        predictions: case -> its held-out prediction; any of the cases.
         names: of the targets.
         pairs: positions of targets that are a left and a right of the same thing.
     """

@@ -97,7 +97,7 @@ def _preparation(model: Model) -> object:
 def network_rows(
     model: Model, networks: Sequence[nn.Module], image: Tensor | PaddedImage, device: torch.device
 ) -> Iterator[Tensor]:
-    """What some of a model's networks together say about an image (`network_input`), rows as `predict_rows` yields."""
+    """Mean logits of some of a model's networks of an image (`network_input`), rows as `predict_rows` yields."""
     labels, settings = model.plan.labels, model.settings
     return predict_rows(
         networks,
@@ -139,7 +139,7 @@ def network_input(model: Model, grids: Mapping[str, OnGrid], device: torch.devic
 def case_windows(
     models: Sequence[Model], grids: Mapping[str, OnGrid], device: torch.device, whole: bool = False
 ) -> Iterator[Windows]:
-    """What models say about one case, each all its folds together.
+    """Logits of models for one case, of each the mean of its folds.
 
     Args:
         models: one a configuration, networks on `device`.

@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from autoseg.inference.export import uncrop
-from autoseg.inference.probability_reader import ProbabilityReader
+from autoseg.inference.probability_reader import FoldPrediction, ProbabilityReader
 from autoseg.postprocessing.component_list import Classes, ComponentList
 from autoseg.postprocessing.decide import decide
 from autoseg.postprocessing.effects import decided_classes
-from autoseg.postprocessing.features import CaseGrid, Voice, feature_names, measure
+from autoseg.postprocessing.features import CaseGrid, feature_names, measure
 from autoseg.postprocessing.find import find_components
 from autoseg.postprocessing.position_features import centres
 from autoseg.postprocessing.rows import Bools, Floats, painting
@@ -33,8 +33,8 @@ class ScoreInputs:
 
     probabilities: ProbabilityReader
     """Of the ensemble, `H z y x` on the crop box: where candidates of lower thresholds are looked for."""
-    voices: Iterable[Voice]
-    """Of each model of the ensemble its probabilities and, if it mirrors, their disagreement; features are averaged."""
+    folds: Iterable[FoldPrediction]
+    """Of each fold of the ensemble; features are averaged over them."""
     grid: CaseGrid
 
 
@@ -85,7 +85,7 @@ def judge_components(
         names, features = tuple(columns), np.stack(list(columns.values()), axis=1)
     else:
         names = feature_names(len(inputs.grid.image))
-        features = measure(found, classes, inputs.voices, labels, inputs.grid, rule.components.ring_mm)
+        features = measure(found, classes, inputs.folds, labels, inputs.grid, rule.components.ring_mm)
     keep, scores = found.is_decided.copy(), np.full(len(found.targets), np.nan)
     by_name = {target.target: target for target in rule.targets}
     for number, target in enumerate(labels.targets):
@@ -100,7 +100,7 @@ def judge_components(
 def component_features(classes: Classes, labels: LabelScheme, rule: ComponentRule, inputs: ScoreInputs) -> Floats:
     """Features `n f` of the components and candidates of a segmentation `z y x`, as a rule would see them."""
     found = find_components(classes, inputs.probabilities, labels, rule.components, inputs.grid.planar)
-    return measure(found, classes, inputs.voices, labels, inputs.grid, rule.components.ring_mm)
+    return measure(found, classes, inputs.folds, labels, inputs.grid, rule.components.ring_mm)
 
 
 def apply_decisions(classes: Classes, judged: Judged, labels: LabelScheme) -> npt.NDArray[np.int16]:

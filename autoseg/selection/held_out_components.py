@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from autoseg.inference.export import mean_disagreement
-from autoseg.inference.probability_reader import classes_from_probabilities, mean_reader
+from autoseg.inference.probability_reader import FoldPrediction, classes_from_probabilities, mean_reader
 from autoseg.inference.store import read_disagreement, read_meta
 from autoseg.postprocessing.apply import world_mm
 from autoseg.postprocessing.case_grid import read_case_grid
@@ -54,7 +54,7 @@ def held_out_rows(
     classes = classes_from_probabilities([probabilities], labels)
     grid = read_case_grid(Path(dataset.root), case, meta, plan, configuration)
     found = find_components(classes, probabilities, labels, components, grid.planar)
-    features = measure(found, classes, [(probabilities, disagreement)], labels, grid, components.ring_mm)
+    features = measure(found, classes, [FoldPrediction(probabilities, disagreement)], labels, grid, components.ring_mm)
     reference = turn(reference_of(dataset, case_id, meta.geometry), Turn(meta.axes, meta.flips))
     return match_reference(
         case=case_id,

@@ -108,7 +108,7 @@ def has_image_libraries() -> bool:
 
 
 def predict_image(network: nn.Module, validator: Validator, image: Tensor) -> Iterator[Tensor]:
-    """What the network says about an image as `network_input` gives it, in rows as `predict_rows` yields them."""
+    """The network's logits of an image as `network_input` gives it, in rows as `predict_rows` yields them."""
     configuration, labels = validator.configuration, validator.labels
     return predict_rows(
         [network],
@@ -138,7 +138,7 @@ def write_case(validator: Validator, case: str, rows: Iterable[Tensor]) -> None:
     Args:
         validator: where to.
         case: its id.
-        rows: what the network says, on its grid, as `predict_image` yields it.
+        rows: the network's logits on its grid, as `predict_image` yields it.
     """
     meta, labels = validator.manifest.cases[case], validator.labels
     clock = _Clock(rows)

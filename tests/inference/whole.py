@@ -80,7 +80,7 @@ def case_rows(model: Model, grids: Mapping[str, OnGrid], device: torch.device) -
     return torch.cat(list(network_rows(model, model.networks, image, device)), 1)
 
 
-def speak_whole(
+def predict_folds_at_once(
     models: Sequence[Model], grids: Mapping[str, OnGrid], device: torch.device, folder: Path, watch=None
 ) -> FoldPredictions:
     meta, counts = grids[models[0].configuration].meta, [len(model.networks) for model in models]

@@ -34,8 +34,8 @@ SETTINGS = ComponentSettings()
 
 def judge(classes, reference, labels: LabelScheme = ONE, probabilities=None, learning=LearningSettings(), case="case"):
     """Table of one case whose crop box is everything, and what was found."""
-    said = None if probabilities is None else in_memory(probabilities)
-    found = find_components(classes, said, labels, SETTINGS)
+    reader = None if probabilities is None else in_memory(probabilities)
+    found = find_components(classes, reader, labels, SETTINGS)
     num = len(found.targets)
     box = tuple((0, n) for n in classes.shape)
     names = feature_names(1)
