@@ -27,7 +27,7 @@ from autoseg.inference.export import (
 from autoseg.inference.labelling import logits_to_labels, logits_to_labels_into
 from autoseg.inference.model import Model, with_previous
 from autoseg.inference.padding import PaddedImage
-from autoseg.inference.sliding_window import predict_rows, prediction_precision
+from autoseg.inference.sliding_window import configured_window, predict_rows
 from autoseg.records.labels import LabelScheme
 from autoseg.records.plan import Plan
 from autoseg.records.results import PreprocessedCase
@@ -98,20 +98,9 @@ def network_rows(
     model: Model, networks: Sequence[nn.Module], image: Tensor | PaddedImage, device: torch.device
 ) -> Iterator[Tensor]:
     """Mean logits of some of a model's networks of an image (`network_input`), rows as `predict_rows` yields."""
-    labels, settings = model.plan.labels, model.settings
-    return predict_rows(
-        networks,
-        image,
-        settings.patch_zyx,
-        labels.num_heads,
-        settings.recipe.mirroring,
-        labels,
-        device,
-        model.step,
-        precision=prediction_precision(settings.recipe, device),
-        has_previous=model.previous is not None,
-        tile_weights=settings.tile_weights,
-    )
+    has_previous = model.previous is not None
+    window = configured_window(model.settings, model.plan.labels, device, has_previous=has_previous, step=model.step)
+    return predict_rows(networks, image, window, device)
 
 
 def network_input(model: Model, grids: Mapping[str, OnGrid], device: torch.device) -> Tensor:
