@@ -14,7 +14,7 @@ from autoseg.postprocessing.decide import decide
 from autoseg.postprocessing.effects import decided_classes
 from autoseg.postprocessing.features import CaseGrid, feature_names, measure
 from autoseg.postprocessing.find import find_components
-from autoseg.postprocessing.position_features import centres
+from autoseg.postprocessing.position_features import centres_mm
 from autoseg.postprocessing.rows import Bools, Floats, painting
 from autoseg.postprocessing.shape_features import shape_features
 from autoseg.records.labels import LabelScheme
@@ -129,7 +129,7 @@ def changes_of(
     """Every removed component and restored candidate, with what it was judged by."""
     found = judged.found
     methods = {target.target: target for target in rule.targets}
-    places = world_mm(centres(found), meta) if len(found.targets) else np.zeros((0, 3))
+    places = centres_mm(found, meta)
     changes = []
     for row in np.flatnonzero(judged.keep != found.is_decided):
         target = labels.targets[int(found.targets[row])].name
@@ -151,15 +151,3 @@ def changes_of(
 def changes_path(folder: Path, case: str) -> Path:
     """Where the list of what was changed in a case lies, beside its segmentation: record `CaseChanges`."""
     return folder / f"{case}.components.json"
-
-
-def world_mm(centre: Floats, meta: PreprocessedCase) -> Floats:
-    """World x, y, z (RAS+, mm) of array indices `n 3` on the crop box of the turned grid."""
-    on_turned = centre + np.array([start for start, _ in meta.crop])
-    stored = np.empty_like(on_turned)
-    for axis, (source, flip) in enumerate(zip(meta.axes, meta.flips, strict=True)):
-        last = meta.geometry.shape[source] - 1
-        stored[:, source] = last - on_turned[:, axis] if flip else on_turned[:, axis]
-    matrix = meta.geometry.matrix
-    world: Floats = stored @ matrix[:3, :3].T + matrix[:3, 3]
-    return world

@@ -18,6 +18,7 @@ from autoseg.postprocessing.group_statistics import means, owners, smallest, spr
 from autoseg.postprocessing.intensity_features import thinned
 from autoseg.postprocessing.probability_features import border
 from autoseg.postprocessing.shape_features import coordinates
+from autoseg.records.results import PreprocessedCase
 
 Column = npt.NDArray[np.float64]
 
@@ -33,6 +34,25 @@ def centres(found: ComponentList) -> Column:
     taken, offsets = spread(found.offsets, _SAMPLE)
     at = coordinates(found, found.voxels[taken])
     return np.stack([means(a, offsets) for a in at.T], axis=1)
+
+
+def centres_mm(found: ComponentList, meta: PreprocessedCase) -> Column:
+    """World x, y, z (RAS+, mm) of each row's centre, `n 3`; `meta` tells how its case was turned and cropped."""
+    if not len(found.targets):
+        return np.zeros((0, 3))
+    return world_mm(centres(found), meta)
+
+
+def world_mm(centre: Column, meta: PreprocessedCase) -> Column:
+    """World x, y, z (RAS+, mm) of array indices `n 3` on the crop box of the turned grid."""
+    on_turned = centre + np.array([start for start, _ in meta.crop])
+    stored = np.empty_like(on_turned)
+    for axis, (source, flip) in enumerate(zip(meta.axes, meta.flips, strict=True)):
+        last = meta.geometry.shape[source] - 1
+        stored[:, source] = last - on_turned[:, axis] if flip else on_turned[:, axis]
+    matrix = meta.geometry.matrix
+    world: Column = stored @ matrix[:3, :3].T + matrix[:3, 3]
+    return world
 
 
 def body_box(channel: npt.NDArray[Any]) -> Column:
