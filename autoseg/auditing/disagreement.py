@@ -160,8 +160,8 @@ def _parts(
     where = numbers[mask]
     sizes = np.bincount(where, minlength=count + 1)
     sums = np.bincount(where, weights=probability[mask], minlength=count + 1)
-    confidence_sums = sizes - sums if kind == "extra_part" else sums
-    weights = 2 * confidence_sums - sizes
+    confident = sizes - sums if kind == "extra_part" else sums
+    weights = 2 * confident - sizes
     found = []
     for component in np.argsort(-weights[1:], kind="stable")[:_MOST_PARTS] + 1:
         points = np.argwhere(numbers == component)
@@ -176,7 +176,7 @@ def _parts(
                 target=number,
                 other=None if most < 0 or kind == "extra_part" else most,
                 volume_mm3=size * evidence.voxel_mm3,
-                confidence=float(confidence_sums[component]) / size,
+                confidence=float(confident[component]) / size,
                 gain=max(0.0, _dice_after(target, change * inside, change * size) - target.dice()),
                 weight_mm3=float(weights[component]) * evidence.voxel_mm3,
                 centre=(float(centre[0]), float(centre[1]), float(centre[2])),

@@ -28,7 +28,7 @@ _MAX_SEARCHES = 12
 that exceeds the card by less than the line errs."""
 
 _WEIGHTED_LOSS = 1.005
-"""What the answer to imbalance, which is given later, may add to the bytes of a step: weights of the loss's voxels."""
+"""What loss weights against class imbalance, which are planned later, may add to the bytes of a step."""
 
 _LOWRES_BELOW = 0.25
 """nnU-Net: a low resolution is planned when the patch covers less than this share of the median case."""

@@ -23,7 +23,7 @@ def read_trust(path: Path, selection: Selection) -> Trust | None:
 
 
 def warn_of_case(case: str, judgement: Judgement) -> None:
-    """Warn the person at the terminal where a case should be looked at."""
+    """Warn the user at the terminal where a case should be looked at."""
     if judgement.reasons:
         console.warn(f"{case}: look at it: {'; '.join(judgement.reasons)}")
 

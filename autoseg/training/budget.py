@@ -1,4 +1,4 @@
-"""What a training costs on the device at hand (`probe`) in, the length that fits a time budget out.
+"""A time budget and the measured cost of steps and validation (`probe`) in, the schedule that fits it out.
 
 The number of steps is fixed once and written down: a machine that becomes slower later makes the training
 longer, never different. So a margin is kept: steps are planned for `STEP_SHARE` of the time they could have.
@@ -29,7 +29,7 @@ _WHERE = {"device": "the device's memory", "memory": "main memory", "disk": "fil
 
 
 def decide_schedule(task: Task, options: TrainOptions, started: float) -> TrainingSchedule:
-    """Measure, fix the course of the training, and tell the person about it.
+    """Measure, fix the course of the training, and tell the user about it.
 
     Args:
         task: to be trained.
@@ -114,7 +114,7 @@ def _num_epochs(seconds: float, iterations: int, recipe: Schedule, costs: Costs)
 
 
 def say_costs(costs: Costs, num_steps: int, title: str, flops: int | None) -> None:
-    """Tell the person how long the training will take, what it needs, and how sure that is; `flops` are a step's."""
+    """Tell the user how long the training will take, what it needs, and how sure that is; `flops` are a step's."""
     speed = ""
     if flops is not None:
         speed = f" ({flops / 1e9:.3g} GFLOP, {flops / costs.step_seconds / 1e12:.2g} TFLOP/s)"

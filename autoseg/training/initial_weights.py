@@ -20,9 +20,9 @@ from autoseg.networks.distractor import HidesDistractor, widened
 from autoseg.networks.transfer import Interface, shared, transfer
 from autoseg.records.dataset import Fold
 from autoseg.records.fine_tuning import Origin, matching_names
-from autoseg.records.inputs import TrainingInputs
 from autoseg.records.package import is_anonymous
 from autoseg.records.plan import Configuration, NetworkSpec, Plan
+from autoseg.records.provenance import TrainingInputs
 from autoseg.storage import tensors
 
 _WRAPPED = "network."  # before each name in a network that hides a distractor

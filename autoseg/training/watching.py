@@ -63,7 +63,7 @@ def watched_dice(network: nn.Module, validator: Validator, cases: Sequence[str])
 
 
 def warn_of_few_looks(num_epochs: int, watch: Watch) -> None:
-    """Tell the person when a training that is to end at its plateau is planned too short to find one."""
+    """Tell the user when a training that is to end at its plateau is planned too short to find one."""
     looks, needed = num_epochs // watch.every_epochs, watch.window + watch.patience
     if looks < needed:
         console.warn(

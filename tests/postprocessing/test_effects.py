@@ -1,4 +1,4 @@
-"""Judged components: what the table foretells is what rewriting segmentations gives, and truth is as its rule says."""
+"""Matched components: what the table foretells is what rewriting segmentations gives, and truth is as its rule says."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from autoseg.metrics.detection import lesion_counts, lesion_f1, lesion_matches
 from autoseg.metrics.overlap import confusion_matrix, dice, target_counts
-from autoseg.postprocessing.apply import Judged, apply_decisions
+from autoseg.postprocessing.apply import ComponentDecisions, apply_decisions
 from autoseg.postprocessing.effects import dice_of, false_components, lesion_f1_of, lesions_found, outcome, untouched
 from autoseg.postprocessing.features import feature_names
 from autoseg.postprocessing.find import find_components
@@ -76,7 +76,7 @@ def test_the_table_foretells_what_rewriting_gives(seed: int, labels: LabelScheme
     keep = np.random.default_rng(seed).random(len(found.targets)) < 0.5
     how = painting(labels)
     foretold = outcome(rows, how, keep)
-    rewritten = apply_decisions(classes, Judged(found, keep, keep * 1.0, rows.features, rows.names), labels)
+    rewritten = apply_decisions(classes, ComponentDecisions(found, keep, keep * 1.0, rows.features, rows.names), labels)
     matrix = confusion_matrix(rewritten, reference, labels)
     for number, target in enumerate(labels.targets):
         counts = target_counts(matrix, target)
@@ -97,7 +97,7 @@ def test_lesion_scores_are_those_of_rewritten_segmentations(seed: int, labels: L
     keep = found.is_decided & (np.random.default_rng(seed).random(len(found.targets)) < 0.7)
     how = painting(labels)
     foretold = outcome(rows, how, keep)
-    rewritten = apply_decisions(classes, Judged(found, keep, keep * 1.0, rows.features, rows.names), labels)
+    rewritten = apply_decisions(classes, ComponentDecisions(found, keep, keep * 1.0, rows.features, rows.names), labels)
     hit, lesions = lesions_found(rows, how, foretold)
     for number in range(len(labels.targets)):
         wanted = lesion_counts(lesion_matches(rewritten == number + 1, reference == number + 1, rule))
