@@ -184,7 +184,7 @@ def run_dataset(source: str, workspace: Path, options: RunOptions) -> RunResult:
         _check_plateaus(plan, counts)
     _preprocess(paths, plan, wanted)
     options = replace(options, budget_seconds=training_seconds(options.budget_seconds))
-    _tell_times(plan, counts, options)
+    _report_times(plan, counts, options)
     train_jobs(paths, plan, [(name, fold) for name in configurations for fold in folds], options)
     selection = None if folds == ["all"] else choose(paths, plan.name, options.prepare.device_kind).selection
     predictions: list[Path] = []
@@ -215,7 +215,7 @@ def _check_plateaus(plan: Plan, counts: Mapping[str, TrainingCount]) -> None:
             check_can_plateau(plan, configuration)
 
 
-def _tell_times(plan: Plan, counts: Mapping[str, TrainingCount], options: RunOptions) -> None:
+def _report_times(plan: Plan, counts: Mapping[str, TrainingCount], options: RunOptions) -> None:
     """Say how long the trainings that are left will take, if any are."""
     from autoseg.pipeline.estimate import describe_times
 

@@ -137,6 +137,9 @@ def plan_lowres(preset: Preset, demand: Demand, fullres: Stage) -> Stage | None:
     Returns:
         The low resolution. None where the patch at full resolution covers a quarter already, where the low one would
         have more than half as many voxels (both nnU-Net's rules), or where no spacing makes the patch cover a quarter.
+
+    Raises:
+        UsageError: as `fit`.
     """
     spacing, shape, fitted = fullres
     voxels = float(np.prod(fullres.median_shape))

@@ -41,7 +41,8 @@ def judge(
         features: of its probabilities, as `selection.features` measures them; empty: nothing was segmented.
 
     Returns:
-        Predicted Dice, reasons to look at the case, and the volume of each target with its interval.
+        Predicted Dice, reasons to look at the case, and the volume of each target, mm3 (mm2 for a 2-D image), with its
+        interval.
     """
     reasons = list(unusual_properties(meta, trust.known))
     predicted = None

@@ -48,7 +48,7 @@ def decide_schedule(task: Task, options: TrainOptions, started: float) -> Traini
     )
     kind: Kind = "cuda" if task.device.type == "cuda" else "cpu"
     need = need_of_configuration(task.configuration, task.plan.labels, len(task.plan.channel_names), kind)
-    say_costs(costs, epochs * iterations, task.title, None if need is None else need.flops)
+    report_costs(costs, epochs * iterations, task.title, None if need is None else need.flops)
     return TrainingSchedule(
         epochs=epochs,
         iterations_per_epoch=iterations,
@@ -113,7 +113,7 @@ def _num_epochs(seconds: float, iterations: int, recipe: Schedule, costs: Costs)
     return epochs
 
 
-def say_costs(costs: Costs, num_steps: int, title: str, flops: int | None) -> None:
+def report_costs(costs: Costs, num_steps: int, title: str, flops: int | None) -> None:
     """Tell the user how long the training will take, what it needs, and how sure that is; `flops` are a step's."""
     speed = ""
     if flops is not None:

@@ -4,11 +4,9 @@ Runs where nnU-Net is importable, or where AUTOSEG_PEER_PYTHON names an interpre
 `AUTOSEG_PLANNER_FUZZ=N` sets the number of fingerprints of the slow test.
 """
 
-import importlib.util
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +14,12 @@ import numpy as np
 import pytest
 
 from autoseg.pipeline.plan import plan_from_files
+from tests.differential.peer import peer_python
 from tests.planning.comparison import ours, theirs
 from tests.planning.random_fingerprints import random_task
 
 PRESETS = ["nnunet", "nnunet_resenc_m", "nnunet_resenc_l", "nnunet_resenc_xl"]
 PEER = Path(__file__).with_name("nnunet_planner_peer.py")
-
-
-def _peer_python() -> str:
-    named = os.environ.get("AUTOSEG_PEER_PYTHON")
-    if named:
-        return named
-    if importlib.util.find_spec("nnunetv2") is None:
-        pytest.skip("nnunetv2 is not installed here and AUTOSEG_PEER_PYTHON names no interpreter that has it")
-    return sys.executable
 
 
 def _compare(seed: int, num: int, folder: Path) -> tuple[list[str], int]:
@@ -38,7 +28,7 @@ def _compare(seed: int, num: int, folder: Path) -> tuple[list[str], int]:
     tasks = [{**random_task(rng), "planner": PRESETS[i % 4]} for i in range(num)]
     lines = "".join(json.dumps(task) + "\n" for task in tasks)
     done = subprocess.run(
-        [_peer_python(), "-W", "ignore", str(PEER)], input=lines, capture_output=True, text=True, check=False
+        [peer_python(), "-W", "ignore", str(PEER)], input=lines, capture_output=True, text=True, check=False
     )
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(answers) == num, done.stderr[-2000:]
