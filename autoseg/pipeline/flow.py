@@ -77,16 +77,14 @@ def _make_plan(source: str, workspace: Path, options: PrepareOptions) -> tuple[P
     paths = ingest(source, workspace, patient_regex=options.patient_regex, num_folds=options.num_folds)
     verify_and_fingerprint(paths, num_workers=options.num_workers)
     num_cases = len(read_record(paths.dataset, Dataset).training)
-    plan = planning.plan(
-        paths,
+    wanted = planning.PlanOptions(
         preset=options.preset,
         name=options.plan_name,
         settings=(*(planning.plateau_settings(num_cases) if options.for_plateau else ()), *options.settings),
         gpu_memory_gib=options.gpu_memory_gib,
         device_kind=options.device_kind,
-        overwrite=options.overwrite_plan,
     )
-    return paths, plan
+    return paths, planning.plan(paths, wanted, overwrite=options.overwrite_plan)
 
 
 def _preprocess(paths: Paths, plan: Plan, options: PrepareOptions) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autoseg.pipeline.plan import plan_from_files
+from autoseg.pipeline.plan import PlanOptions, plan_from_files
 from tests.differential.peer import peer_python
 from tests.planning.comparison import ours, theirs
 from tests.planning.random_fingerprints import random_task
@@ -48,7 +48,9 @@ def _faults(task: dict[str, Any], answer: dict[str, Any], folder: Path) -> list[
     fingerprint, description = folder / "fingerprint.json", folder / "dataset.json"
     fingerprint.write_text(json.dumps(task["fingerprint"]))
     description.write_text(json.dumps({**task["dataset"], "file_ending": ".nii.gz"}))
-    plan = plan_from_files(fingerprint, description, task["planner"], gpu_memory_gib=task["gpu_memory_gib"])
+    plan = plan_from_files(
+        fingerprint, description, PlanOptions(task["planner"], gpu_memory_gib=task["gpu_memory_gib"])
+    )
     mine, other = ours(plan), theirs(answer)
     if mine["transpose"] != other["transpose"]:
         return [f"transpose {mine['transpose']} instead of {other['transpose']}"]
