@@ -241,7 +241,7 @@ def _from_volumes(
         }
         against = unusualness(ratios, _LOG_VOLUME_FLOOR, has_habits=True)
         for case, score in unusualness(logs, _LOG_VOLUME_FLOOR, has_habits=True).items():
-            # A prediction as unusual as the reference speaks for it: both must say that the volume is odd.
+            # A prediction as unusual as the reference supports it: both must find the volume odd.
             found = predictions[case].volumes_mm3[target] if case in predictions else None
             least = min(abs(score), abs(against[case])) if case in against else abs(score)
             is_opposed = case in against and against[case] * score < 0

@@ -73,7 +73,7 @@ def test_needs_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_stage_before_a_cascade_counts_where_it_needs_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is done, and its sums are gone, before the cascade's own begin; all its folds speak together."""
+    """It is done, and its sums are gone, before the cascade's own begin; all its folds are blended together."""
     after = 4 * 100 * 200 * 300
     own, earlier = 4 * (7 + 1) * 31 * 80 * 100, 4 * (7 + 1) * 31 * 60 * 200
     stage = SimpleNamespace(**{**vars(predictor().models[0]), "configuration": "coarse"})
