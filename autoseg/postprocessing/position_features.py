@@ -103,17 +103,17 @@ def position_features(
     }
 
 
-def _to_largest(found: ComponentList, centre: Column, spacing: Column) -> dict[str, Column]:
+def _to_largest(found: ComponentList, centre: Column, spacing_mm: Column) -> dict[str, Column]:
     """Distances in mm, centre to centre and surface to surface, to the largest component of each target."""
     num = len(found.targets)
-    points, offsets = _border_points(found, spacing, _QUERIED)
+    points, offsets = _border_points(found, spacing_mm, _QUERIED)
     own = np.full((num, 2), np.nan)
     other = np.full((num, 2), np.nan)
     for target in np.unique(found.targets[found.is_decided]):
         rows = np.flatnonzero((found.targets == target) & found.is_decided)
         biggest = rows[np.argmax(found.sizes[rows])]
-        tree = cKDTree(_border_of_row(found, biggest, spacing))
-        apart = np.linalg.norm((centre - centre[biggest]) * spacing, axis=1)
+        tree = cKDTree(_border_of_row(found, biggest, spacing_mm))
+        apart = np.linalg.norm((centre - centre[biggest]) * spacing_mm, axis=1)
         gaps = smallest(tree.query(points)[0], offsets)
         gaps[biggest] = 0.0
         is_own = found.targets == target
@@ -128,16 +128,16 @@ def _to_largest(found: ComponentList, centre: Column, spacing: Column) -> dict[s
     }
 
 
-def _border_points(found: ComponentList, spacing: Column, limit: int) -> tuple[Column, npt.NDArray[np.int64]]:
+def _border_points(found: ComponentList, spacing_mm: Column, limit: int) -> tuple[Column, npt.NDArray[np.int64]]:
     rim, offsets = border(found, limit)
-    return coordinates(found, found.voxels[rim]) * spacing, offsets
+    return coordinates(found, found.voxels[rim]) * spacing_mm, offsets
 
 
-def _border_of_row(found: ComponentList, row: int, spacing: Column) -> Column:
+def _border_of_row(found: ComponentList, row: int, spacing_mm: Column) -> Column:
     where = slice(found.offsets[row], found.offsets[row + 1])
     voxels = found.voxels[where][found.faces[where] > 0]
     voxels = voxels[:: max(1, len(voxels) // _STORED)]
-    return coordinates(found, voxels) * spacing
+    return coordinates(found, voxels) * spacing_mm
 
 
 def _touching(found: ComponentList, classes: Classes) -> Column:
