@@ -159,7 +159,8 @@ def run_ours(case: Case, folder: Path, patches: Sequence[Patch]) -> dict[str, fl
     from autoseg.preprocessing import store
     from autoseg.records.recipe import Recipe
     from autoseg.training.batches import Sampler, assemble, draw_batch, read_draw
-    from autoseg.training.source import held_types, open_source
+    from autoseg.training.source import open_source
+    from autoseg.training.tiers import held_types
 
     torch.set_num_threads(1)
     console.configure(quiet=True)

@@ -9,6 +9,7 @@ tested with tensors of device `meta` instead.
 
 import ctypes
 import math
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,7 +38,8 @@ _COPYING = {"aten::_to_copy": 0, "aten::to": 0, "aten::copy_": 1}
 """Operations that may copy between devices, and which of their arguments is the source."""
 _ASKING = ("aten::_local_scalar_dense", "aten::item", "aten::is_nonzero")
 _FUSED = ("aten::_fused_sgd_", "aten::_fused_adamw_")
-_PINNED = "pinned_by_a_test"
+_pinned_storages: dict[int, Any] = {}
+"""Address of a storage -> the storage, so that no other gets its address."""
 
 
 class WaitsError(Exception):
@@ -94,7 +96,9 @@ class NoWaiting(TorchDispatchMode):
                 if made.device.type == "cpu" or not is_async:
                     self._wait(f"{source.device.type} to {made.device.type}")
                 else:
-                    self.copies.append(Copy(tuple(source.shape), source.dtype, hasattr(source, _PINNED)))
+                    self.copies.append(
+                        Copy(tuple(source.shape), source.dtype, source.untyped_storage()._cdata in _pinned_storages)
+                    )
         return made
 
     def _wait(self, what: str) -> None:
@@ -119,6 +123,8 @@ def fake_gpu(*, patient: bool = False) -> Iterator[NoWaiting]:
         _device_guard(),
         mock.patch.object(torch, "Generator", _Generator),
         mock.patch.object(Tensor, "pin_memory", _pinned),
+        mock.patch.object(torch.cuda, "Event", _Event),
+        mock.patch.object(torch.cuda, "current_stream", lambda device: f"stream of {device}"),
         mock.patch.object(nn.Module, "to", _moved),
         mock.patch.object(torch.cuda.amp.common, "amp_definitely_not_available", return_value=False),
         mock.patch.object(torch.cuda, "is_bf16_supported", return_value=True),
@@ -128,6 +134,7 @@ def fake_gpu(*, patient: bool = False) -> Iterator[NoWaiting]:
         NoWaiting(patient) as watch,
     ):
         yield watch
+    _pinned_storages.clear()
 
 
 def on_gpu(spec: NetworkSpec, num_channels: int, num_heads: int) -> nn.Module:
@@ -171,8 +178,25 @@ def _pinned(tensor: Tensor) -> Tensor:
     assert tensor.device.type == "cpu", "only main memory can be pinned"
     assert tensor.is_contiguous(), "what lies between would be pinned too"
     pinned = tensor.clone()
-    setattr(pinned, _PINNED, True)
+    _pinned_storages[pinned.untyped_storage()._cdata] = pinned.untyped_storage()
     return pinned
+
+
+class _Event:
+    """Knows what it may be asked and by whom; what it stands for has always happened."""
+
+    def __init__(self, blocking: bool = False) -> None:
+        assert blocking, "waiting in a loop takes a core from everybody else"
+        self.recorded_by: int | None = None
+
+    def record(self, stream: object) -> None:
+        self.recorded_by = threading.get_ident()
+
+    def synchronize(self) -> None:
+        if self.recorded_by is None:
+            raise AssertionError("nothing was recorded that could be waited for")
+        if self.recorded_by == threading.get_ident():
+            raise WaitsError("for an event, in the thread that gives the GPU its work")
 
 
 @contextmanager

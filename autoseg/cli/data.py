@@ -137,8 +137,8 @@ def plan_and_preprocess(
     as_json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Verify, fingerprint, plan and preprocess a dataset; say about how long training will take here."""
-    from autoseg.pipeline.estimate import describe_times
+    """Verify, fingerprint, plan, preprocess; say about how long training takes here and where it holds its cases."""
+    from autoseg.pipeline.estimate import describe_tiers, describe_times
     from autoseg.pipeline.flow import PrepareOptions, prepare
     from autoseg.pipeline.trainings import count_trainings, wanted_configurations
 
@@ -155,11 +155,11 @@ def plan_and_preprocess(
         device_kind=o.device_kind(device),
     )
     paths, record = prepare(dataset, o.start(work, quiet), prepared)
-    times: list[str] = []
+    predicted: list[str] = []
     if not as_json:
-        names = wanted_configurations(record, configurations)
-        times = describe_times(record, count_trainings(paths, record, names), device)
-    text = "\n".join([o.describe_plan(record), *times, o.next_training(paths, record)])
+        counts = count_trainings(paths, record, wanted_configurations(record, configurations))
+        predicted = [*describe_times(record, counts, device), *describe_tiers(paths, record, counts, device)]
+    text = "\n".join([o.describe_plan(record), *predicted, o.next_training(paths, record)])
     o.show(record.model_dump(mode="json"), as_json, text)
 
 

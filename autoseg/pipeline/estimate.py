@@ -1,6 +1,8 @@
-"""A plan and a device in, for people: about how long a step and the planned trainings take there.
+"""A plan and a device in, for people: about how long a step and the planned trainings take there, and where they will
+hold their cases.
 
-Nothing need be prepared for it. A training measures its own steps before it begins (`training.probe`), which is surer.
+Nothing need be prepared for the times. A training measures its own steps before it begins (`training.probe`), which is
+surer. Where the cases will be follows from the sizes of the preprocessed ones and from the memory that is free now.
 """
 
 import math
@@ -11,9 +13,17 @@ import torch
 from autoseg import console
 from autoseg.devices import choose_device, describe_device
 from autoseg.errors import UsageError
+from autoseg.preprocessing import store
+from autoseg.records.base import read_record
+from autoseg.records.dataset import Folds
+from autoseg.records.fingerprint import Fingerprint
 from autoseg.records.plan import Plan
+from autoseg.records.results import Manifest
 from autoseg.records.run import TrainingCount
+from autoseg.records.workspace import Paths
 from autoseg.training.step_time import STEP_TIME_ERROR, predict_step_time
+from autoseg.training.task import planned_gpu_bytes, types_held
+from autoseg.training.tiers import describe_tier, memory_bytes, tier_here
 
 
 def describe_times(
@@ -60,6 +70,45 @@ def describe_times(
         seconds.append(taken)
     total = None if None in seconds else sum(filter(None, seconds))
     return [*rows, *_describe_end(total, limit_seconds, until_plateau)]
+
+
+def describe_tiers(paths: Paths, plan: Plan, counts: Mapping[str, TrainingCount], device: str) -> list[str]:
+    """Lines with where trainings will hold their cases, by the memory that is free now.
+
+    Args:
+        paths: of the dataset; the cases of the configurations are preprocessed.
+        plan: has the configurations.
+        counts: configuration -> its trainings (folds); those that have none left are passed over.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+
+    Returns:
+        Nothing where no training is left, or the device is of another machine, which `describe_times` says.
+    """
+    names = [name for name, count in counts.items() if count.left]
+    try:
+        where = choose_device(device)
+        rows = [f"  {name}: {_describe_cases(paths, plan, name, where)}" for name in names]
+    except UsageError:
+        return []
+    except RuntimeError as error:  # a GPU that others fill must not end what is done already
+        return [f"Where trainings will hold their cases is not predicted: {str(error).splitlines()[0]}"]
+    return ["Cases of the largest fold, with the memory that is free now:", *rows] if rows else []
+
+
+def _describe_cases(paths: Paths, plan: Plan, name: str, where: torch.device) -> str:
+    """Where a training of a configuration will hold its cases, for the fold that has most voxels to train on."""
+    settings = plan.configurations[name]  # type: ignore[index]
+    folder = paths.preprocessed(store.digest(plan, name, read_record(paths.fingerprint, Fingerprint)))
+    cases = read_record(folder / store.MANIFEST, Manifest).cases
+    folds = [fold.train for fold in read_record(paths.folds, Folds).folds] or [tuple(cases)]
+    held, num_maps = types_held(settings, plan.labels), 1 if settings.previous_stage is None else 2
+    sizes = []
+    for fold in folds:
+        shapes = [cases[case].shape for case in fold if case in cases]  # a training refuses what it lacks
+        sizes.append((memory_bytes(shapes, len(plan.channel_names), num_maps, held), len(shapes)))
+    num_bytes, num_cases = max(sizes)
+    choice = tier_here(num_bytes, where, planned_gpu_bytes(plan.planned_for))
+    return describe_tier(choice, num_cases, num_bytes, held, where)
 
 
 def _describe_configuration(

@@ -182,7 +182,7 @@ def run_dataset(source: str, workspace: Path, options: RunOptions) -> RunResult:
         _check_plateaus(plan, counts)
     _preprocess(paths, plan, wanted)
     options = replace(options, budget_seconds=training_seconds(options.budget_seconds))
-    _report_times(plan, counts, options)
+    _report_trainings(paths, plan, counts, options)
     train_jobs(paths, plan, [(name, fold) for name in configurations for fold in folds], options)
     selection = None if folds == ["all"] else choose(paths, plan.name, options.prepare.device_kind).selection
     predictions: list[Path] = []
@@ -213,14 +213,15 @@ def _check_plateaus(plan: Plan, counts: Mapping[str, TrainingCount]) -> None:
             check_can_plateau(plan, configuration)
 
 
-def _report_times(plan: Plan, counts: Mapping[str, TrainingCount], options: RunOptions) -> None:
-    """Say how long the trainings that are left will take, if any are."""
-    from autoseg.pipeline.estimate import describe_times
+def _report_trainings(paths: Paths, plan: Plan, counts: Mapping[str, TrainingCount], options: RunOptions) -> None:
+    """Say how long the trainings that are left will take and where they will hold their cases, if any are."""
+    from autoseg.pipeline.estimate import describe_tiers, describe_times
 
     limit = options.budget_seconds and max(options.budget_seconds - time.monotonic() + options.started_seconds, 1.0)
     course = (options.epochs, options.iterations, limit, options.until_plateau)
     if any(count.left for count in counts.values()):
-        console.say("\n".join(describe_times(plan, counts, options.device, *course)))
+        times = describe_times(plan, counts, options.device, *course)
+        console.say("\n".join([*times, *describe_tiers(paths, plan, counts, options.device)]))
 
 
 def training_seconds(budget_seconds: float | None) -> float | None:

@@ -10,7 +10,7 @@ known before reading.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,9 @@ from autoseg.records.geometry import IntTriple
 from autoseg.records.labels import LabelScheme
 from autoseg.records.recipe import Recipe, Sampling
 from autoseg.training.rng import sample_rng
-from autoseg.training.source import Crop, Source, made_ahead, num_reading_threads, read_crop
+from autoseg.training.source import Crop, Source, made_ahead, read_crop
+from autoseg.training.staging import Staged, Staging
+from autoseg.training.tiers import num_reading_threads
 
 Place = tuple[int, int]
 """Epoch, and step within it."""
@@ -87,12 +89,17 @@ class Draw:
 def batches(sampler: Sampler, places: Iterable[Place]) -> Iterator[Batch]:
     """The batches that belong to `places`, in their order."""
 
-    def prepare(place: Place) -> tuple[Place, list[tuple[Draw, Crop]]]:
-        return place, [(draw, read_draw(sampler, draw)) for draw in draw_batch(sampler, place)]
+    staging = Staging(sampler.device)
+
+    def prepare(place: Place) -> tuple[Place, list[Draw], Staged]:
+        draws = draw_batch(sampler, place)
+        return place, draws, staging.hold([read_draw(sampler, draw) for draw in draws])
 
     num_threads = num_reading_threads(sampler.source.tier, sampler.device)
-    for place, samples in made_ahead(prepare, places, num_threads):
-        yield assemble(sampler, place, samples)
+    for place, draws, staged in made_ahead(prepare, places, num_threads):
+        batch = assemble(sampler, place, list(zip(draws, staged.crops, strict=True)))
+        staging.release(staged)
+        yield batch
 
 
 def draw_batch(sampler: Sampler, place: Place) -> list[Draw]:
@@ -101,14 +108,9 @@ def draw_batch(sampler: Sampler, place: Place) -> list[Draw]:
 
 
 def read_draw(sampler: Sampler, draw: Draw) -> Crop:
-    """Read the voxels that a drawn sample depends on; on their way to a GPU into pinned memory."""
+    """Read the voxels that a drawn sample depends on."""
     start, stop = source_box(draw.spatial, sampler.patch_zyx, draw.centre)
-    crop = read_crop(sampler.source, draw.case, start, stop)
-    if sampler.device.type == "cuda" and crop.image.device.type == "cpu":  # else the host would wait for the copy
-        # Contiguous, or pinning would take as much memory as the volume around it.
-        image, labels = (values.contiguous().pin_memory() for values in (crop.image, crop.labels))
-        crop = replace(crop, image=image, labels=labels)
-    return crop
+    return read_crop(sampler.source, draw.case, start, stop)
 
 
 def assemble(sampler: Sampler, place: Place, samples: Sequence[tuple[Draw, Crop]]) -> Batch:

@@ -1,22 +1,17 @@
 """A folder of preprocessed cases in, boxes of their voxels on the training's device out.
 
-Three tiers, chosen by size, give the same voxels and so the same training: everything on the device (a GPU's
-own memory), everything in main memory, or boxes read from disk when they are needed. Threads prepare batches ahead of
-the training where there is something to wait for: the disk, or copies on their way to a GPU. A training on a CPU that
-has its cases in memory runs none: reading costs less there than handing work over.
-
-Images whose normalisation bounds them are held as float16 and labels as bytes (`held_types`), by every tier alike, in
-half the memory and half the copies. Patches are float32 again before anything is computed.
+Where they are held is chosen by size (`tiers`). Threads prepare batches ahead of the training where there is something
+to wait for: the disk, or copies on their way to a GPU. A training on a CPU that has its cases in memory runs none:
+reading costs less there than handing work over.
 """
 
-import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,27 +19,20 @@ import torch
 from torch import Tensor
 
 from autoseg import console
-from autoseg.devices import available_memory_bytes, free_gpu_bytes
 from autoseg.errors import AutosegError, DataError
 from autoseg.preprocessing import store
 from autoseg.preprocessing.locations import FlatIndices
 from autoseg.records.geometry import IntTriple
-from autoseg.records.plan import Normalization
 from autoseg.records.results import Manifest
 from autoseg.storage.arrays import read_array
 from autoseg.training.distractors import MarkedCases, locations_with_distractors, read_with_distractors
+from autoseg.training.tiers import HeldTypes, Tier, TierChoice, describe_tier, memory_bytes, tier_here
 
-Tier = Literal["device", "memory", "disk"]
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
-# Share of free memory that the cases may take; networks, gradients and inference need the rest.
-_MEMORY_SHARE, _GPU_SHARE = 0.5, 0.5
-_GPU_RESERVE_BYTES = 10 * 2**30
 READ_AHEAD = 4
 """Batches that threads are ahead of the training."""
-# Normalisations after which no voxel is beyond float16's 65504: a z-score of n voxels is below the root of n.
-_BOUNDED: frozenset[Normalization] = frozenset(("ct", "zscore", "rescale", "rgb"))
 
 
 @dataclass(frozen=True)
@@ -68,32 +56,6 @@ class TrainingCase:
     locations: tuple[FlatIndices, ...]
     """For each target some of its voxels, as flat indices into `shape`; empty where it does not occur. With an ignore
     label the last entry has some of all annotated voxels."""
-
-
-@dataclass(frozen=True)
-class HeldTypes:
-    """Types of the voxels between the store and the patch."""
-
-    image: torch.dtype = torch.float32
-    labels: torch.dtype = torch.int16
-    outside: int = 0
-    """Label that stands for background outside the nonzero mask."""
-
-
-def held_types(normalization: Sequence[Normalization], num_classes: int, outside: int = 0) -> HeldTypes:
-    """The smallest types that lose nothing that matters.
-
-    float16 rounds a value by at most 1/2048 of itself: of a normalised CT a fraction of a Hounsfield unit, far below
-    the noise (measured in `docs/experiments.md`). Intensities that were not normalised stay float32.
-
-    Args:
-        normalization: one a channel.
-        num_classes: background included; one label more may mark voxels to ignore.
-        outside: label of background outside the nonzero mask.
-    """
-    image = torch.float16 if _BOUNDED.issuperset(normalization) else torch.float32
-    is_small = max(num_classes, outside) <= torch.iinfo(torch.uint8).max
-    return HeldTypes(image, torch.uint8 if is_small else torch.int16, outside)
 
 
 @dataclass(frozen=True)
@@ -135,9 +97,9 @@ def open_source(
         device: where the network is trained.
         previous: case id -> `.b2nd` label map `Z Y X` of the previous stage on the same grid, for a cascade.
         tier: None: the fastest that fits.
-        planned_bytes: memory of the GPU that the network was planned for; see `choose_tier`.
+        planned_bytes: memory of the GPU that the network was planned for; see `tiers.choose_tier`.
         marked: the cases' distractors, which become a class and a target behind the dataset's; None: none.
-        held: types of the voxels; see `held_types`.
+        held: types of the voxels; see `tiers.held_types`.
 
     Raises:
         DataError: a case is not in the store, or a file is missing or is not the one that was written.
@@ -150,8 +112,8 @@ def open_source(
     shapes = [manifest.cases[case].shape for case in case_ids]
     maps = 2 if previous else 1
     num_bytes = memory_bytes(shapes, num_channels, maps, held)
-    chosen = tier or choose_tier(num_bytes, device, planned_bytes)
-    console.say(describe_tier(chosen, len(shapes), num_bytes, held, device))
+    choice = tier_here(num_bytes, device, planned_bytes) if tier is None else TierChoice(tier, f"{tier}, as asked for")
+    console.say(describe_tier(choice, len(shapes), num_bytes, held, device))
 
     def load(number: int, box: tuple[slice, slice, slice] | None = None) -> tuple[Tensor, Tensor]:
         image, labels = _load(folder, case_ids[number], box, previous, marked)
@@ -161,9 +123,9 @@ def open_source(
         TrainingCase(id=case, shape=shape, locations=_locations(folder, case, marked))
         for case, shape in zip(case_ids, shapes, strict=True)
     )
-    if chosen == "disk":
-        return Source(cases, num_channels, chosen, load)
-    where = device if chosen == "device" else torch.device("cpu")
+    if choice.tier == "disk":
+        return Source(cases, num_channels, choice.tier, load)
+    where = device if choice.tier == "device" else torch.device("cpu")
     numbers = console.track(range(len(cases)), len(cases), "loading cases")
     resident = [tuple(part.to(where) for part in load(number)) for number in numbers]
 
@@ -171,50 +133,7 @@ def open_source(
         image, labels = resident[number]
         return image[(slice(None), *box)], labels[(slice(None), *box)]
 
-    return Source(cases, num_channels, chosen, read)
-
-
-def memory_bytes(
-    shapes: Sequence[IntTriple], num_channels: int, num_maps: int = 1, held: HeldTypes = HeldTypes()
-) -> int:
-    """Memory that cases of these shapes take when they are held whole."""
-    a_voxel = num_channels * held.image.itemsize + num_maps * held.labels.itemsize
-    return sum(math.prod(shape) for shape in shapes) * a_voxel
-
-
-def describe_tier(tier: Tier, num_cases: int, num_bytes: int, held: HeldTypes, device: torch.device) -> str:
-    """One line for people: where the cases are while the training runs, and why."""
-    kind = str(held.image).removeprefix("torch.")
-    size = f"{num_cases} training cases, {num_bytes / 2**30:.2g} GiB as {kind}"
-    places = {
-        "device": f"fit on {device} beside the training and are held there",
-        "memory": "fit into main memory and are held there",
-        "disk": "do not fit into memory: patches are read from disk",
-    }
-    threads = num_reading_threads(tier, device)
-    return f"{size}: they {places[tier]}" + (f", by threads ({threads}) ahead of the training." if threads else ".")
-
-
-def num_reading_threads(tier: Tier, device: torch.device) -> int:
-    """Threads that prepare batches ahead; 0: the training does it itself.
-
-    One thread keeps up with a CPU's training and takes little away from it. A GPU is fed by one thread out of memory
-    and by two from disk, which unpack without holding Python's lock.
-    """
-    is_gpu = device.type == "cuda"
-    return {"device": 0, "memory": int(is_gpu), "disk": 2 if is_gpu else 1}[tier]
-
-
-def choose_tier(num_bytes: int, device: torch.device, planned_bytes: int = 0) -> Tier:
-    """The fastest tier into which `num_bytes` of cases fit beside the training itself.
-
-    `planned_bytes` is what the plan gives the training of a GPU's memory; at least 10 GiB are left to it.
-    """
-    if device.type == "cuda":
-        free = free_gpu_bytes(device)
-        if num_bytes <= min(_GPU_SHARE * free, free - max(_GPU_RESERVE_BYTES, planned_bytes)):
-            return "device"
-    return "memory" if num_bytes <= _MEMORY_SHARE * available_memory_bytes() else "disk"
+    return Source(cases, num_channels, choice.tier, read)
 
 
 def read_crop(source: Source, number: int, start: IntTriple, stop: IntTriple) -> Crop:

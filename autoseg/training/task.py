@@ -29,7 +29,8 @@ from autoseg.training.learner import Learner, build_learner
 from autoseg.training.out_of_fold import Earlier
 from autoseg.training.previous_stage import resample_previous_stage
 from autoseg.training.schedule import Precision
-from autoseg.training.source import held_types, open_source
+from autoseg.training.source import open_source
+from autoseg.training.tiers import HeldTypes, held_types
 from autoseg.training.validation import VALIDATION, Validator
 from autoseg.training.watching import choose_watched
 
@@ -105,7 +106,6 @@ def open_task(
         marked = mark_distractors(
             recipe.distractors, earlier.base, store_folder, manifest, labels, patch, where, cases.train
         )
-    masked = _masked_channels(configuration)
     watched = choose_watched(cases.train, recipe.watch, seed)
     source = open_source(
         store_folder,
@@ -116,9 +116,7 @@ def open_task(
         previous,
         planned_bytes=planned_gpu_bytes(plan.planned_for),
         marked=marked,
-        held=held_types(
-            configuration.normalization, learned.num_classes, outside_label(learned.num_classes) if masked else 0
-        ),
+        held=types_held(configuration, labels),
     )
     transforms = find_transforms(recipe.augmentation.plugins)
     sampler = Sampler(
@@ -131,12 +129,19 @@ def open_task(
         device=device,
         previous_labels=None if previous is None else labels,
         plugins=batchgenerators_step(transforms, seed) if transforms else None,
-        masked_channels=masked,
+        masked_channels=_masked_channels(configuration),
         divisor_zyx=configuration.divisor_zyx,
     )
     validator = Validator(folder / VALIDATION, store_folder, manifest, dataset, configuration, labels, device, previous)
     census = None if marked is None else marked.census
     return Task(title, folder, plan, configuration, cases, sampler, validator, device, start, census, watched)
+
+
+def types_held(configuration: Configuration, labels: LabelScheme) -> HeldTypes:
+    """Types in which a training holds the voxels of its cases; `labels` are the dataset's."""
+    num_classes = configuration.learned_labels(labels).num_classes
+    outside = outside_label(num_classes) if _masked_channels(configuration) else 0
+    return held_types(configuration.normalization, num_classes, outside)
 
 
 def _masked_channels(configuration: Configuration) -> tuple[int, ...]:

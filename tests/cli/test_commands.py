@@ -163,6 +163,8 @@ def test_planning_tells_how_long_training_takes_here(tmp_path: Path, capsys: Cap
     assert "  2d: about " in shown
     assert " for 20 epochs of 100 steps, " in shown
     assert " for 2 trainings\n" in shown
+    assert "  2d: 1 training cases, " in shown
+    assert " as float16: held in main memory, which has room for " in shown
     assert shown.splitlines()[-1].startswith("Next: autoseg train Two 2d")
 
     assert main([*arguments, "--device", "cuda:77"]) == 0, "planning for a GPU of another machine is no error"

@@ -14,7 +14,8 @@ from autoseg.preprocessing import store
 from autoseg.records.recipe import Augmentation, CascadeAugmentation, Mirroring, Recipe
 from autoseg.storage.arrays import write_array
 from autoseg.training.batches import Draw, Sampler, assemble, read_draw
-from autoseg.training.source import held_types, open_source
+from autoseg.training.source import open_source
+from autoseg.training.tiers import held_types
 from tests.differential.peer import run_peer
 from tests.preprocessing.cases import canonical_matrix, configuration, plan, prepare_case, volume
 

@@ -1,14 +1,26 @@
-"""What people are told about the time of the planned trainings, with a step whose time is given."""
+"""What people are told about the planned trainings: their time, with a step whose time is given, and their cases."""
+
+import math
 
 import pytest
 import torch
 
+from autoseg import console
 from autoseg.errors import ModelError
 from autoseg.pipeline import estimate
-from autoseg.pipeline.estimate import describe_times
+from autoseg.pipeline.estimate import describe_tiers, describe_times
+from autoseg.preprocessing import store
+from autoseg.records.base import read_record
+from autoseg.records.dataset import Folds
+from autoseg.records.fingerprint import Fingerprint
 from autoseg.records.run import TrainingCount
+from autoseg.records.workspace import Paths
+from autoseg.training import tiers
+from autoseg.training.source import open_source
 from autoseg.training.step_time import StepTime
+from autoseg.training.task import types_held
 from tests.pipeline.fakes import make_plan
+from tests.pipeline.tiny import make_plan as make_tiny_plan
 
 PLAN = make_plan(names=("3d_lowres", "3d_fullres"))
 ONE = {"3d_lowres": TrainingCount(left=1)}
@@ -86,3 +98,48 @@ def test_a_plan_for_a_device_of_another_machine_has_no_times() -> None:
     rows = describe_times(PLAN, ONE, "cuda:77")
     assert len(rows) == 1
     assert rows[0].startswith("How long training takes is not predicted. --device cuda:77: this machine has ")
+
+
+def test_where_the_cases_will_be_follows_from_the_preprocessed_ones(
+    prepared: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a cascade each voxel has two labels. The words are those that the training of the largest fold says."""
+    plan, said = make_tiny_plan(prepared), []
+    monkeypatch.setattr(tiers, "available_memory_bytes", lambda: 8 * 2**30)
+    counts = {"3d_fullres": TrainingCount(left=1), "3d_cascade_fullres": TrainingCount(left=3)}
+    rows = describe_tiers(prepared, plan, counts, "cpu")
+    assert rows[0] == "Cases of the largest fold, with the memory that is free now:"
+    assert [row.split(":")[0] for row in rows[1:]] == ["  3d_fullres", "  3d_cascade_fullres"]
+    assert all(row.endswith(": held in main memory, which has room for 4 GiB of cases.") for row in rows[1:])
+
+    monkeypatch.setattr(console, "say", said.append)
+    folder = prepared.preprocessed(store.digest(plan, "3d_fullres", read_record(prepared.fingerprint, Fingerprint)))
+    manifest, folds = store.open_store(folder), read_record(prepared.folds, Folds).folds
+    held = types_held(plan.configurations["3d_fullres"], plan.labels)
+    voxels = []
+    for fold in folds:
+        open_source(folder, manifest, fold.train, 1, torch.device("cpu"), held=held)
+        voxels.append(sum(math.prod(manifest.cases[case].shape) for case in fold.train))
+    largest = voxels.index(max(voxels))
+    assert rows[1] == f"  3d_fullres: {said[largest]}"
+
+    monkeypatch.setattr(tiers, "available_memory_bytes", lambda: 2 * max(voxels) * (2 + 1))  # float16 and a byte
+    away = describe_tiers(prepared, plan, counts, "cpu")
+    assert "held in main memory" in away[1]
+    assert "read from disk" in away[2], "a label more for each voxel"
+
+
+def test_nothing_is_said_of_cases_that_nobody_will_train_on(prepared: Paths) -> None:
+    plan = make_tiny_plan(prepared)
+    assert describe_tiers(prepared, plan, {"3d_fullres": TrainingCount(left=0, done=3)}, "cpu") == []
+    assert describe_tiers(prepared, plan, {"3d_fullres": TrainingCount(left=1)}, "cuda:77") == []
+
+
+def test_a_gpu_that_cannot_be_asked_ends_nothing(prepared: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("CUDA error: out of memory\nmore")
+
+    monkeypatch.setattr(estimate, "tier_here", fails)
+    assert describe_tiers(prepared, make_tiny_plan(prepared), {"3d_fullres": TrainingCount(left=1)}, "cpu") == [
+        "Where trainings will hold their cases is not predicted: CUDA error: out of memory"
+    ]

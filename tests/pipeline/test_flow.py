@@ -150,6 +150,7 @@ def test_a_run_until_the_plateau_ends_each_fold_there(tmp_path: Path, capsys: py
     shown = capsys.readouterr().err
     assert "each training ends at its plateau; at most about" in shown
     assert "30 epochs of 1 steps" in shown
+    assert "Cases of the largest fold, with the memory that is free now:\n  2d: 2 training cases, " in shown
     folds = sorted((tmp_path / "work" / "Some" / "models" / "small_plateau" / "2d").glob("fold_?"))
     assert len(folds) == 2
     for fold in folds:

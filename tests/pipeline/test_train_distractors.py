@@ -34,6 +34,7 @@ from autoseg.records.results import TrainedFold
 from autoseg.records.workspace import Paths
 from autoseg.storage.arrays import read_array
 from autoseg.training.task import Task, new_learner
+from autoseg.training.tiers import TierChoice
 from tests.inference.whole import write_probabilities
 from tests.pipeline.tiny import FOLDS, SHORT, prepare, weights_of
 
@@ -198,7 +199,7 @@ def test_voxels_from_disk_and_memory_are_the_same(base: tuple[Paths, Plan], monk
     weights = []
     for tier in ("memory", "disk"):
         with monkeypatch.context() as patch:
-            patch.setattr("autoseg.training.source.choose_tier", lambda *_, tier=tier: tier)
+            patch.setattr("autoseg.training.source.tier_here", lambda *_, tier=tier: TierChoice(tier, ""))
             train(paths, changed, name, "0", SHORT)
         weights.append(weights_of(paths.fold("tiers", name, "0")))
         shutil.rmtree(paths.fold("tiers", name, "0"))

@@ -16,8 +16,9 @@ from autoseg.training.batches import Sampler, draw_batch
 from autoseg.training.hard_cases import CaseLosses, HardCases
 from autoseg.training.loop import train_network
 from autoseg.training.schedule import TrainingSchedule
-from autoseg.training.source import READ_AHEAD, Tier
+from autoseg.training.source import READ_AHEAD
 from autoseg.training.stopping import StopRequest
+from autoseg.training.tiers import Tier
 from tests.training.test_loop import StopAfter, _digest
 from tests.training.tools import RECIPE, make_learner, make_sampler, make_source, scaled
 

@@ -17,12 +17,13 @@ from autoseg.records.recipe import CascadeAugmentation, Mirroring, Optimizer
 from autoseg.training.batches import Batch, Sampler, batches
 from autoseg.training.learner import Learner, build_learner, train_step
 from autoseg.training.schedule import Precision
-from autoseg.training.source import Source, Tier, TrainingCase
+from autoseg.training.source import Source, TrainingCase
+from autoseg.training.tiers import Tier
 from tests.fake_gpu import GPU, WAITS, fake_gpu, on_gpu
 from tests.training.tools import LABELS, RECIPE, SPEC
 
 SHAPES: tuple[IntTriple, ...] = ((20, 24, 22), (9, 30, 17))  # the second is smaller than some of the patches
-NUM_STEPS = 4
+NUM_STEPS = 7  # more than are made ahead
 SMALL = 2**16
 """Bytes up to which the driver takes what is not pinned without waiting."""
 
@@ -66,9 +67,10 @@ def test_batches_of_cases_on_the_gpu_wait_for_nothing(policy: str, patch: IntTri
     assert all(copy.nbytes < SMALL for copy in watch.copies), "bases, profiles, tables"
 
 
+@pytest.mark.parametrize("tier", ["memory", "disk"])
 @pytest.mark.parametrize("policy", ["nnunet", "none"])
-def test_batches_from_main_memory_go_over_pinned(policy: str) -> None:
-    source = source_of("memory")  # real tensors: its thread knows nothing of fake ones
+def test_batches_from_elsewhere_go_over_pinned(policy: str, tier: Tier) -> None:
+    source = source_of(tier)  # real tensors: its threads know nothing of fake ones
     with fake_gpu() as watch:
         _check_batches(sampler_of(policy, (16, 16, 16), source))
     crops = [copy for copy in watch.copies if copy.is_pinned]
