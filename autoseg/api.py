@@ -134,8 +134,8 @@ class LoadedModel:
     def segment_volume(self, volume: Volume, probabilities: bool = False, scratch: Path | None = None) -> Segmentation:
         """Segment an image as readers give it; otherwise as `segment`.
 
-        What the folds say is kept inside the folder `scratch` meanwhile where post-processing or the caller wants it;
-        by default in the system's temporary folder.
+        The folds' probabilities are kept inside the folder `scratch` meanwhile where post-processing or the caller
+        wants them; by default in the system's temporary folder.
         """
         predictor = replace(self.predictor, saves_probabilities=probabilities)
         grids = prepare_volume(predictor, "image", volume)
@@ -144,9 +144,9 @@ class LoadedModel:
         first, maps = predictor.models[0], list[Maps]()
         meta = grids[first.configuration].meta
 
-        def keep(said: FoldPredictions) -> None:
-            said.keep(said.folder)
-            maps.append(_read_maps(said.folder, meta.id, self.scheme))
+        def keep(predictions: FoldPredictions) -> None:
+            predictions.keep(predictions.folder)
+            maps.append(_read_maps(predictions.folder, meta.id, self.scheme))
 
         grid = partial(grid_of_image, volume.array, meta, first.plan, first.configuration)
         folder = Path(tempfile.gettempdir()) if scratch is None else scratch

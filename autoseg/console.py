@@ -21,13 +21,13 @@ def configure(quiet: bool, warn: bool = True) -> None:
 
 
 def say(message: str) -> None:
-    """One line of information for the person at the terminal."""
+    """One line of information for the user at the terminal."""
     if not _state["quiet"]:
         print(message, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def warn(message: str) -> None:
-    """One line that the person should act on; shown even when quiet."""
+    """One line that the user should act on; shown even when quiet."""
     if _state["warn"]:
         print(f"warning: {message}", file=sys.stderr, flush=True)  # noqa: T201
 

@@ -1,7 +1,7 @@
-"""What one large case needs of memory, stage by stage: read and prepared, exported and written, heard by a rule.
+"""Memory of one large case, stage by stage: read and prepared, exported and written, post-processed by a rule.
 
     python benchmarks/case_memory.py [--slices 250] [--size 512] [--heads 30] [--zoom 1.25] [--ending .nii.gz]
-        [--free-gib 0.1] [--stages prepare export listen]
+        [--free-gib 0.1] [--stages prepare export postprocess]
 
 The case is a CT (int16, air around a body of blocks of different brightness); logits are made up row by row, so that
 no network's time and memory is in it. Each stage runs in a process of its own whose resident memory that is no file's
@@ -10,7 +10,7 @@ of the file. Prints one JSON line a stage. With `PYTHONPATH` another version of 
 
 prepare  read the file, turn, crop, normalise, bring to a grid whose voxels are `--zoom` times as long
 export   logits of `--heads` heads on that grid to labels, and these to a file, which is read back and compared
-listen   logits of two folds to labels after a rule of components that judges by each fold's probabilities;
+postprocess  logits of two folds to labels after a rule of components that judges by each fold's probabilities;
          `all_heads_gib` is what the probabilities of one fold would take in float16
 """
 
@@ -37,7 +37,7 @@ from autoseg.records.postprocessing import ComponentRule, ComponentSettings, Lea
 from autoseg.records.results import PostprocessingRule, PreprocessedCase
 from autoseg.spatial.resampling import resampled_shape
 
-STAGES = ("prepare", "export", "listen")
+STAGES = ("prepare", "export", "postprocess")
 NETWORK = NetworkSpec(
     architecture="plain_unet",
     features_per_stage=(2,),
@@ -103,7 +103,7 @@ def export(folder: Path, shape: IntTriple, options: argparse.Namespace) -> None:
     write_label(folder / f"out{options.ending}", labels.to_file(found), meta.geometry)
 
 
-def listen(folder: Path, shape: IntTriple, options: argparse.Namespace) -> None:
+def postprocess(folder: Path, shape: IntTriple, options: argparse.Namespace) -> None:
     import torch
 
     from autoseg.inference.export import native_windows, probability_depth
@@ -126,7 +126,7 @@ def listen(folder: Path, shape: IntTriple, options: argparse.Namespace) -> None:
         counts={},
         scores=(),
     )
-    model: Any = SimpleNamespace(plan=plan, networks=(0, 1))  # all that is asked of it once it has spoken
+    model: Any = SimpleNamespace(plan=plan, networks=(0, 1))  # all that is read of it after the networks ran
     predictor = Predictor((model,), PostprocessingRule(components=components), torch.device("cpu"))
     depth = probability_depth(options.heads, shape)
     folds = (native_windows(logit_rows(meta, options.heads, seed), meta, depth) for seed in (1, 2))
@@ -165,7 +165,7 @@ def measure(stage: str, folder: Path, options: argparse.Namespace) -> dict[str, 
     watcher = threading.Thread(target=watch)
     watcher.start()
     cpu = time.process_time()
-    {"prepare": prepare, "export": export, "listen": listen}[stage](folder, shape, options)
+    {"prepare": prepare, "export": export, "postprocess": postprocess}[stage](folder, shape, options)
     cpu = time.process_time() - cpu
     done.set()
     watcher.join()

@@ -63,19 +63,19 @@ def make_case(num_components: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
 
 
 def run_ours(case: tuple[np.ndarray, ...]) -> tuple[np.ndarray, int]:
-    from autoseg.inference.probability_reader import ProbabilityReader
+    from autoseg.inference.probability_reader import FoldPrediction, ProbabilityReader
     from autoseg.postprocessing.features import CaseGrid, feature_names, measure
     from autoseg.postprocessing.find import find_components
     from autoseg.records.labels import LabelScheme
     from autoseg.records.postprocessing import ComponentSettings
 
     probabilities, classes, image, disagreement = case
-    said = ProbabilityReader(probabilities.shape, lambda rows: probabilities[:, rows])
+    reader = ProbabilityReader(probabilities.shape, lambda rows: probabilities[:, rows])
     labels = LabelScheme(class_names=("background", "organ", "lesion"), class_values=(0, 1, 2), num_entries=3)
     settings = ComponentSettings(restore_thresholds=THRESHOLDS, max_candidates=10_000)
     grid = CaseGrid(image[None], ((0.0, 20.0),), SPACING_MM, False)
-    found = find_components(classes, said, labels, settings)
-    table = measure(found, classes, [(said, disagreement)], labels, grid, settings.ring_mm)
+    found = find_components(classes, reader, labels, settings)
+    table = measure(found, classes, [FoldPrediction(reader, disagreement)], labels, grid, settings.ring_mm)
     names = feature_names(1)
     return table[:, [names.index("volume_mm3"), names.index("probability_mean")]], int(found.is_decided.sum())
 

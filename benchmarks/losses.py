@@ -22,7 +22,7 @@ from statistics import stdev
 from typing import NamedTuple
 
 import numpy as np
-from paired_trainings import add_options, mean_over_seeds, numbers
+from paired_trainings import add_options, mean_over_seeds, numbers, phantoms
 
 from autoseg.datasets.pairs import on_grid_of
 from autoseg.images.formats import output_ending
@@ -189,9 +189,7 @@ def main() -> None:
     add_options(parser, "losses", iterations=1000)
     options = parser.parse_args()
     if options.dataset == "phantoms":
-        options.dataset = options.work / "data" / f"phantoms_{options.cases}"
-        if not options.dataset.is_dir():
-            autoseg("phantoms", str(options.dataset), "--cases", str(options.cases))
+        options.dataset = phantoms(options, seed=0)  # those of the results that are kept
     paths = Paths(folder=options.work / Path(options.dataset).name)
     results = {}
     for loss in options.losses:

@@ -25,9 +25,10 @@ def add_options(parser: argparse.ArgumentParser, name: str, iterations: int = 20
     parser.add_argument("--work", type=Path, default=Path("autoseg_work") / name)
 
 
-def phantoms(options: argparse.Namespace) -> Path:
+def phantoms(options: argparse.Namespace, seed: int = 1) -> Path:
     """Phantoms with a rare class, drawn if they are not there."""
-    return write_phantoms(options.work / "data" / f"Phantoms{options.cases}", options.cases, seed=1)
+    name = f"Phantoms{options.cases}" + (f"_seed{seed}" if seed != 1 else "")
+    return write_phantoms(options.work / "data" / name, options.cases, seed=seed)
 
 
 def train_counted(

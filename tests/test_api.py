@@ -103,7 +103,7 @@ def test_a_picture(tmp_path: Path) -> None:
     assert found.maps.folds is None
 
 
-def test_a_folder_of_configurations_is_an_ensemble_and_a_cascade_speaks_for_its_stages(tmp_path: Path) -> None:
+def test_a_folder_of_configurations_is_an_ensemble_and_a_cascade_stands_for_its_stages(tmp_path: Path) -> None:
     plan = make_plan(names=("3d_fullres", "3d_lowres", "3d_cascade_fullres"))
     for name in ("3d_fullres", "3d_lowres"):
         write_fold(tmp_path / "plan" / name / "fold_0", plan, name)

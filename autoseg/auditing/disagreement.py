@@ -42,7 +42,7 @@ class Part:
     """Target that the reference has in most of a missed part; None: background, or an extra part."""
     volume_mm3: float
     confidence: float
-    """Mean probability of what the prediction says, 0.5 to 1."""
+    """Mean probability of the predicted answer, 0.5 to 1."""
     gain: float
     """Soft Dice that following the prediction in this part would add."""
     weight_mm3: float
@@ -95,10 +95,10 @@ def find_parts(evidence: Evidence, thresholds: Sequence[float], tolerance_mm: fl
         kind: SuspicionKind = "missed_part" if target.voxels else "missing_class"
         parts += _parts(evidence, kind, number, missed[number], others)
         # Where the reference has another target instead, that target's missed part says the same and more.
-        told = np.zeros_like(target.reference)
+        explained = np.zeros_like(target.reference)
         for other in range(len(evidence.targets)):
-            told |= missed[other] if other != number else False
-        parts += _parts(evidence, "extra_part", number, extra[number] & ~told, others)
+            explained |= missed[other] if other != number else False
+        parts += _parts(evidence, "extra_part", number, extra[number] & ~explained, others)
     return parts
 
 
@@ -160,8 +160,8 @@ def _parts(
     where = numbers[mask]
     sizes = np.bincount(where, minlength=count + 1)
     sums = np.bincount(where, weights=probability[mask], minlength=count + 1)
-    said = sizes - sums if kind == "extra_part" else sums
-    weights = 2 * said - sizes
+    confident = sizes - sums if kind == "extra_part" else sums
+    weights = 2 * confident - sizes
     found = []
     for component in np.argsort(-weights[1:], kind="stable")[:_MOST_PARTS] + 1:
         points = np.argwhere(numbers == component)
@@ -176,7 +176,7 @@ def _parts(
                 target=number,
                 other=None if most < 0 or kind == "extra_part" else most,
                 volume_mm3=size * evidence.voxel_mm3,
-                confidence=float(said[component]) / size,
+                confidence=float(confident[component]) / size,
                 gain=max(0.0, _dice_after(target, change * inside, change * size) - target.dice()),
                 weight_mm3=float(weights[component]) * evidence.voxel_mm3,
                 centre=(float(centre[0]), float(centre[1]), float(centre[2])),

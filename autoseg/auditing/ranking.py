@@ -53,7 +53,7 @@ Key = tuple[SuspicionKind, tuple[int, ...] | None]
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the held-out prediction of a case says about its reference."""
+    """How the held-out prediction of a case differs from its reference."""
 
     corrections: tuple[Correction, ...]
     parts: tuple[tuple[Part, IntTriple], ...]
@@ -84,7 +84,7 @@ def rank_cases(
 
     Args:
         facts: case -> what its labels say alone.
-        predictions: case -> what its held-out prediction says; any of the cases.
+        predictions: case -> its held-out prediction; any of the cases.
         names: of the targets.
         pairs: positions of targets that are a left and a right of the same thing.
     """
@@ -241,7 +241,7 @@ def _from_volumes(
         }
         against = unusualness(ratios, _LOG_VOLUME_FLOOR, has_habits=True)
         for case, score in unusualness(logs, _LOG_VOLUME_FLOOR, has_habits=True).items():
-            # A prediction as unusual as the reference speaks for it: both must say that the volume is odd.
+            # A prediction as unusual as the reference supports it: both must find the volume odd.
             found = predictions[case].volumes_mm3[target] if case in predictions else None
             least = min(abs(score), abs(against[case])) if case in against else abs(score)
             is_opposed = case in against and against[case] * score < 0

@@ -1,6 +1,6 @@
 """The previous stage's one-hot segmentation of a patch in, a plausibly wrong one out.
 
-The second stage of a cascade would otherwise learn to copy what the first stage said. As in nnU-Net, labels are
+The second stage of a cascade would otherwise learn to copy the first stage's answer. As in nnU-Net, labels are
 dilated, eroded, opened or closed with a ball, and single components are removed. Labels take turns in random order;
 voxels that a label gains are taken from all others, voxels that it loses become background.
 

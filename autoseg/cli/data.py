@@ -78,20 +78,13 @@ def plan(
     from autoseg.pipeline import plan as stage
 
     workspace = o.start(work, quiet)
+    options = stage.PlanOptions(preset, name, set_ or [], gpu_memory, o.device_kind(device))
     if from_fingerprint is not None:
         if dataset_json is None:
             raise UsageError("--from-fingerprint needs --dataset-json as well (labels and channel names).")
         if like is not None:
             raise UsageError("--like plans a DATASET; it cannot be used with --from-fingerprint.")
-        record = stage.plan_from_files(
-            from_fingerprint,
-            dataset_json,
-            preset=preset,
-            name=name,
-            settings=set_ or [],
-            gpu_memory_gib=gpu_memory,
-            device_kind=o.device_kind(device),
-        )
+        record = stage.plan_from_files(from_fingerprint, dataset_json, options)
         o.show(record.model_dump(mode="json"), as_json, o.describe_plan(record))
         return
     if dataset is None:
@@ -99,16 +92,7 @@ def plan(
     from autoseg.pipeline.ingest import ingest
 
     paths = ingest(dataset, workspace)
-    record = stage.plan(
-        paths,
-        preset=preset,
-        name=name,
-        settings=set_ or [],
-        gpu_memory_gib=gpu_memory,
-        device_kind=o.device_kind(device),
-        overwrite=overwrite,
-        like=like,
-    )
+    record = stage.plan(paths, options, overwrite=overwrite, like=like)
     following = f"autoseg preprocess {paths.folder.name}{o.plan_option(paths, record.name)}"
     if like is not None:
         following += f"   and   {o.first_training(paths, record)} --from {like}"

@@ -14,6 +14,7 @@ import typer
 
 from autoseg import console
 from autoseg.errors import UsageError
+from autoseg.reporting.intervals import mean_text
 
 if TYPE_CHECKING:
     from autoseg.records.plan import Plan
@@ -173,8 +174,4 @@ def next_training(paths: Paths, plan: Plan) -> str:
 
 def interval(aggregate: Aggregate) -> str:
     """A mean with its 95 % interval as text."""
-    if aggregate.mean is None:
-        return "not defined"
-    if aggregate.low is None or aggregate.high is None:
-        return f"{aggregate.mean:.4f}"
-    return f"{aggregate.mean:.4f} [{aggregate.low:.4f}, {aggregate.high:.4f}]"
+    return mean_text(aggregate, 4, undefined="not defined")

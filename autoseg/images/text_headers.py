@@ -95,8 +95,8 @@ class TextHeader(NamedTuple):
     def byte_order(self) -> Literal["<", ">"] | None:
         """`<` or `>`; None: the header does not say."""
         names = ("endian",) if self.is_nrrd else ("elementbyteordermsb", "binarydatabyteordermsb")
-        said = next((self.fields[name] for name in names if name in self.fields), "")
-        return _ENDIAN.get(said.lower())
+        value = next((self.fields[name] for name in names if name in self.fields), "")
+        return _ENDIAN.get(value.lower())
 
     @property
     def is_plain(self) -> bool:

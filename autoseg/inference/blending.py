@@ -2,7 +2,7 @@
 
 Between the starts and ends of tiles along z lie blocks of rows that tiles cover whole. A block is made when the first
 tile touches it and given away when the last one has: never more than about one patch of rows exists, however long the
-volume is. What is said of one tile (in its mirrorings, by several networks) is averaged first and added once.
+volume is. The answers for one tile (in its mirrorings, of several networks) are averaged first and added once.
 
 Sums are float32. nnU-Net's are float16, and round: a model that is to say what it says there (`tile_weights` of the
 plan) sums in float16 too, tile by tile in the same order.
@@ -53,7 +53,7 @@ class Blend:
         self.tile[channel : channel + len(values)] += values
 
     def finish(self, start: IntTriple) -> None:
-        """The present tile, which begins at `start`, has all that is said of it: its weighted mean joins the sums."""
+        """The present tile, which begins at `start`, has all its answers: its weighted mean joins the sums."""
         assert self.tile is not None, "nothing was added to the tile"
         for total, count in zip(self.tile, self.counts, strict=True):
             total /= count

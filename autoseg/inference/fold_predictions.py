@@ -1,9 +1,9 @@
-"""Loaded models and one case in, its segmentation out, and what each fold model says of it, one at a time.
+"""Loaded models and one case in, its segmentation and the probabilities of each fold out.
 
-Learned post-processing looks at the models one by one, after the components of their joint segmentation are known.
-All networks work on the same rows at a time, and what each says is written to a folder as it comes, and read from
-there piece by piece, so that memory holds no probabilities but those of one window. Only what somebody will read is
-written.
+Learned post-processing looks at the folds one by one, after the components of the ensemble's segmentation are known.
+All networks work on the same rows at a time, and the probabilities of each are written to a folder as they come, and
+read from there piece by piece, so that memory holds no probabilities but those of one window. Only what will be read
+is written.
 """
 
 import os
@@ -33,7 +33,7 @@ from autoseg.inference.labelling import logits_to_labels
 from autoseg.inference.model import Model
 from autoseg.inference.padding import PaddedImage
 from autoseg.inference.predictor import OnGrid, Watch, Windows, network_input, network_rows
-from autoseg.inference.probability_reader import ProbabilityReader, in_file, mean_reader
+from autoseg.inference.probability_reader import FoldPrediction, ProbabilityReader, in_file, mean_reader
 from autoseg.inference.sliding_window import probability_distance
 from autoseg.inference.store import (
     disagreement_path,
@@ -48,55 +48,52 @@ from autoseg.records.labels import LabelScheme
 from autoseg.records.results import PreprocessedCase
 from autoseg.storage.arrays import read_array
 
-_ALL = "all"
-"""Name of what the ensemble says, beside `<model>_<fold>`."""
+_ENSEMBLE = "all"
+"""Name of the ensemble's files, beside `<model>_<fold>`."""
 
 
 @dataclass(frozen=True)
 class FoldPredictions:
-    """One case, segmented by an ensemble that can still be asked one by one."""
+    """One case, segmented by an ensemble, with the prediction of each of its folds."""
 
     labels: Labels
     """`Z Y X` int16 internal class numbers on the grid of the image file."""
     meta: PreprocessedCase
     """Of the first model; crop and turn are the same for all."""
     folder: Path
-    """Holds the probabilities of each model and fold, and of all together."""
+    """Holds the probabilities of each model and fold, and of the ensemble."""
     num_folds: tuple[int, ...]
     """Of each model."""
 
     @property
     def probabilities(self) -> ProbabilityReader:
         """Of the ensemble, read from `folder`."""
-        return in_file(probabilities_path(self.folder, _ALL))
+        return in_file(probabilities_path(self.folder, _ENSEMBLE))
 
-    def voices(self) -> Iterator[tuple[ProbabilityReader, Disagreement | None]]:
-        """Probabilities and mirroring disagreement of each fold; of several configurations the mean of that fold.
+    def folds(self) -> Iterator[FoldPrediction]:
+        """The prediction of each fold; of several configurations the mean of that fold.
 
         That is what the out-of-fold prediction of a case was: one fold of each configuration. A configuration with
-        fewer folds begins again with its first. They are there if `predict_folds` was told that they would be
-        listened to.
+        fewer folds begins again with its first. They are there if `predict_folds` was called with `per_fold`.
         """
         for fold in range(max(self.num_folds)):
             names = [f"{model}_{fold % count}" for model, count in enumerate(self.num_folds)]
-            names = names if sum(self.num_folds) > 1 else [_ALL]
+            names = names if sum(self.num_folds) > 1 else [_ENSEMBLE]
             probabilities = [in_file(probabilities_path(self.folder, name)) for name in names]
             files = [disagreement_path(self.folder, name) for name in names]
-            yield (
-                mean_reader(probabilities),
-                mean_disagreement([read_array(f) if f.is_file() else None for f in files]),
-            )
+            disagreements = [read_array(f) if f.is_file() else None for f in files]
+            yield FoldPrediction(mean_reader(probabilities), mean_disagreement(disagreements))
 
     def keep(self, output: Path) -> None:
-        """Move what the ensemble says from `folder` to `output` on the same disk: the files of `inference.store`."""
+        """Move the ensemble's files of `inference.store` from `folder` to `output` on the same disk."""
         for path in (probabilities_path, disagreement_path, folds_path):
-            if path(self.folder, _ALL).is_file():
-                os.replace(path(self.folder, _ALL), path(output, self.meta.id))
+            if path(self.folder, _ENSEMBLE).is_file():
+                os.replace(path(self.folder, _ENSEMBLE), path(output, self.meta.id))
         write_record(meta_path(output, self.meta.id), self.meta)
 
 
 def fold_windows(models: Sequence[Model], grids: Mapping[str, OnGrid], device: torch.device) -> Iterator[Windows]:
-    """What each fold of each model says about one case; arguments and errors as for `case_windows`.
+    """Logits of each fold of each model for one case; arguments and errors as for `case_windows`.
 
     Yields:
         The window of the same rows of each fold, all folds of the first model first.
@@ -119,10 +116,10 @@ def predict_folds(
     folder: Path,
     watch: Watch | None = None,
     *,
-    heard: bool = True,
+    per_fold: bool = True,
     kept: bool = True,
 ) -> FoldPredictions:
-    """Segment one case as `predictor.segmentation` does and keep what each fold says in `folder`.
+    """Segment one case as `predictor.segmentation` does and write the folds' probabilities to `folder`.
 
     Args:
         windows: as `fold_windows` yields them.
@@ -131,7 +128,7 @@ def predict_folds(
         labels: scheme of the heads.
         folder: empty; the caller removes it.
         watch: is shown the case as `predictor.segmentation` shows it; the disagreement is the mean of the folds' own.
-        heard: whether `FoldPredictions.voices` will be asked for.
+        per_fold: whether `FoldPredictions.folds` will be asked for.
         kept: whether `FoldPredictions.keep` will be called.
 
     Raises:
@@ -140,9 +137,9 @@ def predict_folds(
     """
     native, cropped = blank_labels(meta)
     with ExitStack() as files:
-        keeper = _Keeper(files, folder, num_folds, meta, labels, heard, kept)
+        writers = _Writers(files, folder, num_folds, meta, labels, per_fold, kept)
         for together in windows:
-            cropped[together[0].where] = keeper.take(together, watch).cpu().numpy()
+            cropped[together[0].where] = writers.put_windows(together, watch).cpu().numpy()
     return FoldPredictions(labels=native, meta=meta, folder=folder, num_folds=tuple(num_folds))
 
 
@@ -154,7 +151,7 @@ def mean_logits(folds: Sequence[Tensor]) -> Tensor:
     return torch.stack([logits.to(where) for logits in folds]).mean(0)
 
 
-class _Keeper:
+class _Writers:
     """The open files of one case."""
 
     def __init__(
@@ -164,56 +161,58 @@ class _Keeper:
         num_folds: Sequence[int],
         meta: PreprocessedCase,
         labels: LabelScheme,
-        heard: bool,
+        per_fold: bool,
         kept: bool,
     ) -> None:
         self.files, self.folder, self.num_folds, self.meta, self.labels = files, folder, num_folds, meta, labels
-        self.folds_apart, self.kept = heard and sum(num_folds) > 1, kept  # one fold alone says what all say
-        self.all_mirrorings = kept or not self.folds_apart
+        self.per_fold, self.kept = per_fold and sum(num_folds) > 1, kept  # one fold alone is the ensemble
+        self.all_mirrorings = kept or not self.per_fold
         names = [f"{model}_{fold}" for model, count in enumerate(num_folds) for fold in range(count)]
         self.put_probabilities = {
             name: files.enter_context(
                 probability_writer(
-                    probabilities_path(folder, name), labels.num_heads, meta, durable=kept and name == _ALL
+                    probabilities_path(folder, name), labels.num_heads, meta, durable=kept and name == _ENSEMBLE
                 )
             )
-            for name in [*(names if self.folds_apart else []), _ALL]
+            for name in [*(names if self.per_fold else []), _ENSEMBLE]
         }
         self.put_bytes: dict[Path, Callable[[slice, Disagreement], None]] = {}
 
-    def take(self, together: Windows, watch: Watch | None) -> Tensor:
+    def put_windows(self, together: Windows, watch: Watch | None) -> Tensor:
         """Write one window of every fold and return its classes."""
         rows, remaining, labels = together[0].where, iter(together), self.labels
-        means, apart, between, everyone = [], [], [], []
+        means, disagreements, distances, all_disagreements = [], [], [], []
         logits = torch.empty(0)
         for model, count in enumerate(self.num_folds):
             folds = [next(remaining) for _ in range(count)]
             values = [head_values(window, labels.num_heads) for window in folds]
-            said = [to_probabilities(one, labels) for one in values]
+            probabilities = [to_probabilities(one, labels) for one in values]
             own = [to_disagreement(window, labels.num_heads) for window in folds]
-            if self.folds_apart:
-                self._put_folds(model, rows, said, own)
+            if self.per_fold:
+                self._put_folds(model, rows, probabilities, own)
             logits = mean_logits(values)
             means.append(to_probabilities(logits, labels))
-            everyone += own
-            apart.append(mean_disagreement(own))
+            all_disagreements += own
+            disagreements.append(mean_disagreement(own))
             if self.kept and count > 1:
-                between += [probability_distance(one.float(), means[-1].float(), labels) for one in said]
-        self.put_probabilities[_ALL](rows, mean_probabilities([mean.numpy() for mean in means]))
+                distances += [probability_distance(one.float(), means[-1].float(), labels) for one in probabilities]
+        self.put_probabilities[_ENSEMBLE](rows, mean_probabilities([mean.numpy() for mean in means]))
         if self.all_mirrorings:
-            self._put(disagreement_path(self.folder, _ALL), rows, mean_disagreement(everyone))
-        if between:
-            stored = (torch.stack(between).mean(0) * 255).round_().clamp_(0, 255).byte().numpy()
-            self._put(folds_path(self.folder, _ALL), rows, stored)
+            self._put(disagreement_path(self.folder, _ENSEMBLE), rows, mean_disagreement(all_disagreements))
+        if distances:
+            stored = (torch.stack(distances).mean(0) * 255).round_().clamp_(0, 255).byte().numpy()
+            self._put(folds_path(self.folder, _ENSEMBLE), rows, stored)
         if watch is not None:
-            watch(means, [one for one in apart if one is not None])
+            watch(means, [one for one in disagreements if one is not None])
         return logits_to_labels(logits, labels, threshold=0.0) if len(means) == 1 else mean_to_labels(means, labels)
 
-    def _put_folds(self, model: int, rows: slice, said: Sequence[Tensor], own: Sequence[Disagreement | None]) -> None:
-        """Write what each fold of a model says of a window."""
-        for fold, (probabilities, disagreement) in enumerate(zip(said, own, strict=True)):
+    def _put_folds(
+        self, model: int, rows: slice, probabilities: Sequence[Tensor], disagreements: Sequence[Disagreement | None]
+    ) -> None:
+        """Write the probabilities of each fold of a model in a window, and the disagreement of its mirrorings."""
+        for fold, (values, disagreement) in enumerate(zip(probabilities, disagreements, strict=True)):
             name = f"{model}_{fold}"
-            self.put_probabilities[name](rows, probabilities.numpy())
+            self.put_probabilities[name](rows, values.numpy())
             self._put(disagreement_path(self.folder, name), rows, disagreement)
 
     def _put(self, path: Path, rows: slice, values: Disagreement | None) -> None:
@@ -221,6 +220,6 @@ class _Keeper:
         if values is None:
             return
         if path not in self.put_bytes:
-            durable = self.kept and _ALL in path.name
+            durable = self.kept and _ENSEMBLE in path.name
             self.put_bytes[path] = self.files.enter_context(disagreement_writer(path, self.meta, durable))
         self.put_bytes[path](rows, values)

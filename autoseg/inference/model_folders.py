@@ -61,7 +61,7 @@ def folds_in(folder: Path) -> list[Path]:
 def configurations_in(folder: Path) -> list[list[Path]]:
     """Fold folders of each configuration of a model folder that `open_model` yielded.
 
-    A stage before a cascade that lies beside it speaks through the cascade alone.
+    The previous stage of a cascade that lies beside it predicts as part of the cascade alone.
     """
     own = folds_in(folder)
     return [own] if own else [fold_folders(path) for path in _predicting(_folders_below(folder))]
@@ -73,14 +73,14 @@ def previous_stage(fold: Path) -> str | None:
     return plan.configurations[trained.configuration].previous_stage  # type: ignore[index]
 
 
-def _checked(folder: Path, told: Path) -> Paths | Path:
+def _checked(folder: Path, named: Path) -> Paths | Path:
     """A folder laid out like a dataset's as its paths, any other as it is; ModelError where no fold is trained."""
     paths = Paths(folder=folder) if (folder / MODELS).is_dir() else None
     if folds_in(folder) or _folders_below(folder if paths is None else paths):
         return folder if paths is None else paths
-    fault = "holds no trained fold" if told.exists() else "does not exist"
+    fault = "holds no trained fold" if named.exists() else "does not exist"
     raise ModelError(
-        f"{told} {fault}: expected a model, that is a zip from `autoseg pack`, or a folder with fold.json in it or in "
+        f"{named} {fault}: expected a model, that is a zip from `autoseg pack`, or a folder with fold.json in it or in "
         "its fold_* folders."
     )
 
@@ -108,17 +108,17 @@ def _inside(folder: Path, name: Path, archive: Path) -> Path:
     raise UsageError(f"{archive} holds no model {name}, or several of that name. {_listed(where, archive)}")
 
 
-def _listed(where: Paths | Path, told: Path) -> str:
+def _listed(where: Paths | Path, named: Path) -> str:
     """How the models in a folder or zip are named."""
-    names = [_path_of(folder, where, told) for folder in _folders_below(where)]
+    names = [_path_of(folder, where, named) for folder in _folders_below(where)]
     return f"It holds {', '.join(names)}." if names else "Name the zip alone."
 
 
-def _path_of(folder: Path, where: Paths | Path, told: Path) -> str:
-    """The path by which a configuration's folder below `where` is named, where that was called `told`."""
+def _path_of(folder: Path, where: Paths | Path, named: Path) -> str:
+    """The path by which a configuration's folder below `where` is named, where that was called `named`."""
     if isinstance(where, Paths):
-        return str(told / folder.relative_to(where.folder if told.is_dir() else where.folder / MODELS))
-    return str(told / folder.relative_to(where))
+        return str(named / folder.relative_to(where.folder if named.is_dir() else where.folder / MODELS))
+    return str(named / folder.relative_to(where))
 
 
 def _folders_below(where: Paths | Path) -> list[Path]:
@@ -137,7 +137,7 @@ def _name(folder: Path) -> str:
     return read_fold(fold_folders(folder)[0])[1].configuration
 
 
-def _one_configuration(where: Paths | Path, name: str | None, told: Path) -> Path:
+def _one_configuration(where: Paths | Path, name: str | None, named: Path) -> Path:
     if isinstance(where, Path) and folds_in(where):
         return where
     folders = _folders_below(where)
@@ -150,5 +150,5 @@ def _one_configuration(where: Paths | Path, name: str | None, told: Path) -> Pat
     for choice in ([folder for folder in folders if _name(folder) == name], predicting):
         if len(choice) == 1:
             return choice[0]
-    names = ", ".join(_path_of(folder, where, told) for folder in folders)
-    raise UsageError(f"{told} holds several models: name one, {names}.")
+    names = ", ".join(_path_of(folder, where, named) for folder in folders)
+    raise UsageError(f"{named} holds several models: name one, {names}.")

@@ -28,7 +28,7 @@ from autoseg.inference.export import (
 from autoseg.inference.labelling import logits_to_labels, logits_to_labels_into
 from autoseg.inference.model import Model, with_previous
 from autoseg.inference.padding import PaddedImage
-from autoseg.inference.sliding_window import predict_rows, prediction_precision
+from autoseg.inference.sliding_window import configured_window, predict_rows
 from autoseg.records.labels import LabelScheme
 from autoseg.records.plan import Plan
 from autoseg.records.results import PreprocessedCase
@@ -99,21 +99,10 @@ def _preparation(model: Model) -> object:
 def network_rows(
     model: Model, networks: Sequence[nn.Module], image: Tensor | PaddedImage, device: torch.device
 ) -> Iterator[Tensor]:
-    """What some of a model's networks together say about an image (`network_input`), rows as `predict_rows` yields."""
-    labels, settings = model.plan.labels, model.settings
-    return predict_rows(
-        networks,
-        image,
-        settings.patch_zyx,
-        labels.num_heads,
-        settings.recipe.mirroring,
-        labels,
-        device,
-        model.step,
-        precision=prediction_precision(settings.recipe, device),
-        has_previous=model.previous is not None,
-        tile_weights=settings.tile_weights,
-    )
+    """Mean logits of some of a model's networks of an image (`network_input`), rows as `predict_rows` yields."""
+    has_previous = model.previous is not None
+    window = configured_window(model.settings, model.plan.labels, device, has_previous=has_previous, step=model.step)
+    return predict_rows(networks, image, window, device)
 
 
 def network_input(model: Model, grids: Mapping[str, OnGrid], device: torch.device) -> Tensor:
@@ -140,7 +129,7 @@ def network_input(model: Model, grids: Mapping[str, OnGrid], device: torch.devic
 def case_windows(
     models: Sequence[Model], grids: Mapping[str, OnGrid], device: torch.device, whole: bool = False
 ) -> Iterator[Windows]:
-    """What models say about one case, each all its folds together.
+    """Logits of models for one case, of each the mean of its folds.
 
     Args:
         models: one a configuration, networks on `device`.

@@ -8,11 +8,20 @@ candidates and features are made from a slab of rows of all heads. So whoever lo
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from autoseg.inference.export import Labels, Probabilities, mean_probabilities, mean_to_labels, slabs, uncrop
+from autoseg.inference.export import (
+    Disagreement,
+    Labels,
+    Probabilities,
+    mean_probabilities,
+    mean_to_labels,
+    slabs,
+    uncrop,
+)
 from autoseg.records.labels import LabelScheme
 from autoseg.records.results import PreprocessedCase
 from autoseg.storage.arrays import array_shape, read_array
@@ -31,6 +40,14 @@ class ProbabilityReader:
         """All rows in order, a bounded number of values at a time."""
         for rows in slabs(self.shape):
             yield rows, self.read(rows)
+
+
+class FoldPrediction(NamedTuple):
+    """What one fold model predicts of a case."""
+
+    probabilities: ProbabilityReader
+    disagreement: Disagreement | None
+    """Of its mirrorings, `z y x` uint8 on the crop box, 255 for 1; None: it does not mirror."""
 
 
 def in_file(path: Path) -> ProbabilityReader:

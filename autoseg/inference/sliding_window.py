@@ -24,7 +24,7 @@ from autoseg.inference.model import previous_channels
 from autoseg.inference.padding import PaddedImage
 from autoseg.records.geometry import IntTriple
 from autoseg.records.labels import LabelScheme
-from autoseg.records.plan import TileWeights
+from autoseg.records.plan import Configuration, TileWeights
 from autoseg.records.recipe import Mirroring, Recipe
 from autoseg.spatial.tiles import TILE_WEIGHTS, tile_starts
 
@@ -46,56 +46,71 @@ class Job(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Scene:
-    """Everything that stays the same for all tiles of an image."""
+class SlidingWindow:
+    """How an image is cut into tiles, and how the networks' answers about them are averaged."""
 
+    patch_zyx: IntTriple
+    """Tile; `(1, y, x)` for 2-D networks."""
+    labels: LabelScheme
+    """Of the networks' heads; tells which of them a left-right flip exchanges."""
+    mirroring: Mirroring
+    """Axes to mirror, and the classes a flip exchanges."""
+    step: float = 0.5
+    """Distance of tiles as a share of the patch."""
+    tile_batch: int | None = None
+    """Jobs a forward pass; None: by the patch's size and the free memory."""
+    precision: str = "float32"
+    """Arithmetic inside the networks: `float32` (labels then agree between devices but for ties), `bfloat16` or
+    `float16`."""
+    has_previous: bool = False
+    """Whether the image's last channel holds the previous stage's class numbers; networks get one channel a foreground
+    class instead, made tile by tile."""
+    tile_weights: TileWeights = "symmetric"
+    """Key of `TILE_WEIGHTS`, by which tiles are averaged."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A sliding window over one image: everything that stays the same for all its tiles."""
+
+    window: SlidingWindow
     networks: Sequence[nn.Module]
     source: Tensor
     """`C Z Y X`, padded, where tiles are cut."""
-    patch_zyx: IntTriple
     flips: Sequence[Flip]
     """Of every tile, in this order."""
-    labels: LabelScheme
-    mirroring: Mirroring
     channels: Sequence[int]
     """Input channel that answers for each one after a left-right flip."""
     heads: Sequence[int]
-    has_previous: bool
     device: torch.device
 
 
+def configured_window(
+    configuration: Configuration, labels: LabelScheme, device: torch.device, *, has_previous: bool, step: float = 0.5
+) -> SlidingWindow:
+    """The sliding window in which a configuration predicts on `device`, held-out and new cases alike."""
+    return SlidingWindow(
+        patch_zyx=configuration.patch_zyx,
+        labels=labels,
+        mirroring=configuration.recipe.mirroring,
+        step=step,
+        precision=prediction_precision(configuration.recipe, device),
+        has_previous=has_previous,
+        tile_weights=configuration.tile_weights,
+    )
+
+
 def predict_rows(
-    networks: Sequence[nn.Module],
-    image: Tensor | PaddedImage,
-    patch_zyx: IntTriple,
-    num_heads: int,
-    mirroring: Mirroring,
-    labels: LabelScheme,
-    device: torch.device,
-    step: float = 0.5,
-    tile_batch: int | None = None,
-    precision: str = "float32",
-    has_previous: bool = False,
-    tile_weights: TileWeights = "symmetric",
+    networks: Sequence[nn.Module], image: Tensor | PaddedImage, window: SlidingWindow, device: torch.device
 ) -> Iterator[Tensor]:
     """Logits of an image, averaged over tiles, mirrorings and networks, row by row along z; how far mirrorings differ.
 
     Args:
         networks: in eval mode, on `device`; each returns a tuple whose first entry is `N H Z Y X`.
-        image: `C Z Y X` float32 on the network's grid, on any device; see `has_previous`. Padded to `patch_zyx`
-            beforehand, several calls share what is copied to a device.
-        patch_zyx: tile; `(1, y, x)` for 2-D networks.
-        num_heads: channels of the networks' output.
-        mirroring: axes to mirror, and the classes a flip exchanges.
-        labels: scheme, to know which heads a left-right flip exchanges.
+        image: `C Z Y X` float32 on the network's grid, on any device; see `SlidingWindow.has_previous`. Padded to the
+            patch beforehand, several calls share what is copied to a device.
+        window: tiles, mirroring, arithmetic.
         device: where networks run.
-        step: distance of tiles as a share of the patch.
-        tile_batch: jobs a forward pass; None: by the patch's size and the free memory.
-        precision: arithmetic inside the networks: `float32` (labels then agree between devices but for ties),
-            `bfloat16` or `float16`.
-        has_previous: whether the image's last channel holds the previous stage's class numbers; networks get one
-            channel a foreground class instead, made tile by tile.
-        tile_weights: key of `TILE_WEIGHTS`, by which tiles are averaged.
 
     Yields:
         Consecutive rows `H n Y X` in float32 on `device`, or on the CPU where they would not fit; where something is
@@ -107,34 +122,33 @@ def predict_rows(
         ModelError: an output is not finite, or the regions do not follow the classes that `mirroring` exchanges.
         MemoryError: not even the rows being summed fit into the memory.
     """
+    patch_zyx, labels, num_heads = window.patch_zyx, window.labels, window.labels.num_heads
     padded = image if isinstance(image, PaddedImage) else PaddedImage(image, patch_zyx)
     (inner_z, inner_y, inner_x), shape = padded.inner, padded.shape
-    flips = mirror_flips(mirroring, patch_zyx)
+    flips = mirror_flips(window.mirroring, patch_zyx)
     # nnU-Net rounds the sums of each network by itself, and then their mean.
-    groups = [networks] if tile_weights == "symmetric" else [[network] for network in networks]
+    groups = [networks] if window.tile_weights == "symmetric" else [[network] for network in networks]
     channels = num_heads + (len(flips) > 1)
     to_be_copied = 0 if padded.lies_on(device) else padded.num_channels
     layout = choose_layout(to_be_copied, channels * len(groups), shape, patch_zyx, device)
-    scene = _Scene(
-        networks,
-        padded.on(layout.blend_on),
-        patch_zyx,
-        flips,
-        labels,
-        mirroring,
-        channel_permutation(padded.num_channels - has_previous, has_previous, labels, mirroring),
-        head_permutation(labels, mirroring.swap_pairs),
-        has_previous,
-        device,
+    num_image_channels = padded.num_channels - window.has_previous
+    run = _Run(
+        window=window,
+        networks=networks,
+        source=padded.on(layout.blend_on),
+        flips=flips,
+        channels=channel_permutation(num_image_channels, window.has_previous, labels, window.mirroring),
+        heads=head_permutation(labels, window.mirroring.swap_pairs),
+        device=device,
     )
-    starts = sorted(tile_starts(shape, patch_zyx, step), key=lambda start: start[0])
-    weights = TILE_WEIGHTS[tile_weights](patch_zyx).to(layout.blend_on)
-    size = tile_batch or layout.tile_batch
+    starts = sorted(tile_starts(shape, patch_zyx, window.step), key=lambda start: start[0])
+    weights = TILE_WEIGHTS[window.tile_weights](patch_zyx).to(layout.blend_on)
+    size = window.tile_batch or layout.tile_batch
     streams = []
     for group in groups:
         counts = [len(group) * len(flips)] * num_heads + [len(flips) - 1] * (len(flips) > 1)
-        blend = Blend(counts, starts, shape, weights, _SUMS[tile_weights])
-        streams.append(_blended_rows(replace(scene, networks=group), blend, starts, size, precision))
+        blend = Blend(counts, starts, shape, weights, _SUMS[window.tile_weights])
+        streams.append(_blended_rows(replace(run, networks=group), blend, starts, size))
     for together in zip(*streams, strict=True):
         first, rows = together[0]
         if len(together) > 1:
@@ -143,27 +157,26 @@ def predict_rows(
         yield rows[:, inside, inner_y, inner_x].float()
 
 
-def _blended_rows(
-    scene: _Scene, blend: Blend, starts: Sequence[IntTriple], size: int, precision: str
-) -> Iterator[tuple[int, Tensor]]:
+def _blended_rows(run: _Run, blend: Blend, starts: Sequence[IntTriple], size: int) -> Iterator[tuple[int, Tensor]]:
     """Finished rows of the padded volume, in the type of the sums: their start and `C n Y X`."""
     known = unflipped = None
-    for batch in _batches(scene, starts, size):
+    precision = run.window.precision
+    for batch in _batches(run, starts, size):
         # Entered anew for each batch: between two of them the caller's code runs.
-        with torch.inference_mode(), _arithmetic(precision), autocast(scene.device, precision):
-            known, unflipped = _add_batch(scene, batch, blend, known, unflipped)
-            is_last = batch[-1].start == starts[-1] and batch[-1].flip == scene.flips[-1]
+        with torch.inference_mode(), _arithmetic(precision), autocast(run.device, precision):
+            known, unflipped = _add_batch(run, batch, blend, known, unflipped)
+            is_last = batch[-1].start == starts[-1] and batch[-1].flip == run.flips[-1]
             done = blend.take(blend.shape[0] if is_last else batch[-1].start[0])
         yield from done
 
 
-def _batches(scene: _Scene, starts: Iterable[IntTriple], size: int) -> Iterator[list[Job]]:
+def _batches(run: _Run, starts: Iterable[IntTriple], size: int) -> Iterator[list[Job]]:
     """All jobs in order, at a time so many that `size` of them are asked of the networks."""
     batch: list[Job] = []
     num_runs, last = 0, None
     for start in starts:
-        constant = _constant(scene, start)
-        for flip in scene.flips:
+        constant = _constant(run, start)
+        for flip in run.flips:
             runs = constant is None or constant != last
             batch.append(Job(start, flip, constant, runs))
             num_runs, last = num_runs + runs, last if constant is None else constant
@@ -174,49 +187,49 @@ def _batches(scene: _Scene, starts: Iterable[IntTriple], size: int) -> Iterator[
         yield batch
 
 
-def _constant(scene: _Scene, start: IntTriple) -> Constant | None:
+def _constant(run: _Run, start: IntTriple) -> Constant | None:
     """The one value of each channel of a tile, if there is but one and no mirroring changes it."""
-    tile = scene.source[(slice(None), *_box(start, scene.patch_zyx))].flatten(1)
+    tile = run.source[(slice(None), *_box(start, run.window.patch_zyx))].flatten(1)
     if (tile[:, 0] != tile[:, -1]).any():  # nearly always: spares a look at every voxel
         return None
     low, high = tile.aminmax(dim=1)
-    if not torch.equal(low, high) or (scene.has_previous and low[-1] != 0):  # a class may be exchanged for another
+    if not torch.equal(low, high) or (run.window.has_previous and low[-1] != 0):  # a class may be exchanged for another
         return None
     return tuple(low.tolist())
 
 
 def _add_batch(
-    scene: _Scene, batch: Sequence[Job], blend: Blend, known: Tensor | None, unflipped: Tensor | None
+    run: _Run, batch: Sequence[Job], blend: Blend, known: Tensor | None, unflipped: Tensor | None
 ) -> tuple[Tensor | None, Tensor | None]:
     """Ask the networks and add their answers up; the last constant tile's and the last unflipped answer come back."""
-    answers = iter(_ask(scene, [job for job in batch if job.runs]))
-    mirrors = len(blend.counts) > len(scene.heads)
+    answers = iter(_ask(run, [job for job in batch if job.runs]))
+    mirrors = len(blend.counts) > len(run.heads)
     for job in batch:
         values = known if not job.runs else next(answers)
         assert values is not None, "the first constant tile is asked of the networks"
         if job.runs and job.constant is not None:
             known = values.clone()  # a view would keep its whole batch
-        turned = mirrored(values, job.flip, scene.mirroring, scene.heads)
+        turned = mirrored(values, job.flip, run.window.mirroring, run.heads)
         blend.add(turned)
         if mirrors:
-            found = _probabilities(turned / len(scene.networks), scene.labels)
+            found = _probabilities(turned / len(run.networks), run.window.labels)
             if unflipped is None or not job.flip:  # the jobs of a tile follow one another, this one first
                 unflipped = found
             else:
-                blend.add(probability_distance(found, unflipped, scene.labels)[None], len(scene.heads))
-        if job.flip == scene.flips[-1]:
+                blend.add(probability_distance(found, unflipped, run.window.labels)[None], len(run.heads))
+        if job.flip == run.flips[-1]:
             blend.finish(job.start)
     return known, unflipped
 
 
-def _ask(scene: _Scene, jobs: Sequence[Job]) -> Tensor | tuple[Tensor, ...]:
+def _ask(run: _Run, jobs: Sequence[Job]) -> Tensor | tuple[Tensor, ...]:
     """Sum of the networks' logits `N H Z Y X` for the tiles of some jobs, each in its mirroring."""
     if not jobs:
         return ()
-    labels = scene.labels if scene.has_previous else None
-    pieces = [_tile(scene.source, job.start, scene.patch_zyx, labels) for job in jobs]
-    tiles = [mirrored(p, job.flip, scene.mirroring, scene.channels) for p, job in zip(pieces, jobs, strict=True)]
-    return _sum_of_networks(scene.networks, torch.stack(tiles).to(scene.device))
+    labels = run.window.labels if run.window.has_previous else None
+    pieces = [_tile(run.source, job.start, run.window.patch_zyx, labels) for job in jobs]
+    tiles = [mirrored(p, job.flip, run.window.mirroring, run.channels) for p, job in zip(pieces, jobs, strict=True)]
+    return _sum_of_networks(run.networks, torch.stack(tiles).to(run.device))
 
 
 def prediction_precision(recipe: Recipe, device: torch.device) -> str:

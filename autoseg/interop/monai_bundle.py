@@ -72,8 +72,8 @@ def export_monai_bundle(model: Path, output: Path) -> Path:
     if reasons := _obstacles(loaded.plan, loaded.settings):
         raise UsageError(f"{model} cannot become a MONAI bundle: {'; '.join(reasons)}.")
     with filled_folder(output) as folder:
-        for room in ("models", "configs", "docs"):
-            (folder / room).mkdir()
+        for name in ("models", "configs", "docs"):
+            (folder / name).mkdir()
         metadata = _metadata(loaded)
         _write_network(loaded, metadata, folder / "models")
         _write_json(folder / "configs" / "metadata.json", metadata)

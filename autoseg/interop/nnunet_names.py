@@ -41,12 +41,12 @@ def with_copies(name: str) -> list[str]:
 
 def _nnunet_name(name: str, spec: NetworkSpec) -> str:
     coarsest = len(spec.features_per_stage) - 2
-    room, number, rest = name.split(".", 2)
+    part, number, rest = name.split(".", 2)
     stage = int(number)
-    if room == "encoder":
+    if part == "encoder":
         return _in_encoder(stage, rest, spec)
-    kind = {"decoder": "stages", "ups": "transpconvs", "heads": "seg_layers"}[room]
-    return f"decoder.{kind}.{coarsest - stage}.{'convs.' if room == 'decoder' else ''}{rest}"
+    kind = {"decoder": "stages", "ups": "transpconvs", "heads": "seg_layers"}[part]
+    return f"decoder.{kind}.{coarsest - stage}.{'convs.' if part == 'decoder' else ''}{rest}"
 
 
 def _in_encoder(stage: int, rest: str, spec: NetworkSpec) -> str:

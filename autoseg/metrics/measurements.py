@@ -8,7 +8,7 @@ import numpy.typing as npt
 from autoseg.metrics.diameters import axial_axis, measure_diameters
 from autoseg.records.geometry import Geometry
 from autoseg.records.labels import IntArray, LabelScheme, Target
-from autoseg.records.measurements import Diameters, Intensities, Measurement
+from autoseg.records.measurements import Intensities, Measurement
 from autoseg.spatial.components import components
 from autoseg.spatial.cropping import box_slices, mask_box
 
@@ -39,7 +39,7 @@ def _measure_target(
 ) -> list[Measurement]:
     mask = np.isin(classes, target.members)
     if not mask.any():
-        return [_measurement(target, None, 0, 0, geometry, None, None, [_NOTHING] * len(image))]
+        return [_row(target, None, np.zeros((0, 3), np.int64), [np.zeros(0)] * len(image), 0, geometry)]
     box = mask_box(mask)
     inside = box_slices(box)
     numbers, count = components(mask[inside])
@@ -67,38 +67,26 @@ def _row(
     count: int,
     geometry: Geometry,
 ) -> Measurement:
-    lengths = None
+    diameters, centroid_mm = None, None
     if component is not None:
-        lengths = measure_diameters(voxels, geometry.spacing_mm, axial_axis(geometry), geometry.planar)
-    centre = geometry.matrix @ [*voxels.mean(axis=0), 1.0]
-    statistics = [_statistics(values) for values in channels]
-    return _measurement(target, component, count, len(voxels), geometry, centre[:3], lengths, statistics)
-
-
-def _measurement(
-    target: Target,
-    component: int | None,
-    count: int,
-    num_voxels: int,
-    geometry: Geometry,
-    centre: Floats | None,
-    diameters: Diameters | None,
-    intensities: list[Intensities],
-) -> Measurement:
+        diameters = measure_diameters(voxels, geometry.spacing_mm, axial_axis(geometry), geometry.planar)
+    if len(voxels):
+        x, y, z = (float(value) for value in (geometry.matrix @ [*voxels.mean(axis=0), 1.0])[:3])
+        centroid_mm = (x, y, z)
     return Measurement(
         target=target.name,
         component=component,
         num_components=count,
-        num_voxels=num_voxels,
-        volume_mm3=num_voxels * geometry.voxel_volume_mm3,
-        centroid_mm=None if centre is None else (float(centre[0]), float(centre[1]), float(centre[2])),
+        num_voxels=len(voxels),
+        volume_mm3=len(voxels) * geometry.voxel_volume_mm3,
+        centroid_mm=centroid_mm,
         diameters=diameters,
-        intensities=tuple(intensities),
+        intensities=tuple(_statistics(values) for values in channels),
     )
 
 
 def _statistics(values: Floats) -> Intensities:
-    if not np.isfinite(values).all():
+    if not len(values) or not np.isfinite(values).all():
         return _NOTHING
     return Intensities(
         mean=float(values.mean()),

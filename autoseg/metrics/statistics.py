@@ -84,7 +84,7 @@ def compare_paired(
     if differences.size < 2:
         p_value = None
     elif not differences.any():
-        p_value = 1.0  # the test is undefined without any difference; nothing speaks against equality
+        p_value = 1.0  # the test is undefined without any difference; nothing contradicts equality
     else:
         p_value = float(stats.wilcoxon(differences).pvalue)
     return PairedComparison(difference=aggregate(differences.tolist(), seed), p_value=p_value)

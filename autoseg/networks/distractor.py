@@ -1,7 +1,7 @@
 """A trained network's weights in, a network that also knows a distractor class out; its answer is the ordinary one.
 
 In training mode all heads come out, the distractor's last, so that a loss can teach it. In evaluation mode there are
-as many as the dataset has: what the distractor's head says falls back to the background. Everything behind the network
+as many as the dataset has: the distractor's probability falls back to the background. Everything behind the network
 (tiles, mirroring, averages of folds, stored probabilities, ensembles) so never meets a distractor.
 """
 
@@ -50,7 +50,7 @@ def widened(weights: Mapping[str, Tensor], network: nn.Module, has_regions: bool
 
     Softmax: the new head is a copy of the background's, and both biases are lowered by log 2, so that together they
     are as probable as the background was. (An architecture that adds up several outputs, as `fcn` does, is lowered by
-    as much in each.) Regions: the new head says `PRIOR` everywhere.
+    as much in each.) Regions: the new head predicts `PRIOR` everywhere.
 
     Args:
         weights: parameter name -> tensor, of the network with the ordinary heads.

@@ -1,1 +1,1 @@
-"""The corridor: one file a stage; `flow` alone knows their order."""
+"""The stages, one file each; `flow` alone knows their order."""

@@ -135,14 +135,16 @@ def other_budgets(
     return remarks
 
 
-def score_held_out(paths: Paths, dataset: Dataset, trained: Sequence[TrainedFold], tolerance: float) -> Evaluation:
+def score_held_out(
+    paths: Paths, dataset: Dataset, trained: Sequence[TrainedFold], default_tolerance_mm: float
+) -> Evaluation:
     """Scores, surface Dice included, of the held-out segmentations of some folds of one configuration.
 
     Args:
         paths: files of the dataset.
         dataset: its record.
         trained: the folds.
-        tolerance: of the surface Dice, mm.
+        default_tolerance_mm: of the surface Dice, for every target.
 
     Returns:
         The evaluation; cases whose files cannot be read are in `failed`.
@@ -154,7 +156,7 @@ def score_held_out(paths: Paths, dataset: Dataset, trained: Sequence[TrainedFold
     scores: dict[str, dict[str, Score]] = {}
     failed: dict[str, str] = {}
     title = f"{dataset.name} {trained[0].configuration}"
-    scoring = Scoring(groups=("overlap", "surface"), default_tolerance_mm=tolerance)
+    scoring = Scoring(groups=("overlap", "surface"), default_tolerance_mm=default_tolerance_mm)
     for fold, case in console.track(jobs, len(jobs), f"scoring {title}"):
         folder = paths.fold(fold.plan, fold.configuration, fold.fold) / "validation"
         try:

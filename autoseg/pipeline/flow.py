@@ -77,16 +77,14 @@ def _make_plan(source: str, workspace: Path, options: PrepareOptions) -> tuple[P
     paths = ingest(source, workspace, patient_regex=options.patient_regex, num_folds=options.num_folds)
     verify_and_fingerprint(paths, num_workers=options.num_workers)
     num_cases = len(read_record(paths.dataset, Dataset).training)
-    plan = planning.plan(
-        paths,
+    wanted = planning.PlanOptions(
         preset=options.preset,
         name=options.plan_name,
         settings=(*(planning.plateau_settings(num_cases) if options.for_plateau else ()), *options.settings),
         gpu_memory_gib=options.gpu_memory_gib,
         device_kind=options.device_kind,
-        overwrite=options.overwrite_plan,
     )
-    return paths, plan
+    return paths, planning.plan(paths, wanted, overwrite=options.overwrite_plan)
 
 
 def _preprocess(paths: Paths, plan: Plan, options: PrepareOptions) -> None:
@@ -184,7 +182,7 @@ def run_dataset(source: str, workspace: Path, options: RunOptions) -> RunResult:
         _check_plateaus(plan, counts)
     _preprocess(paths, plan, wanted)
     options = replace(options, budget_seconds=training_seconds(options.budget_seconds))
-    _tell_trainings(paths, plan, counts, options)
+    _report_trainings(paths, plan, counts, options)
     train_jobs(paths, plan, [(name, fold) for name in configurations for fold in folds], options)
     selection = None if folds == ["all"] else choose(paths, plan.name, options.prepare.device_kind).selection
     predictions: list[Path] = []
@@ -215,7 +213,7 @@ def _check_plateaus(plan: Plan, counts: Mapping[str, TrainingCount]) -> None:
             check_can_plateau(plan, configuration)
 
 
-def _tell_trainings(paths: Paths, plan: Plan, counts: Mapping[str, TrainingCount], options: RunOptions) -> None:
+def _report_trainings(paths: Paths, plan: Plan, counts: Mapping[str, TrainingCount], options: RunOptions) -> None:
     """Say how long the trainings that are left will take and where they will hold their cases, if any are."""
     from autoseg.pipeline.estimate import describe_tiers, describe_times
 

@@ -6,6 +6,7 @@ stays as it is, settings are applied to it, and a difference from what would be 
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
@@ -48,25 +49,30 @@ def plateau_name(preset: str, gpu_memory_gib: float | None, device_kind: str) ->
     return f"{resolve_preset(preset, device_kind, gpu_memory_gib)}_plateau"
 
 
+@dataclass(frozen=True)
+class PlanOptions:
+    """What a plan is asked to be."""
+
+    preset: str = "auto"
+    """Key of `planning.presets.PRESETS`, or `auto`."""
+    name: str | None = None
+    """File name in `plans/`, without ending; None: the preset's name."""
+    settings: Sequence[str] = ()
+    """Fields to set, `3d_fullres.batch_size=4`."""
+    gpu_memory_gib: float | None = None
+    """Memory of the card to plan for; None: the preset's own."""
+    device_kind: str = "cpu"
+    """`cpu` or `cuda`; decides what `auto` means."""
+
+
 def plan(
-    paths: Paths,
-    preset: str = "auto",
-    name: str | None = None,
-    settings: Sequence[str] = (),
-    gpu_memory_gib: float | None = None,
-    device_kind: str = "cpu",
-    overwrite: bool = False,
-    like: Path | None = None,
+    paths: Paths, options: PlanOptions = PlanOptions(), *, overwrite: bool = False, like: Path | None = None
 ) -> Plan:
-    """The plan called `name` (the preset's name by default), made if it does not exist yet.
+    """The plan that is asked for, made if there is none of its name yet.
 
     Args:
         paths: of the dataset.
-        preset: key of `planning.presets.PRESETS`, or `auto`.
-        name: file name in `plans/`, without ending.
-        settings: fields to set, `3d_fullres.batch_size=4`.
-        gpu_memory_gib: memory of the card to plan for; the preset's own by default.
-        device_kind: `cpu` or `cuda`; decides what `auto` means.
+        options: preset, name, settings, memory.
         overwrite: whether an existing plan is replaced.
         like: model (a folder or a zip, as `inference.model_folders` takes them) whose networks are planned so that it
             can be fine-tuned; the plan is called `like_<its plan>` then.
@@ -79,12 +85,13 @@ def plan(
     """
     dataset = read_record(paths.dataset, Dataset, remedy="Name the dataset's folder once, it is remembered then.")
     fingerprint = read_record(paths.fingerprint, Fingerprint, remedy="Run `autoseg fingerprint` first.")
+    settings = options.settings
     if like is None:
-        fresh = _make(fingerprint, dataset, preset, name, settings, gpu_memory_gib, device_kind, None)
-    elif preset != "auto" or gpu_memory_gib is not None or orientation_setting(settings) is not None:
+        fresh = _make(fingerprint, dataset, options, None)
+    elif options.preset != "auto" or options.gpu_memory_gib is not None or orientation_setting(settings) is not None:
         raise UsageError("--like takes preset, memory and orientation from the model: leave them out.")
     else:
-        fresh = apply_settings(_make_like(fingerprint, dataset, like, name), settings)
+        fresh = apply_settings(_make_like(fingerprint, dataset, like, options.name), settings)
     path = paths.plan(fresh.name)
     if overwrite or not path.is_file():
         write_record(path, fresh)
@@ -111,16 +118,7 @@ def plan(
     return changed
 
 
-def plan_from_files(
-    fingerprint_file: Path,
-    dataset_json: Path,
-    preset: str = "auto",
-    *,
-    name: str | None = None,
-    settings: Sequence[str] = (),
-    gpu_memory_gib: float | None = None,
-    device_kind: str = "cpu",
-) -> Plan:
+def plan_from_files(fingerprint_file: Path, dataset_json: Path, options: PlanOptions) -> Plan:
     """A plan from a fingerprint (ours or nnU-Net's) and a dataset.json alone; nothing is written.
 
     Raises:
@@ -129,7 +127,7 @@ def plan_from_files(
     """
     dataset, num_training = parse_dataset_json(dataset_json)
     fingerprint = read_record(fingerprint_file, Fingerprint)
-    return _make(fingerprint, dataset, preset, name, settings, gpu_memory_gib, device_kind, num_training)
+    return _make(fingerprint, dataset, options, num_training)
 
 
 def add_distractors(paths: Paths, plan: Plan, configuration: str) -> tuple[Plan, str]:
@@ -173,29 +171,20 @@ def _read_plan(path: Path) -> Plan:
     return found
 
 
-def _make(
-    fingerprint: Fingerprint,
-    dataset: Dataset,
-    preset: str,
-    name: str | None,
-    settings: Sequence[str],
-    gpu_memory_gib: float | None,
-    device_kind: str,
-    num_training: int | None,
-) -> Plan:
-    wanted = orientation_setting(settings)
+def _make(fingerprint: Fingerprint, dataset: Dataset, options: PlanOptions, num_training: int | None) -> Plan:
+    wanted = orientation_setting(options.settings)
     orientation: Orientation | None = next((known for known in get_args(Orientation) if known == wanted), None)
     planned = make_plan(
         fingerprint,
         dataset,
-        preset,
-        name=name,
-        gpu_memory_gib=gpu_memory_gib,
-        device_kind=device_kind,
+        options.preset,
+        name=options.name,
+        gpu_memory_gib=options.gpu_memory_gib,
+        device_kind=options.device_kind,
         orientation=orientation,
         num_training=num_training,
     )
-    return apply_settings(planned, settings)
+    return apply_settings(planned, options.settings)
 
 
 def _make_like(fingerprint: Fingerprint, dataset: Dataset, model: Path, name: str | None) -> Plan:

@@ -15,7 +15,7 @@ from autoseg.datasets.folders import find_cases
 from autoseg.errors import DataError, ModelError, PartialError, UsageError
 from autoseg.images.formats import output_ending
 from autoseg.images.writing import write_label
-from autoseg.inference.probability_reader import ProbabilityReader, labels_from_probabilities
+from autoseg.inference.probability_reader import FoldPrediction, ProbabilityReader, labels_from_probabilities
 from autoseg.inference.store import probabilities_path, read_disagreement, read_meta
 from autoseg.inference.temperature import tempered_pieces
 from autoseg.metrics.build import score_counts, summarize
@@ -96,8 +96,8 @@ def choose_postprocessing(
 def held_out_temperatures(paths: Paths, plan: Plan, predictions: Path) -> dict[str, float]:
     """Case id -> temperature of its stored probabilities, where `predictions` is the validation folder of a fold.
 
-    Validation keeps what the network said, before any calibration; rules are learned on calibrated probabilities, and
-    `predict --save-probabilities` writes those.
+    Validation keeps the network's probabilities, before any calibration; rules are learned on calibrated
+    probabilities, and `predict --save-probabilities` writes those.
     """
     return {
         case: held.temperatures.get(case, 1.0)
@@ -180,8 +180,8 @@ def _postprocess_case(
     else:
         inputs = None
         if rule.components.needs_probabilities:
-            voices = [(probabilities, read_disagreement(predictions, case.id))]
-            inputs = ScoreInputs(probabilities, voices, read_case_grid(root, case, meta, plan, configuration))
+            folds = [FoldPrediction(probabilities, read_disagreement(predictions, case.id))]
+            inputs = ScoreInputs(probabilities, folds, read_case_grid(root, case, meta, plan, configuration))
         native, changes = clean_components(native, meta, labels, rule.components, inputs)
         write_record(changes_path(target.parent, case.id), CaseChanges(case=case.id, changes=changes))
     write_label(target, labels.to_file(native), meta.geometry, like=root / case.images[0])

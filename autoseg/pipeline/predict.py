@@ -95,8 +95,8 @@ def predict_cases(
 ) -> list[Path]:
     """Segment cases, whose paths are relative to `root`; the rest is as for `predict`.
 
-    Two at a time would each list its own cases alone, so the second is refused; and what a killed one left of what the
-    folds said, which may be many GiB, is nobody's any more.
+    Two at a time would each list its own cases alone, so the second is refused; and the folds' probabilities that a
+    killed one left, which may be many GiB, are removed.
     """
     with locked(output, "predicting"):
         sweep_scratch(output)
@@ -180,7 +180,9 @@ def _write_segmentation(
     def work() -> Judgement | None:
         # The image is read again for rules of components: held as it came, it would lie beside the network's work.
         grid = partial(read_case_grid, root, case, meta, model.plan, model.configuration)
-        found = segment_case(predictor, meta, windows, grid, target.parent, lambda spoken: spoken.keep(target.parent))
+        found = segment_case(
+            predictor, meta, windows, grid, target.parent, lambda predictions: predictions.keep(target.parent)
+        )
         if found.changes is not None:
             write_record(changes_path(target.parent, case.id), CaseChanges(case=case.id, changes=found.changes))
         write_label(target, model.plan.labels.to_file(found.classes), meta.geometry, like=root / case.images[0])

@@ -30,7 +30,7 @@ def measure_shift(
     """Load what predicts and measure its shift on images; arguments as for `predict`, the rest as for `shift_of`."""
     predictor = load_predictor(where, plan_name, choose_device(device))
     cases = find_cases(images, len(predictor.models[0].plan.channel_names))
-    with locked(output, "predicting"):  # which sweeps what the folds said
+    with locked(output, "predicting"):  # which removes the folds' probabilities that a killed one left
         return shift_of(predictor, images if images.is_dir() else images.parent, cases, output)
 
 
@@ -55,15 +55,16 @@ def shift_of(predictor: Predictor, root: Path, cases: Sequence[Case], output: Pa
         with scratch_folder(output) as folder:
             windows = fold_windows(predictor.models, grids, predictor.device)
             counts = [len(one.networks) for one in predictor.models]
-            spoken = predict_folds(windows, counts, grids[model.configuration].meta, labels, folder, kept=False)
-            grid = read_case_grid(root, case, spoken.meta, model.plan, model.configuration)
-            num_folds = max(spoken.num_folds)
-            together = classes_from_probabilities([spoken.probabilities], labels)
-            everyone = ScoreInputs(spoken.probabilities, spoken.voices(), grid)
-            averaged.append(component_features(together, labels, rule, everyone))
-            for voice in spoken.voices():
-                alone = classes_from_probabilities([voice[0]], labels)
-                single.append(component_features(alone, labels, rule, ScoreInputs(voice[0], [voice], grid)))
+            predictions = predict_folds(windows, counts, grids[model.configuration].meta, labels, folder, kept=False)
+            grid = read_case_grid(root, case, predictions.meta, model.plan, model.configuration)
+            num_folds = max(predictions.num_folds)
+            joint = classes_from_probabilities([predictions.probabilities], labels)
+            inputs = ScoreInputs(predictions.probabilities, predictions.folds(), grid)
+            averaged.append(component_features(joint, labels, rule, inputs))
+            for fold in predictions.folds():
+                classes = classes_from_probabilities([fold.probabilities], labels)
+                inputs = ScoreInputs(fold.probabilities, [fold], grid)
+                single.append(component_features(classes, labels, rule, inputs))
     names = feature_names(len(model.plan.channel_names))
     shifts, spreads = feature_shift(single, np.concatenate(averaged), names)
     shift = FeatureShift(

@@ -29,7 +29,7 @@ from autoseg.training.budget import decide_schedule
 from autoseg.training.checkpoint import remove_checkpoints
 from autoseg.training.compiling import undo_compilation
 from autoseg.training.distractors import CENSUS, LEARNER
-from autoseg.training.initial_weights import Start, find_start, start_of_base, tell_start
+from autoseg.training.initial_weights import Start, find_start, report_start, start_of_base
 from autoseg.training.learner import final_weights
 from autoseg.training.loop import COOLDOWN_REQUEST, memory_errors, train_network
 from autoseg.training.out_of_fold import find_out_of_fold
@@ -116,10 +116,10 @@ def train(
         task = _open(paths, plan, configuration, fold, cases, fingerprint, options, start, seed)
         stop.raise_if_asked(title)
         if start is not None:
-            tell_start(start, plan, task.configuration, title)
+            report_start(start, plan, task.configuration, title)
         if task.census is not None:
             write_record(folder / CENSUS, task.census)
-            _tell_distractors(task.census, title)
+            _report_distractors(task.census, title)
         if schedule is None:
             warn_of_idle_growth(task.sampler, task.configuration.recipe)
             schedule = decide_schedule(task, options, started).model_copy(update={"cases": cases, "inputs": inputs})
@@ -256,7 +256,7 @@ def check_base(paths: Paths, plan: Plan, configuration: str) -> None:
     find_out_of_fold(learned_from(paths, plan, configuration).base, (), LEARNER)
 
 
-def _tell_distractors(census: DistractorCensus, title: str) -> None:
+def _report_distractors(census: DistractorCensus, title: str) -> None:
     """Say what there is to learn from."""
     having = sum(case.components > 0 for case in census.cases.values())
     if having:

@@ -69,7 +69,7 @@ def make_plan(
     recipes = _plan_recipes(rules, stages, dataset, fingerprint, turned_to, grid, reasons)
     configurations = _build_configurations(rules, stages, recipes, dataset, fingerprint)
     if isinstance(rules.budget, MemoryBudget):
-        _tell_memory(rules.budget, demand, stages, configurations, reasons)
+        _explain_memory(rules.budget, demand, stages, configurations, reasons)
     return Plan(
         name=name or key,
         preset=key,
@@ -134,7 +134,7 @@ def _build_configurations(
     return {which: build(which, stage) for which, stage in stages.items()}
 
 
-def _tell_memory(
+def _explain_memory(
     budget: MemoryBudget,
     demand: Demand,
     stages: Stages,

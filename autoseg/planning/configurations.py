@@ -28,7 +28,7 @@ _MAX_SEARCHES = 12
 that exceeds the card by less than the line errs."""
 
 _WEIGHTED_LOSS = 1.005
-"""What the answer to imbalance, which is given later, may add to the bytes of a step: weights of the loss's voxels."""
+"""What loss weights against class imbalance, which are planned later, may add to the bytes of a step."""
 
 _LOWRES_BELOW = 0.25
 """nnU-Net: a low resolution is planned when the patch covers less than this share of the median case."""
@@ -48,6 +48,18 @@ class Demand(NamedTuple):
     """Memory to plan for; None: that of the preset's budget."""
     num_channels: int = 1
     """Of the network's input."""
+
+
+class Resolution(NamedTuple):
+    """A spacing at which a network may work."""
+
+    spacing_mm: FloatArray
+    """z y x, or y x for a 2-D network."""
+    median_shape: FloatArray
+    """Voxels of the median case at that spacing, as long as `spacing_mm`."""
+    voxels_a_case: float
+    """Voxels of the median case in all three dimensions; bounds the batch of nnU-Net's and ours by memory, which may
+    hold at most a share of the dataset's voxels."""
 
 
 class Fitted(NamedTuple):
@@ -70,27 +82,22 @@ class Stage(NamedTuple):
     fitted: Fitted
 
 
-def fit(
-    preset: Preset, demand: Demand, spacing_mm: FloatArray, median_shape: FloatArray, voxels_a_case: float
-) -> Fitted:
+def fit(preset: Preset, demand: Demand, resolution: Resolution) -> Fitted:
     """Find patch size, batch size and network for one resolution.
 
     Args:
         preset: its budget bounds patch and batch, its network rule gives depth and width.
         demand: labels, number of cases, channels, and the GPU memory to plan for.
-        spacing_mm: z y x, or y x for a 2-D network.
-        median_shape: voxels of the median case at that spacing, as long as `spacing_mm`.
-        voxels_a_case: voxels of the median case in all three dimensions; bounds the batch of nnU-Net's and ours by
-            memory, which may hold at most a share of the dataset's voxels.
+        resolution: spacing, and the median case's size there.
 
     Raises:
         UsageError: not even the smallest patch fits.
     """
     if isinstance(preset.budget, VoxelBudget):
-        return _fit_to_voxels(preset.network, preset.budget, spacing_mm, median_shape)
+        return _fit_to_voxels(preset.network, preset.budget, resolution)
     if isinstance(preset.budget, MemoryBudget):
-        return _fit_to_memory(preset, preset.budget, demand, spacing_mm, median_shape, voxels_a_case)
-    return _fit_to_activations(preset, preset.budget, demand, spacing_mm, median_shape, voxels_a_case)
+        return _fit_to_memory(preset, preset.budget, demand, resolution)
+    return _fit_to_activations(preset, preset.budget, demand, resolution)
 
 
 def build_network_spec(rule: NetworkRule, topology: Topology) -> NetworkSpec:
@@ -130,6 +137,9 @@ def plan_lowres(preset: Preset, demand: Demand, fullres: Stage) -> Stage | None:
     Returns:
         The low resolution. None where the patch at full resolution covers a quarter already, where the low one would
         have more than half as many voxels (both nnU-Net's rules), or where no spacing makes the patch cover a quarter.
+
+    Raises:
+        UsageError: as `fit`.
     """
     spacing, shape, fitted = fullres
     voxels = float(np.prod(fullres.median_shape))
@@ -139,20 +149,14 @@ def plan_lowres(preset: Preset, demand: Demand, fullres: Stage) -> Stage | None:
         voxels, shape = float(np.prod(exact)), np.rint(exact)
         if shape.min() < 1:
             return None  # a volume of a few huge slices; nnU-Net ends in a division by zero here
-        fitted = fit(preset, demand, spacing, shape, voxels)
+        fitted = fit(preset, demand, Resolution(spacing, shape, voxels))
     if np.prod(fullres.median_shape) / voxels < _LOWRES_GAIN:
         return None
     return Stage(spacing, shape, fitted)
 
 
-def _fit_to_activations(
-    preset: Preset,
-    budget: ActivationBudget,
-    demand: Demand,
-    spacing_mm: FloatArray,
-    median_shape: FloatArray,
-    voxels_a_case: float,
-) -> Fitted:
+def _fit_to_activations(preset: Preset, budget: ActivationBudget, demand: Demand, resolution: Resolution) -> Fitted:
+    spacing_mm, median_shape, voxels_a_case = resolution
     dims = len(spacing_mm)
     at_reference = budget.elements_2d if dims == 2 else budget.elements_3d
     gib = budget.gib if demand.gpu_memory_gib is None else demand.gpu_memory_gib
@@ -174,14 +178,7 @@ def _fit_to_activations(
     return Fitted(topology.patch_size, batch, build_network_spec(preset.network, topology))
 
 
-def _fit_to_memory(
-    preset: Preset,
-    budget: MemoryBudget,
-    demand: Demand,
-    spacing_mm: FloatArray,
-    median_shape: FloatArray,
-    voxels_a_case: float,
-) -> Fitted:
+def _fit_to_memory(preset: Preset, budget: MemoryBudget, demand: Demand, resolution: Resolution) -> Fitted:
     """The largest patch of which two samples fit, then as many samples as fit and the preset's bounds allow.
 
     Where no bound but memory holds, axes grow one step at a time as far as the batch stays the same: shortening an axis
@@ -194,7 +191,7 @@ def _fit_to_memory(
     gib = budget.gib if demand.gpu_memory_gib is None else demand.gpu_memory_gib
     share = 1.0
     for _ in range(_MAX_SEARCHES):
-        found = _fit_along_line(preset, budget, demand, spacing_mm, median_shape, voxels_a_case, gib, share)
+        found = _fit_along_line(preset, budget, demand, resolution, gib, share)
         recipe = preset.recipe.model_copy(update={"recompute_activations": found.recomputes}).model_dump_json()
         need = (
             trace_need(
@@ -212,13 +209,12 @@ def _fit_along_line(
     preset: Preset,
     budget: MemoryBudget,
     demand: Demand,
-    spacing_mm: FloatArray,
-    median_shape: FloatArray,
-    voxels_a_case: float,
+    resolution: Resolution,
     gib: float,
     share: float,
 ) -> Fitted:
     """As `_fit_to_memory`, with the bytes of `trace_line` and a share of the card's usable memory."""
+    spacing_mm, median_shape, voxels_a_case = resolution
     recipes = {again: preset.recipe.model_copy(update={"recompute_activations": again}) for again in (False, True)}
 
     def held_by(gib: float, again: bool, topology: Topology) -> int:
@@ -271,7 +267,8 @@ def _samples_in(num_voxels: float, topology: Topology) -> float:
     return num_voxels / float(np.prod(topology.patch_size, dtype=np.float64))
 
 
-def _fit_to_voxels(rule: NetworkRule, budget: VoxelBudget, spacing_mm: FloatArray, median_shape: FloatArray) -> Fitted:
+def _fit_to_voxels(rule: NetworkRule, budget: VoxelBudget, resolution: Resolution) -> Fitted:
+    spacing_mm, median_shape, _ = resolution
     dims = len(spacing_mm)
     most = budget.voxels_2d if dims == 2 else budget.voxels_3d
     topology = shrink_patch(

@@ -6,7 +6,7 @@ the cascade. With one of voxels: 2d and 3d_fullres, each so coarse that a patch 
 
 import numpy as np
 
-from autoseg.planning.configurations import Demand, Stage, fit, plan_lowres
+from autoseg.planning.configurations import Demand, Resolution, Stage, fit, plan_lowres
 from autoseg.planning.grids import Grid
 from autoseg.planning.presets import MemoryBudget, Preset, VoxelBudget
 from autoseg.planning.spacing import FloatArray, coarsen
@@ -31,10 +31,10 @@ def plan_stages(preset: Preset, demand: Demand, grid: Grid, reasons: dict[str, s
         return _covering_stages(preset, preset.budget, demand, grid, reasons)
     shape = grid.median_shape(grid.target_mm)
     voxels = float(np.prod(shape))
-    plane = fit(preset, demand, grid.target_mm[1:], shape[1:], voxels)
+    plane = fit(preset, demand, Resolution(grid.target_mm[1:], shape[1:], voxels))
     stages: Stages = {"2d": Stage(grid.target_mm[1:], shape[1:], plane)}
     if shape[0] != 1:  # else 2-D images or single slices: there is nothing for a 3-D network to see
-        fullres = Stage(grid.target_mm, shape, fit(preset, demand, grid.target_mm, shape, voxels))
+        fullres = Stage(grid.target_mm, shape, fit(preset, demand, Resolution(grid.target_mm, shape, voxels)))
         lowres = plan_lowres(preset, demand, fullres)
         if lowres is None:
             stages["3d_fullres"] = fullres
@@ -50,7 +50,7 @@ def _with_previous_stage(preset: Preset, demand: Demand, fullres: Stage) -> Stag
         return fullres
     spacing, shape, _ = fullres
     wider = demand._replace(num_channels=demand.num_channels + demand.labels.num_classes - 1)
-    return fullres._replace(fitted=fit(preset, wider, spacing, shape, float(np.prod(shape))))
+    return fullres._replace(fitted=fit(preset, wider, Resolution(spacing, shape, float(np.prod(shape)))))
 
 
 def _covering_stages(
@@ -76,7 +76,7 @@ def _coarsen_until_covered(
 ) -> Stage:
     while True:
         shape = grid.median_shape(spacing_mm)
-        fitted = fit(preset, demand, spacing_mm, shape, float(np.prod(shape)))
+        fitted = fit(preset, demand, Resolution(spacing_mm, shape, float(np.prod(shape))))
         covered = np.prod(fitted.patch_size) >= budget.share_of_case * np.prod(shape)
         coarser = coarsen(spacing_mm)
         if covered or grid.median_shape(coarser).min() < 1:

@@ -80,13 +80,13 @@ def _padded(
     return Topology(padded, tuple(strides), tuple(kernels), divisor)
 
 
-def _axes_to_pool(spacing: Sequence[float], size: Sequence[float]) -> list[int]:
+def _axes_to_pool(spacing_mm: Sequence[float], size: Sequence[float]) -> list[int]:
     """Axes that the next stage halves; empty when the network ends here."""
     long_enough = [axis for axis, s in enumerate(size) if s >= 2 * SMALLEST_EDGE]
     if not long_enough:
         return []
-    finest = min(spacing[axis] for axis in long_enough)
-    pooled = [axis for axis in long_enough if spacing[axis] / finest < SIMILAR_FACTOR]
+    finest = min(spacing_mm[axis] for axis in long_enough)
+    pooled = [axis for axis in long_enough if spacing_mm[axis] / finest < SIMILAR_FACTOR]
     if len(pooled) == 1 and size[pooled[0]] < _LONE_AXIS_FACTOR * SMALLEST_EDGE:
         return []
     return pooled

@@ -37,7 +37,7 @@ def advantages(
     """What each way is better by than the best rule.
 
     Args:
-        rows: judged components of all cases.
+        rows: matched components of all cases.
         how: of their targets.
         ways: name -> nested decisions to judge.
         rules: name -> nested decisions of simple rules; not empty.

@@ -8,15 +8,15 @@ import numpy as np
 import numpy.typing as npt
 
 from autoseg.inference.export import uncrop
-from autoseg.inference.probability_reader import ProbabilityReader
+from autoseg.inference.probability_reader import FoldPrediction, ProbabilityReader
 from autoseg.postprocessing.component_list import Classes, ComponentList
-from autoseg.postprocessing.decide import decide
 from autoseg.postprocessing.effects import decided_classes
-from autoseg.postprocessing.features import CaseGrid, Voice, feature_names, measure
+from autoseg.postprocessing.features import CaseGrid, feature_names, measure
 from autoseg.postprocessing.find import find_components
-from autoseg.postprocessing.position_features import centres
+from autoseg.postprocessing.position_features import centres_mm
 from autoseg.postprocessing.rows import Bools, Floats, painting
 from autoseg.postprocessing.shape_features import shape_features
+from autoseg.postprocessing.target_rules import apply_target_rule
 from autoseg.records.labels import LabelScheme
 from autoseg.records.postprocessing import ComponentChange, ComponentRule
 from autoseg.records.results import PreprocessedCase
@@ -33,14 +33,14 @@ class ScoreInputs:
 
     probabilities: ProbabilityReader
     """Of the ensemble, `H z y x` on the crop box: where candidates of lower thresholds are looked for."""
-    voices: Iterable[Voice]
-    """Of each model of the ensemble its probabilities and, if it mirrors, their disagreement; features are averaged."""
+    folds: Iterable[FoldPrediction]
+    """Of each fold of the ensemble; features are averaged over them."""
     grid: CaseGrid
 
 
 @dataclass(frozen=True)
-class Judged:
-    """Decisions on the `n` components of one case."""
+class ComponentDecisions:
+    """Which of the `n` components of one case a rule keeps, removes or restores."""
 
     found: ComponentList
     keep: Bools
@@ -70,13 +70,13 @@ def clean_components(
     if rule.changes_nothing:
         return np.array(native, dtype=np.int16), ()
     classes = np.ascontiguousarray(crop(turn(native, Turn(meta.axes, meta.flips)), meta.crop))
-    judged = judge_components(classes, meta, labels, rule, inputs)
-    return uncrop(apply_decisions(classes, judged, labels), meta), changes_of(judged, labels, rule, meta)
+    decisions = decide_components(classes, meta, labels, rule, inputs)
+    return uncrop(apply_decisions(classes, decisions, labels), meta), changes_of(decisions, labels, rule, meta)
 
 
-def judge_components(
+def decide_components(
     classes: Classes, meta: PreprocessedCase, labels: LabelScheme, rule: ComponentRule, inputs: ScoreInputs | None
-) -> Judged:
+) -> ComponentDecisions:
     """Find, measure and decide the components of one case; `classes` `z y x` on the crop box, the rest as above."""
     planar = meta.geometry.planar
     found = find_components(classes, None if inputs is None else inputs.probabilities, labels, rule.components, planar)
@@ -85,29 +85,29 @@ def judge_components(
         names, features = tuple(columns), np.stack(list(columns.values()), axis=1)
     else:
         names = feature_names(len(inputs.grid.image))
-        features = measure(found, classes, inputs.voices, labels, inputs.grid, rule.components.ring_mm)
+        features = measure(found, classes, inputs.folds, labels, inputs.grid, rule.components.ring_mm)
     keep, scores = found.is_decided.copy(), np.full(len(found.targets), np.nan)
     by_name = {target.target: target for target in rule.targets}
     for number, target in enumerate(labels.targets):
         own = found.targets == number
         if target.name in by_name and own.any():
-            keep[own], scores[own] = decide(
+            keep[own], scores[own] = apply_target_rule(
                 by_name[target.name], found.is_decided[own], found.in_largest[own], features[own], names
             )
-    return Judged(found, keep, scores, features, names)
+    return ComponentDecisions(found, keep, scores, features, names)
 
 
 def component_features(classes: Classes, labels: LabelScheme, rule: ComponentRule, inputs: ScoreInputs) -> Floats:
     """Features `n f` of the components and candidates of a segmentation `z y x`, as a rule would see them."""
     found = find_components(classes, inputs.probabilities, labels, rule.components, inputs.grid.planar)
-    return measure(found, classes, inputs.voices, labels, inputs.grid, rule.components.ring_mm)
+    return measure(found, classes, inputs.folds, labels, inputs.grid, rule.components.ring_mm)
 
 
-def apply_decisions(classes: Classes, judged: Judged, labels: LabelScheme) -> npt.NDArray[np.int16]:
+def apply_decisions(classes: Classes, decisions: ComponentDecisions, labels: LabelScheme) -> npt.NDArray[np.int16]:
     """The segmentation `z y x` after all decisions."""
-    found, how = judged.found, painting(labels)
+    found, how = decisions.found, painting(labels)
     cleaned = np.array(classes, dtype=np.int16, order="C")
-    changed = np.flatnonzero(judged.keep != found.is_decided)
+    changed = np.flatnonzero(decisions.keep != found.is_decided)
     if not changed.size:
         return cleaned
     # Only voxels of changed rows: a voxel is then decided with all rows that it lies in.
@@ -119,28 +119,28 @@ def apply_decisions(classes: Classes, judged: Judged, labels: LabelScheme) -> np
             voxels = found.voxels_of(int(row))
             first, last = np.searchsorted(voxels, (part[0], part[-1] + 1))
             rows_of[np.searchsorted(part, voxels[first:last]), found.targets[row]] = row
-        flat[part] = decided_classes(flat[part], rows_of, found.is_decided, how, judged.keep)
+        flat[part] = decided_classes(flat[part], rows_of, found.is_decided, how, decisions.keep)
     return cleaned
 
 
 def changes_of(
-    judged: Judged, labels: LabelScheme, rule: ComponentRule, meta: PreprocessedCase
+    decisions: ComponentDecisions, labels: LabelScheme, rule: ComponentRule, meta: PreprocessedCase
 ) -> tuple[ComponentChange, ...]:
     """Every removed component and restored candidate, with what it was judged by."""
-    found = judged.found
+    found = decisions.found
     methods = {target.target: target for target in rule.targets}
-    places = world_mm(centres(found), meta) if len(found.targets) else np.zeros((0, 3))
+    places = centres_mm(found, meta)
     changes = []
-    for row in np.flatnonzero(judged.keep != found.is_decided):
+    for row in np.flatnonzero(decisions.keep != found.is_decided):
         target = labels.targets[int(found.targets[row])].name
         by_model = methods[target].logistic is not None or methods[target].boosting is not None
-        values = zip(judged.names, judged.features[row], strict=True)
+        values = zip(decisions.names, decisions.features[row], strict=True)
         changes.append(
             ComponentChange(
                 target=target,
-                action="restored" if judged.keep[row] else "removed",
+                action="restored" if decisions.keep[row] else "removed",
                 method=methods[target].method,
-                probability=float(judged.scores[row]) if by_model else None,
+                probability=float(decisions.scores[row]) if by_model else None,
                 centre_mm=tuple(float(v) for v in places[row]),
                 features={name: float(value) if np.isfinite(value) else None for name, value in values},
             )
@@ -151,15 +151,3 @@ def changes_of(
 def changes_path(folder: Path, case: str) -> Path:
     """Where the list of what was changed in a case lies, beside its segmentation: record `CaseChanges`."""
     return folder / f"{case}.components.json"
-
-
-def world_mm(centre: Floats, meta: PreprocessedCase) -> Floats:
-    """World x, y, z (RAS+, mm) of array indices `n 3` on the crop box of the turned grid."""
-    on_turned = centre + np.array([start for start, _ in meta.crop])
-    stored = np.empty_like(on_turned)
-    for axis, (source, flip) in enumerate(zip(meta.axes, meta.flips, strict=True)):
-        last = meta.geometry.shape[source] - 1
-        stored[:, source] = last - on_turned[:, axis] if flip else on_turned[:, axis]
-    matrix = meta.geometry.matrix
-    world: Floats = stored @ matrix[:3, :3].T + matrix[:3, 3]
-    return world

@@ -13,11 +13,11 @@ from functools import partial
 
 import numpy as np
 
-from autoseg.postprocessing.decide import decide
 from autoseg.postprocessing.effects import OBJECTIVES, lesions_found, mean_over_targets, outcome
 from autoseg.postprocessing.fitting import CLASSIFIERS, fit_isotonic, model_scores
 from autoseg.postprocessing.models import calibrated
 from autoseg.postprocessing.rows import Bools, Floats, Ints, Painting, Rows
+from autoseg.postprocessing.target_rules import apply_target_rule
 from autoseg.records.postprocessing import Boosting, LearningSettings, Logistic, TargetRule
 
 MAX_THRESHOLDS = 40
@@ -60,7 +60,9 @@ def decisions(rule: TargetRule, rows: Rows, own: Bools) -> tuple[Bools, Floats]:
         Decision `n` (False outside `own`) and score `n` (NaN outside `own`, and where the rule has no score).
     """
     keep, scores = np.zeros(len(own), dtype=bool), np.full(len(own), np.nan)
-    keep[own], scores[own] = decide(rule, rows.is_decided[own], rows.in_largest[own], rows.features[own], rows.names)
+    keep[own], scores[own] = apply_target_rule(
+        rule, rows.is_decided[own], rows.in_largest[own], rows.features[own], rows.names
+    )
     return keep, scores
 
 

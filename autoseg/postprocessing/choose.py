@@ -61,7 +61,7 @@ def choose_components(
     """Choose a rule for every target by nested cross-validation.
 
     Args:
-        rows: judged components of all cases.
+        rows: matched components of all cases.
         labels: scheme of the targets.
         components: how they were found; kept in the rule, since new cases must be measured alike.
         settings: how candidates are compared.

@@ -1,4 +1,4 @@
-"""The judged components of all cases in, the text of `component_table.csv` out: what was learned from, to look at."""
+"""The matched components of all cases in, the text of `component_table.csv` out: what was learned from, to look at."""
 
 import numpy as np
 

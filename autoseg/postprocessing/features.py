@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from autoseg.inference.probability_reader import ProbabilityReader
+from autoseg.inference.probability_reader import FoldPrediction
 from autoseg.postprocessing.component_list import Classes, ComponentList
 from autoseg.postprocessing.intensity_features import Scale, intensity_features
 from autoseg.postprocessing.position_features import position_features
@@ -23,8 +23,6 @@ from autoseg.records.geometry import Triple
 from autoseg.records.labels import LabelScheme
 
 Matrix = npt.NDArray[np.float64]
-Voice = tuple[ProbabilityReader, npt.NDArray[np.uint8] | None]
-"""Probabilities and mirroring disagreement `z y x` of one fold model."""
 
 
 class Feature(NamedTuple):
@@ -118,14 +116,19 @@ def feature_names(num_channels: int) -> tuple[str, ...]:
 
 
 def measure(
-    found: ComponentList, classes: Classes, voices: Iterable[Voice], labels: LabelScheme, grid: CaseGrid, ring_mm: float
+    found: ComponentList,
+    classes: Classes,
+    folds: Iterable[FoldPrediction],
+    labels: LabelScheme,
+    grid: CaseGrid,
+    ring_mm: float,
 ) -> Matrix:
     """Features of each component.
 
     Args:
         found: `n` rows.
         classes: segmentation `z y x` in which they were found.
-        voices: fold models one after another; only one is looked at at a time.
+        folds: predictions of the fold models one after another; only one is in memory at a time.
         labels: scheme.
         grid: image, spacing.
         ring_mm: distance at which a component's surrounding is read.
@@ -141,15 +144,15 @@ def measure(
     columns |= intensity_features(found, grid.image, classes, labels, grid.spacing_mm, grid.scales, ring_mm)
     columns |= position_features(found, grid.image, classes, grid.spacing_mm, grid.planar)
     count = 0
-    for probabilities, disagreement in voices:
-        spoken = probability_features(found, probabilities, disagreement, labels)
-        columns |= spoken if count == 0 else {name: columns[name] + values for name, values in spoken.items()}
+    for probabilities, disagreement in folds:
+        of_fold = probability_features(found, probabilities, disagreement, labels)
+        columns |= of_fold if count == 0 else {name: columns[name] + values for name, values in of_fold.items()}
         count += 1
     if not count:
         raise ValueError("at least one fold model is needed")
     matrix = np.stack([columns[name] for name in names], axis=1)
     if count > 1:
-        matrix[:, [names.index(name) for name in spoken]] /= count
+        matrix[:, [names.index(name) for name in of_fold]] /= count
     return matrix
 
 

@@ -128,7 +128,9 @@ class _Rays:
     """From voxel to voxel."""
 
 
-def _rays(found: ComponentList, classes: Classes, labels: LabelScheme, spacing: Column, ring_mm: float) -> list[_Rays]:
+def _rays(
+    found: ComponentList, classes: Classes, labels: LabelScheme, spacing_mm: Column, ring_mm: float
+) -> list[_Rays]:
     """Where to read along each of the six directions."""
     rim, offsets = border(found)
     rows, start, faces = owners(offsets), coordinates(found, found.voxels[rim]), found.faces[rim]
@@ -137,7 +139,7 @@ def _rays(found: ComponentList, classes: Classes, labels: LabelScheme, spacing: 
         member[number, list(target.members)] = True
     rays = []
     for axis in range(3):
-        reach = 0.5 + ring_mm / spacing[axis]  # voxels from the centre: half a voxel to the face
+        reach = 0.5 + ring_mm / spacing_mm[axis]  # voxels from the centre: half a voxel to the face
         whole, weight = int(np.floor(reach)), float(reach - np.floor(reach))
         for side, sign in ((0, -1), (1, 1)):
             chosen = np.flatnonzero((faces >> (2 * axis + side)) & 1)
@@ -155,8 +157,8 @@ def _rays(found: ComponentList, classes: Classes, labels: LabelScheme, spacing: 
                     weight=weight,
                     beyond_is_outside=beyond,
                     ring_is_outside=near & far,
-                    area=float(np.prod(np.delete(spacing, axis))),
-                    step_mm=float(spacing[axis]),
+                    area=float(np.prod(np.delete(spacing_mm, axis))),
+                    step_mm=float(spacing_mm[axis]),
                 )
             )
     return rays

@@ -1,4 +1,4 @@
-"""Judged components of held-out cases in, what each way of reducing false positives leaves of them out.
+"""Matched components of held-out cases in, what each way of reducing false positives leaves of them out.
 
 Rules and classifiers decide by nested cross-validation (`nested`): no component is decided by anything that saw its
 patient. What another network makes instead (a cascade, a second label) is a table of components of its own, whose
@@ -77,7 +77,7 @@ def decide_nested(rows: Rows, problems: Sequence[tuple[Problem, Ints]], variant:
     """Decide every target's components by rules fitted on other patients.
 
     Args:
-        rows: judged components.
+        rows: matched components.
         problems: of these rows (`problems_of`).
         variant: key of `CANDIDATES`.
 

@@ -18,6 +18,7 @@ from autoseg.postprocessing.group_statistics import means, owners, smallest, spr
 from autoseg.postprocessing.intensity_features import thinned
 from autoseg.postprocessing.probability_features import border
 from autoseg.postprocessing.shape_features import coordinates
+from autoseg.records.results import PreprocessedCase
 
 Column = npt.NDArray[np.float64]
 
@@ -33,6 +34,25 @@ def centres(found: ComponentList) -> Column:
     taken, offsets = spread(found.offsets, _SAMPLE)
     at = coordinates(found, found.voxels[taken])
     return np.stack([means(a, offsets) for a in at.T], axis=1)
+
+
+def centres_mm(found: ComponentList, meta: PreprocessedCase) -> Column:
+    """World x, y, z (RAS+, mm) of each row's centre, `n 3`; `meta` tells how its case was turned and cropped."""
+    if not len(found.targets):
+        return np.zeros((0, 3))
+    return world_mm(centres(found), meta)
+
+
+def world_mm(centre: Column, meta: PreprocessedCase) -> Column:
+    """World x, y, z (RAS+, mm) of array indices `n 3` on the crop box of the turned grid."""
+    on_turned = centre + np.array([start for start, _ in meta.crop])
+    stored = np.empty_like(on_turned)
+    for axis, (source, flip) in enumerate(zip(meta.axes, meta.flips, strict=True)):
+        last = meta.geometry.shape[source] - 1
+        stored[:, source] = last - on_turned[:, axis] if flip else on_turned[:, axis]
+    matrix = meta.geometry.matrix
+    world: Column = stored @ matrix[:3, :3].T + matrix[:3, 3]
+    return world
 
 
 def body_box(channel: npt.NDArray[Any]) -> Column:
@@ -83,17 +103,17 @@ def position_features(
     }
 
 
-def _to_largest(found: ComponentList, centre: Column, spacing: Column) -> dict[str, Column]:
+def _to_largest(found: ComponentList, centre: Column, spacing_mm: Column) -> dict[str, Column]:
     """Distances in mm, centre to centre and surface to surface, to the largest component of each target."""
     num = len(found.targets)
-    points, offsets = _border_points(found, spacing, _QUERIED)
+    points, offsets = _border_points(found, spacing_mm, _QUERIED)
     own = np.full((num, 2), np.nan)
     other = np.full((num, 2), np.nan)
     for target in np.unique(found.targets[found.is_decided]):
         rows = np.flatnonzero((found.targets == target) & found.is_decided)
         biggest = rows[np.argmax(found.sizes[rows])]
-        tree = cKDTree(_border_of_row(found, biggest, spacing))
-        apart = np.linalg.norm((centre - centre[biggest]) * spacing, axis=1)
+        tree = cKDTree(_border_of_row(found, biggest, spacing_mm))
+        apart = np.linalg.norm((centre - centre[biggest]) * spacing_mm, axis=1)
         gaps = smallest(tree.query(points)[0], offsets)
         gaps[biggest] = 0.0
         is_own = found.targets == target
@@ -108,16 +128,16 @@ def _to_largest(found: ComponentList, centre: Column, spacing: Column) -> dict[s
     }
 
 
-def _border_points(found: ComponentList, spacing: Column, limit: int) -> tuple[Column, npt.NDArray[np.int64]]:
+def _border_points(found: ComponentList, spacing_mm: Column, limit: int) -> tuple[Column, npt.NDArray[np.int64]]:
     rim, offsets = border(found, limit)
-    return coordinates(found, found.voxels[rim]) * spacing, offsets
+    return coordinates(found, found.voxels[rim]) * spacing_mm, offsets
 
 
-def _border_of_row(found: ComponentList, row: int, spacing: Column) -> Column:
+def _border_of_row(found: ComponentList, row: int, spacing_mm: Column) -> Column:
     where = slice(found.offsets[row], found.offsets[row + 1])
     voxels = found.voxels[where][found.faces[where] > 0]
     voxels = voxels[:: max(1, len(voxels) // _STORED)]
-    return coordinates(found, voxels) * spacing
+    return coordinates(found, voxels) * spacing_mm
 
 
 def _touching(found: ComponentList, classes: Classes) -> Column:

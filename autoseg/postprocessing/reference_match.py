@@ -8,49 +8,45 @@ import numpy.typing as npt
 from autoseg.metrics.detection import LesionMatches, match_components
 from autoseg.postprocessing.component_list import Classes, ComponentList
 from autoseg.postprocessing.group_statistics import owners, sums
+from autoseg.postprocessing.position_features import centres_mm
 from autoseg.postprocessing.rows import UNKNOWN, Floats, Ints, Rows, atoms_of
+from autoseg.records.dataset import Case
 from autoseg.records.detection import LesionRule
 from autoseg.records.labels import LabelScheme, Target
 from autoseg.records.postprocessing import LearningSettings, TruthRule
-from autoseg.records.results import Box
+from autoseg.records.results import Box, PreprocessedCase
 from autoseg.spatial.components import components
 from autoseg.spatial.cropping import box_slices, mask_box
 
 
 def match_reference(
-    case: str,
-    group: str,
+    case: Case,
+    meta: PreprocessedCase,
     found: ComponentList,
     features: Floats,
     names: Sequence[str],
     classes: Classes,
     reference: Classes,
-    box: Box,
     labels: LabelScheme,
-    centres_mm: Floats,
-    voxel_mm3: float,
     settings: LearningSettings,
 ) -> Rows:
     """Match the components of one case with its reference: which are true, and what each decides on.
 
     Args:
-        case: its id.
-        group: its patient.
+        case: its id and patient.
+        meta: its crop box and geometry.
         found: the `n` components and candidates of `classes`.
         features: `n f`, as `features.measure` gives them.
         names: the `f` names of the features.
         classes: segmentation `z y x` on the crop box.
         reference: internal class numbers `z y x` on the whole turned grid; voxels with the ignore label count nowhere.
-        box: the crop box on that grid.
         labels: scheme of segmentation and reference.
-        centres_mm: `n 3` centres of the components in world coordinates (RAS+).
-        voxel_mm3: volume of a voxel.
         settings: when a component is true, and when a lesion is found.
 
     Returns:
         The table of this case; `rows.joined` puts the tables of several cases together.
     """
-    inside = np.ascontiguousarray(reference[box_slices(box)])
+    inside = np.ascontiguousarray(reference[box_slices(meta.crop)])
     ignored = np.zeros(len(found.targets), dtype=np.int64)
     if labels.ignore_index is not None:
         ignored = sums(inside.reshape(-1)[found.voxels] == labels.ignore_index, found.offsets).astype(np.int64)
@@ -61,7 +57,7 @@ def match_reference(
     lesions: list[int] = []
     for number, target in enumerate(labels.targets):
         low, high = np.searchsorted(found.targets, [number, number + 1])
-        volumes = _numbered(found, int(low), int(high), target, reference, box, labels)
+        volumes = _numbered(found, int(low), int(high), target, reference, meta.crop, labels)
         matches = match_components(*volumes, settings.lesions)
         overlap[low:high], false[low:high] = matches.overlap, matches.false
         truth[low:high] = _truth(matches, volumes, settings.truth)
@@ -73,9 +69,9 @@ def match_reference(
     truth[unknown] = UNKNOWN
     atom_class, atom_rows, atom_reference = atoms_of(found, classes, inside, labels)
     return Rows(
-        cases=(case,),
-        groups=(group,),
-        voxel_mm3=np.array([voxel_mm3]),
+        cases=(case.id,),
+        groups=(case.patient or case.id,),
+        voxel_mm3=np.array([meta.geometry.voxel_volume_mm3]),
         reference=np.bincount(reference.reshape(-1), minlength=labels.num_classes + 1)[None, : labels.num_classes],
         names=tuple(names),
         features=features,
@@ -85,7 +81,7 @@ def match_reference(
         in_largest=found.in_largest,
         sizes=found.sizes,
         overlap=overlap,
-        centres_mm=centres_mm,
+        centres_mm=centres_mm(found, meta),
         truth=truth,
         is_false=false & ~unknown,
         hit_rows=np.array(hit_rows, dtype=np.int64),

@@ -1,4 +1,4 @@
-"""Components of many cases, judged against their references, in one table: what changing any of them would do.
+"""Components of many cases, matched with their references, in one table: what changing any of them would do.
 
 A component's features say how it looks; its *effects* say what removing or restoring it does to every score. Voxels
 that lie in the same components are one atom: its class now and how its voxels are labelled in the reference tell the

@@ -82,35 +82,35 @@ def _standing(found: ComponentList, volume: Column, num_targets: int) -> dict[st
             "num_components": num[found.targets]}  # fmt: skip
 
 
-def _surface(found: ComponentList, spacing: Column, used: Sequence[int]) -> Column:
+def _surface(found: ComponentList, spacing_mm: Column, used: Sequence[int]) -> Column:
     """Area of the surface faces of each row (in a plane: length of its edges)."""
     total = np.zeros(len(found.targets))
     for axis in used:
-        area = float(np.prod([spacing[a] for a in used if a != axis]))
+        area = float(np.prod([spacing_mm[a] for a in used if a != axis]))
         sides = ((found.faces >> (2 * axis)) & 1) + ((found.faces >> (2 * axis + 1)) & 1)
         total += area * sums(sides, found.offsets)
     return total
 
 
-def _box_sides(found: ComponentList, spacing: Column) -> Column:
+def _box_sides(found: ComponentList, spacing_mm: Column) -> Column:
     """Sides `n 3` of the smallest box around each row."""
     rim = np.flatnonzero(found.faces)  # a box is spanned by voxels of the surface; for a single slice by all
     offsets = np.searchsorted(rim, found.offsets)
     at = coordinates(found, found.voxels[rim])
     columns = [largest(at[:, a], offsets) - smallest(at[:, a], offsets) + 1 for a in range(3)]
-    return np.stack(columns, axis=1) * spacing
+    return np.stack(columns, axis=1) * spacing_mm
 
 
-def _principal_axes(found: ComponentList, spacing: Column, used: Sequence[int]) -> Column:
+def _principal_axes(found: ComponentList, spacing_mm: Column, used: Sequence[int]) -> Column:
     """Lengths of the principal axes of each row, falling."""
     taken, offsets = spread(found.offsets, _SAMPLE)
-    points = coordinates(found, found.voxels[taken])[:, used] * spacing[used]
+    points = coordinates(found, found.voxels[taken])[:, used] * spacing_mm[used]
     centres = np.stack([means(p, offsets) for p in points.T], axis=1)
     points = points - centres[owners(offsets)]
     moments = np.empty((len(centres), len(used), len(used)))
     for i in range(len(used)):
         for j in range(i, len(used)):
             moments[:, i, j] = moments[:, j, i] = means(points[:, i] * points[:, j], offsets)
-        moments[:, i, i] += spacing[used[i]] ** 2 / 12
+        moments[:, i, i] += spacing_mm[used[i]] ** 2 / 12
     lengths: Column = 4 * np.sqrt(np.maximum(np.linalg.eigvalsh(moments), 0))[:, ::-1]
     return lengths

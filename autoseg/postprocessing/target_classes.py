@@ -4,7 +4,7 @@ from autoseg.records.labels import LabelScheme
 
 
 def head_of(labels: LabelScheme, target: int) -> int:
-    """Channel of the probabilities that speaks for a target."""
+    """Channel of the probabilities that belongs to a target."""
     return target if labels.has_regions else target + 1
 
 

@@ -1,4 +1,4 @@
-"""What lies beside segmentations and speaks of all of them together: its names, the record, and how it is removed."""
+"""Files beside segmentations that are about all of them together: their names, the record, and how they are removed."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path

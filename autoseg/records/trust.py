@@ -102,7 +102,7 @@ class VolumeEstimate(Record):
 
 
 class Judgement(Record):
-    """What is said about one prediction."""
+    """Predicted quality, volumes and warnings of one prediction."""
 
     predicted_dice: float | None
     """Mean over targets, 0 to 1; None: there is no model, or nothing was segmented."""

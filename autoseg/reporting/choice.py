@@ -9,6 +9,7 @@ from autoseg.records.selection import Cost
 from autoseg.records.trust import QualityModel, Trust
 from autoseg.reporting.figures import draw_risk_coverage
 from autoseg.reporting.html import Block, Drawing, Paragraph, Table
+from autoseg.reporting.intervals import mean_text
 
 _COST_NOTE = (
     "Seconds a case: time in the networks of all folds, on the device of the training; with ~ it is estimated from the "
@@ -20,8 +21,8 @@ def choice_lines(selection: Selection, calibration: Calibration, trust: Trust) -
     """What `select` prints: candidates with their cost, the reasons of the choice, calibration and quality."""
     name = selection.objective.name
     rows = [
-        f"{candidate_name(c):45s} {name} {_interval(_compared(c))}"
-        + ("" if name == "dice" else f"  Dice {_interval(c.dice)}")
+        f"{candidate_name(c):45s} {name} {mean_text(_compared(c))}"
+        + ("" if name == "dice" else f"  Dice {mean_text(c.dice)}")
         + f"  {cost_text(c.cost)} s a case"
         + ("   <- chosen" if c.configurations == selection.configurations else "")
         for c in selection.candidates
@@ -37,9 +38,9 @@ def candidate_table(selection: Selection) -> Table:
     rows = tuple(
         (
             candidate_name(c),
-            *((_interval(_compared(c)),) if with_objective else ()),
-            _interval(c.dice),
-            *(_interval(c.targets[t]) for t in targets),
+            *((mean_text(_compared(c)),) if with_objective else ()),
+            mean_text(c.dice),
+            *(mean_text(c.targets[t]) for t in targets),
             cost_text(c.cost),
         )
         for c in candidates
@@ -165,7 +166,7 @@ def _flagged(quality: QualityModel) -> str:
 
 
 def _learned(quality: QualityModel) -> str:
-    gain = _interval(quality.scores.gain)
+    gain = mean_text(quality.scores.gain)
     if len(quality.features) > 1:
         return f"all features are better than mean probability alone by {gain}"
     return f"mean probability alone, since all features are better by {gain}, which is not clearly above zero"
@@ -180,14 +181,6 @@ def _half_width(log_ratio: float | None) -> str:
 def _temperatures(values: Sequence[float]) -> str:
     low, high = min(values), max(values)
     return f"{low:.2f}" if high - low < 0.005 else f"{low:.2f} to {high:.2f}"
-
-
-def _interval(aggregate: Aggregate) -> str:
-    if aggregate.mean is None:
-        return "-"
-    if aggregate.low is None or aggregate.high is None:
-        return f"{aggregate.mean:.3f}"
-    return f"{aggregate.mean:.3f} [{aggregate.low:.3f}, {aggregate.high:.3f}]"
 
 
 def _number(aggregate: Aggregate) -> str:

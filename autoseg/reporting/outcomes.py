@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 
 from autoseg.metrics.build import case_mean
 from autoseg.records.calibration import Calibration
-from autoseg.records.results import Aggregate, Evaluation, PostprocessingRule, Selection
+from autoseg.records.results import Evaluation, PostprocessingRule, Selection
 from autoseg.records.trust import Trust
 from autoseg.reporting.choice import candidate_name, candidate_table, choice_blocks
 from autoseg.reporting.examples import Example
 from autoseg.reporting.figures import draw_means, draw_scores
 from autoseg.reporting.html import Block, Command, Drawing, Folded, Gallery, Paragraph, Picture, Section, Table
+from autoseg.reporting.intervals import mean_text
 
 _LISTED = 200
 _METRICS = {"dice": "Dice", "iou": "IoU", "nsd": "NSD", "sensitivity": "Sensitivity", "precision": "Precision"}
@@ -125,11 +126,11 @@ def _defined(evaluation: Evaluation, target: str) -> list[float]:
 def _metric_table(name: str, evaluation: Evaluation) -> Table:
     used = [metric for metric in _METRICS if metric in evaluation.foreground_mean]
     rows = [
-        (target, str(aggregates["dice"].num_cases), *(_interval(aggregates[metric]) for metric in used))
+        (target, str(aggregates["dice"].num_cases), *(mean_text(aggregates[metric]) for metric in used))
         for target, aggregates in evaluation.targets.items()
     ]
     mean = evaluation.foreground_mean
-    rows.append(("mean of targets", str(mean["dice"].num_cases), *(_interval(mean[metric]) for metric in used)))
+    rows.append(("mean of targets", str(mean["dice"].num_cases), *(mean_text(mean[metric]) for metric in used)))
     return Table((name, "Cases", *(_METRICS[metric] for metric in used)), tuple(rows))
 
 
@@ -142,14 +143,6 @@ def _case_table(evaluation: Evaluation) -> Table:
         for case in ordered
     )
     return Table(("Case", "Mean Dice", *targets), rows, "Worst first.")
-
-
-def _interval(aggregate: Aggregate) -> str:
-    if aggregate.mean is None:
-        return "-"
-    if aggregate.low is None or aggregate.high is None:
-        return f"{aggregate.mean:.3f}"
-    return f"{aggregate.mean:.3f} [{aggregate.low:.3f}, {aggregate.high:.3f}]"
 
 
 def _number(value: float | None) -> str:

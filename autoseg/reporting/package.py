@@ -6,8 +6,9 @@ from autoseg.errors import ModelError
 from autoseg.inference.model_folders import open_model
 from autoseg.records.base import read_record
 from autoseg.records.package import PACKAGE, Package
-from autoseg.records.results import Aggregate
+from autoseg.reporting.intervals import mean_text
 
+_UNDEFINED = "not defined"
 _METRICS = {"dice": "Dice", "nsd": "surface Dice", "lesion_f1": "lesion F1"}
 
 
@@ -69,12 +70,8 @@ def _scores(package: Package) -> list[str]:
         f"|---|{'---|' * len(metrics)}",
     ]
     for target, scores in package.scores.items():
-        rows.append(f"| {target} | {' | '.join(_interval(scores.get(name)) for name in metrics)} |")
+        values = [
+            mean_text(scores[name], 4, undefined=_UNDEFINED) if name in scores else _UNDEFINED for name in metrics
+        ]
+        rows.append(f"| {target} | {' | '.join(values)} |")
     return rows
-
-
-def _interval(score: Aggregate | None) -> str:
-    if score is None or score.mean is None:
-        return "not defined"
-    ends = "" if score.low is None or score.high is None else f" [{score.low:.4f}, {score.high:.4f}]"
-    return f"{score.mean:.4f}{ends}"

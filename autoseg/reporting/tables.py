@@ -10,7 +10,7 @@ from rich.table import Table as RichTable
 
 from autoseg.console import duration
 from autoseg.records.benchmark import Benchmark, BenchmarkRow, PairedRow
-from autoseg.records.results import Aggregate
+from autoseg.reporting.intervals import mean_text
 
 _WIDTH = 160
 
@@ -69,8 +69,8 @@ def _scores(rows: Sequence[BenchmarkRow]) -> _Grid:
             row.configuration,
             row.target,
             str(row.dice.num_cases),
-            _interval(row.dice),
-            _interval(row.nsd),
+            mean_text(row.dice, 4),
+            mean_text(row.nsd, 4),
             f"{row.tolerance_mm:g}",
             *(f"{row.published_dice[m]:.4f}" if m in row.published_dice else "" for m in methods),
         )
@@ -90,7 +90,7 @@ def _pairs(rows: Sequence[PairedRow]) -> _Grid:
             str(row.difference.num_cases),
             f"{row.ours:.4f}",
             f"{row.theirs:.4f}",
-            _interval(row.difference, signed=True),
+            mean_text(row.difference, 4, signed=True),
             "" if row.p_value is None else f"{row.p_value:.2g}",
         )
         for row in rows
@@ -112,15 +112,6 @@ def _remarks(benchmark: Benchmark) -> list[str]:
     if any(row.published_dice for row in benchmark.rows):
         remarks.append("Published means are over all cases of the full dataset, not only over those scored here.")
     return [*remarks, *benchmark.remarks, *(f"Source: {source}." for source in benchmark.sources)]
-
-
-def _interval(aggregate: Aggregate, signed: bool = False) -> str:
-    if aggregate.mean is None:
-        return "-"
-    form = "+.4f" if signed else ".4f"
-    if aggregate.low is None or aggregate.high is None:
-        return format(aggregate.mean, form)
-    return f"{aggregate.mean:{form}} [{aggregate.low:{form}}, {aggregate.high:{form}}]"
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -23,7 +23,7 @@ def read_trust(path: Path, selection: Selection) -> Trust | None:
 
 
 def warn_of_case(case: str, judgement: Judgement) -> None:
-    """Warn the person at the terminal where a case should be looked at."""
+    """Warn the user at the terminal where a case should be looked at."""
     if judgement.reasons:
         console.warn(f"{case}: look at it: {'; '.join(judgement.reasons)}")
 
@@ -41,7 +41,8 @@ def judge(
         features: of its probabilities, as `selection.features` measures them; empty: nothing was segmented.
 
     Returns:
-        Predicted Dice, reasons to look at the case, and the volume of each target with its interval.
+        Predicted Dice, reasons to look at the case, and the volume of each target, mm3 (mm2 for a 2-D image), with its
+        interval.
     """
     reasons = list(unusual_properties(meta, trust.known))
     predicted = None

@@ -1,4 +1,4 @@
-"""What networks say about one prepared case in, its segmentation after post-processing and what is said about it out.
+"""The networks' logits of one prepared case in, its segmentation after post-processing and its judgement out.
 
 The one way from a predictor to an answer: `predict` takes it from files to files, the Python API from array to array.
 """
@@ -34,7 +34,7 @@ class CaseSegmentation:
     changes: Changes | None
     """What rules of components changed; None: the model has none."""
     judgement: Judgement | None
-    """What is said about it; None: nothing was learned about the model."""
+    """Predicted quality and volumes; None: nothing was learned about the model."""
 
 
 def case_logits(predictor: Predictor, grids: Grids) -> Iterator[Windows]:
@@ -48,7 +48,7 @@ def case_logits(predictor: Predictor, grids: Grids) -> Iterator[Windows]:
         The windows of the same rows, one of each configuration (the mean of its folds), or one of each fold where a
         rule or the caller needs the probabilities of single folds.
     """
-    if predictor.asks_folds:
+    if predictor.predicts_per_fold:
         return fold_windows(predictor.models, grids, predictor.device)
     return case_windows(predictor.models, grids, predictor.device, whole=predictor.trust is not None)
 
@@ -68,8 +68,8 @@ def segment_case(
         meta: of its first model.
         windows: as `case_logits` yields them.
         grid: makes what features of components need of the image; called only where a rule judges by them.
-        folder: what each fold says is kept inside it for a while, where a rule or the caller wants it.
-        keep: called with what the folds say, where the predictor saves probabilities.
+        folder: the folds' probabilities are kept inside it for a while, where a rule or the caller wants them.
+        keep: called with the folds' predictions, where the predictor saves probabilities.
 
     Raises:
         ModelError: the networks' values are not finite.
@@ -78,17 +78,18 @@ def segment_case(
     labels, rule = predictor.models[0].plan.labels, predictor.rule
     sums = FeatureSums(labels, meta.geometry.voxel_volume_mm3)
     watch = None if predictor.trust is None else sums.add
-    if not predictor.asks_folds:
+    if not predictor.predicts_per_fold:
         classes, changes = _cleaned(rule, segmentation(windows, meta, labels, watch), meta, labels)
     else:
         with scratch_folder(folder) as scratch:
             counts = [len(one.networks) for one in predictor.models]
             kept = predictor.saves_probabilities
-            spoken = predict_folds(windows, counts, meta, labels, scratch, watch, heard=predictor.listens, kept=kept)
-            inputs = ScoreInputs(spoken.probabilities, spoken.voices(), grid()) if predictor.listens else None
-            classes, changes = _cleaned(rule, spoken.labels, meta, labels, inputs)
-            if predictor.saves_probabilities:
-                keep(spoken)
+            per_fold = predictor.rule_needs_folds
+            predictions = predict_folds(windows, counts, meta, labels, scratch, watch, per_fold=per_fold, kept=kept)
+            inputs = ScoreInputs(predictions.probabilities, predictions.folds(), grid()) if per_fold else None
+            classes, changes = _cleaned(rule, predictions.labels, meta, labels, inputs)
+            if kept:
+                keep(predictions)
     trust = predictor.trust
     return CaseSegmentation(
         classes, changes, None if trust is None else judge(trust, meta, classes, labels, sums.result())

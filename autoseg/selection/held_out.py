@@ -151,7 +151,15 @@ def readers_of(case: str, held_out: Mapping[str, HeldOut], labels: LabelScheme) 
 
 
 def segmentation_of(case: str, members: Sequence[HeldOut], labels: LabelScheme) -> tuple[Classes, PreprocessedCase]:
-    """Held-out segmentation `Z Y X` of a case on its image's grid by one configuration or an ensemble."""
+    """Held-out segmentation of a case by one configuration or an ensemble.
+
+    Returns:
+        Internal class numbers `Z Y X` int16 on the image file's grid, and how the case was turned and cropped.
+
+    Raises:
+        DataError: the probabilities cannot be read.
+        ModelError: validation of a fold did not finish.
+    """
     meta = read_meta(members[0].folders[case], case)
     probabilities = [calibrated_pieces(held, case, labels) for held in members]
     return labels_from_probabilities(probabilities, meta, labels), meta

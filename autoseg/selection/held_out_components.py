@@ -3,16 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from autoseg.inference.export import mean_disagreement
-from autoseg.inference.probability_reader import classes_from_probabilities, mean_reader
+from autoseg.inference.probability_reader import FoldPrediction, classes_from_probabilities, mean_reader
 from autoseg.inference.store import read_disagreement, read_meta
-from autoseg.postprocessing.apply import world_mm
 from autoseg.postprocessing.case_grid import read_case_grid
 from autoseg.postprocessing.features import feature_names, measure
 from autoseg.postprocessing.find import find_components
-from autoseg.postprocessing.position_features import centres
 from autoseg.postprocessing.reference_match import match_reference
 from autoseg.postprocessing.rows import Rows
 from autoseg.records.dataset import Dataset
@@ -54,19 +50,16 @@ def held_out_rows(
     classes = classes_from_probabilities([probabilities], labels)
     grid = read_case_grid(Path(dataset.root), case, meta, plan, configuration)
     found = find_components(classes, probabilities, labels, components, grid.planar)
-    features = measure(found, classes, [(probabilities, disagreement)], labels, grid, components.ring_mm)
+    features = measure(found, classes, [FoldPrediction(probabilities, disagreement)], labels, grid, components.ring_mm)
     reference = turn(reference_of(dataset, case_id, meta.geometry), Turn(meta.axes, meta.flips))
     return match_reference(
-        case=case_id,
-        group=case.patient or case_id,
+        case=case,
+        meta=meta,
         found=found,
         features=features,
         names=feature_names(len(grid.image)),
         classes=classes,
         reference=reference,
-        box=meta.crop,
         labels=labels,
-        centres_mm=world_mm(centres(found), meta) if len(found.targets) else np.zeros((0, 3)),
-        voxel_mm3=meta.geometry.voxel_volume_mm3,
         settings=learning,
     )

@@ -16,7 +16,7 @@ from autoseg.inference.model import Model
 from autoseg.records.results import PostprocessingRule
 from autoseg.selection.predictor import Grids, Predictor
 
-_WRITTEN, _RULED, _COMPONENTS, _LISTENED = 4, 7, 13, 16
+_WRITTEN, _RULED, _COMPONENTS, _PROBABILITIES = 4, 7, 13, 16
 """Bytes for each voxel of the file: values to be written and read back; rules of whole classes; components with their
 features; the same with candidates and probabilities. Where all is foreground the last three are 16, 40 and 50
 (`benchmarks/case_memory.py` and tracemalloc found less); here a quarter of the voxels is, more than organs fill, since
@@ -28,8 +28,8 @@ def memory_shortage(predictor: Predictor, grids: Grids) -> str | None:
     meta = grids[predictor.models[0].configuration].meta
     sums = 0
     if predictor.device.type == "cpu":  # sums of a GPU go to the main memory only where there is enough
-        sums = sum(_sums_of(model, grids, predictor.asks_folds) for model in predictor.models)
-        # The stage before a cascade's has said all it has to say, and its sums are gone, before any other begins.
+        sums = sum(_sums_of(model, grids, predictor.predicts_per_fold) for model in predictor.models)
+        # The stage before a cascade's is finished, and its sums are gone, before any other begins.
         stages = [model.previous for model in predictor.models if model.previous is not None]
         sums = max([sums, *(_sums_of(stage, grids, False) for stage in stages)])
         sums += deciding_bytes(predictor.models[0].plan.labels.num_heads, meta.shape, crop_shape(meta))
@@ -37,7 +37,7 @@ def memory_shortage(predictor: Predictor, grids: Grids) -> str | None:
     free = available_memory_bytes()
     if sums + labels <= free:
         return None
-    fast = ", predict with --fast, which asks all folds together" if predictor.listens else ""
+    fast = ", predict with --fast, which blends all folds together" if predictor.rule_needs_folds else ""
     return (
         f"it does not fit into memory: about {sums / 2**30:.1f} GiB are needed to blend tiles and "
         f"{labels / 2**30:.1f} GiB for {math.prod(meta.geometry.shape) / 1e6:.0f} million voxels after that, "
@@ -45,18 +45,18 @@ def memory_shortage(predictor: Predictor, grids: Grids) -> str | None:
     )
 
 
-def _sums_of(model: Model, grids: Grids, asks_folds: bool) -> int:
+def _sums_of(model: Model, grids: Grids, per_fold: bool) -> int:
     """Bytes of the rows that are blended at a time by a model: one stream, or one for each network by itself."""
     settings, patch = model.settings, model.settings.patch_zyx
     mirrors = len(mirror_flips(settings.recipe.mirroring, patch)) > 1
     shape = grids[model.configuration].meta.shape
     z, y, x = (max(edge, tile) for edge, tile in zip(shape, patch, strict=True))
-    alone = asks_folds or settings.tile_weights == "nnunet"
+    alone = per_fold or settings.tile_weights == "nnunet"
     num_streams = len(model.networks) if alone else 1
     return num_streams * blending_bytes(model.plan.labels.num_heads + mirrors, (z, y, x), patch)
 
 
 def _bytes_of(rule: PostprocessingRule) -> int:
     if rule.components is not None and not rule.components.changes_nothing:
-        return _LISTENED if rule.components.needs_probabilities else _COMPONENTS
+        return _PROBABILITIES if rule.components.needs_probabilities else _COMPONENTS
     return _WRITTEN if rule.changes_nothing else _RULED

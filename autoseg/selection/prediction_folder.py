@@ -61,7 +61,7 @@ class PredictionFolder:
         self._failed: dict[str, str] = {}
 
     def begin(self) -> None:
-        """Remove what speaks of segmentations that will be replaced, and name the cases that cannot be written."""
+        """Remove what is about segmentations that will be replaced, and name the cases that cannot be written."""
         if len(self.waiting) < len(self._cases):
             console.say(f"{len(self._cases) - len(self.waiting)} of {len(self._cases)} cases are segmented already")
         outdated = (*(TABLES if self.waiting else ()), *(() if self._judged else (QUALITY_TABLE,)))

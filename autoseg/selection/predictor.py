@@ -40,18 +40,18 @@ class Predictor:
     """What judges the segmentations; None: nothing was learned about this model."""
 
     @property
-    def listens(self) -> bool:
-        """Whether post-processing judges components by what each fold says of them."""
+    def rule_needs_folds(self) -> bool:
+        """Whether post-processing scores components by the probabilities of each fold."""
         return self.rule.components is not None and self.rule.components.needs_probabilities
 
     @property
-    def asks_folds(self) -> bool:
-        """Whether each fold is asked on its own, not only all of a model together."""
-        return self.saves_probabilities or self.listens
+    def predicts_per_fold(self) -> bool:
+        """Whether the logits of each fold are wanted, not only their mean."""
+        return self.saves_probabilities or self.rule_needs_folds
 
     @property
     def digest(self) -> str:
-        """Changes with anything that could change a segmentation or what is said about it."""
+        """Changes with anything that could change a segmentation or its judgement."""
         rule = self.rule.model_dump(mode="json", exclude={"reasons"})
         parts: list[object] = [[model.digest for model in self.models], rule]
         if self.trust is not None:

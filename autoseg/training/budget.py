@@ -1,4 +1,4 @@
-"""What a training costs on the device at hand (`probe`) in, the length that fits a time budget out.
+"""A time budget and the measured cost of steps and validation (`probe`) in, the schedule that fits it out.
 
 The number of steps is fixed once and written down: a machine that becomes slower later makes the training
 longer, never different. So a margin is kept: steps are planned for `STEP_SHARE` of the time they could have.
@@ -29,7 +29,7 @@ _WHERE = {"device": "the device's memory", "memory": "main memory", "disk": "fil
 
 
 def decide_schedule(task: Task, options: TrainOptions, started: float) -> TrainingSchedule:
-    """Measure, fix the course of the training, and tell the person about it.
+    """Measure, fix the course of the training, and tell the user about it.
 
     Args:
         task: to be trained.
@@ -48,7 +48,7 @@ def decide_schedule(task: Task, options: TrainOptions, started: float) -> Traini
     )
     kind: Kind = "cuda" if task.device.type == "cuda" else "cpu"
     need = need_of_configuration(task.configuration, task.plan.labels, len(task.plan.channel_names), kind)
-    say_costs(costs, epochs * iterations, task.title, None if need is None else need.flops)
+    report_costs(costs, epochs * iterations, task.title, None if need is None else need.flops)
     return TrainingSchedule(
         epochs=epochs,
         iterations_per_epoch=iterations,
@@ -120,8 +120,8 @@ def _num_epochs(seconds: float, iterations: int, recipe: Schedule, costs: Costs)
     return epochs
 
 
-def say_costs(costs: Costs, num_steps: int, title: str, flops: int | None) -> None:
-    """Tell the person how long the training will take, what it needs, and how sure that is; `flops` are a step's."""
+def report_costs(costs: Costs, num_steps: int, title: str, flops: int | None) -> None:
+    """Tell the user how long the training will take, what it needs, and how sure that is; `flops` are a step's."""
     speed = ""
     if flops is not None:
         speed = f" ({flops / 1e9:.3g} GFLOP, {flops / costs.step_seconds / 1e12:.2g} TFLOP/s)"

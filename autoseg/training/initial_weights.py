@@ -20,9 +20,9 @@ from autoseg.networks.distractor import HidesDistractor, widened
 from autoseg.networks.transfer import Interface, shared, transfer
 from autoseg.records.dataset import Fold
 from autoseg.records.fine_tuning import Origin, matching_names
-from autoseg.records.inputs import TrainingInputs
 from autoseg.records.package import is_anonymous
 from autoseg.records.plan import Configuration, NetworkSpec, Plan
+from autoseg.records.provenance import TrainingInputs
 from autoseg.storage import tensors
 
 _WRAPPED = "network."  # before each name in a network that hides a distractor
@@ -77,7 +77,7 @@ def find_start(model: Path, plan: Plan, configuration: str, fold: str, cases: Fo
         digest, weights = weights_digest(chosen), tensors.load(chosen / WEIGHTS)[0][WEIGHTS]
     settings, theirs = plan.configurations[configuration], model_plan.configurations[trained.configuration]  # type: ignore[index]
     _check_network(settings.network, theirs.network, model, plan, configuration)
-    _tell_differences(plan, settings, model_plan, theirs, model)
+    _report_differences(plan, settings, model_plan, theirs, model)
     known, wanted = interface(model_plan, theirs), interface(plan, settings)
     common = shared(known, wanted)
     origin = Origin(
@@ -130,7 +130,7 @@ def load_start(start: Start, network: nn.Module, plan: Plan, settings: Configura
     network.load_state_dict(weights)
 
 
-def tell_start(start: Start, plan: Plan, settings: Configuration, title: str) -> None:
+def report_start(start: Start, plan: Plan, settings: Configuration, title: str) -> None:
     """Say where a fine-tuning starts and what of it is new."""
     origin, wanted = start.origins[-1], interface(plan, settings)
     new_heads = [name for name in wanted.heads if name not in origin.kept_heads]
@@ -184,7 +184,7 @@ def _check_network(wanted: NetworkSpec, known: NetworkSpec, model: Path, plan: P
         )
 
 
-def _tell_differences(plan: Plan, settings: Configuration, model: Plan, theirs: Configuration, where: Path) -> None:
+def _report_differences(plan: Plan, settings: Configuration, model: Plan, theirs: Configuration, where: Path) -> None:
     """Warn of what does not keep the weights from fitting, and makes them worth less."""
     found = [field for field in ("orientation", "transpose") if getattr(plan, field) != getattr(model, field)]
     fields = ("spacing_mm", "previous_stage")

@@ -45,7 +45,7 @@ def stage_shares(growth: PatchGrowth, end: float = 1.0) -> list[tuple[float, flo
 
 
 def warn_of_idle_growth(sampler: Sampler, recipe: Recipe) -> None:
-    """Tell the person of stages whose patch is the whole one, since the network's strides allow no smaller one."""
+    """Tell the user of stages whose patch is the whole one, since the network's strides allow no smaller one."""
     growth = recipe.patch_growth
     idle = [s.fraction for s in growth.stages if grown(sampler, s.fraction, False).patch_zyx == sampler.patch_zyx]
     if idle:

@@ -26,7 +26,7 @@ from autoseg.training.learner import Learner, train_step
 from autoseg.training.patch_growth import grown, stage_shares
 from autoseg.training.schedule import Precision
 from autoseg.training.task import Task, new_learner
-from autoseg.training.validation import Validator, network_input, num_tiles, predict_image, write_case
+from autoseg.training.validation import Validator, num_tiles, predict_image, read_network_input, write_case
 
 # Share of a budget that measuring steps may take, and its bounds in seconds; without a budget the lower one.
 _PROBE_SHARE, _PROBE_SECONDS = 0.02, (0.3, 20.0)
@@ -175,7 +175,7 @@ def _validation_seconds(learner: Learner, trial: Validator, cases: Sequence[str]
     patch, network = trial.configuration.patch_zyx, learner.network.eval()
     metas = [trial.manifest.cases[case] for case in cases]
     smallest = min(metas, key=lambda meta: math.prod(meta.geometry.shape))
-    image = network_input(trial, smallest.id)
+    image = read_network_input(trial, smallest.id)
     one_tile = torch.zeros((len(image), *patch))
     _timed_prediction(network, trial, one_tile)  # allocation and tuning
     tile_seconds, rows = _timed_prediction(network, trial, one_tile)

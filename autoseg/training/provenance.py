@@ -14,8 +14,8 @@ from autoseg.preprocessing import store
 from autoseg.records.base import read_record
 from autoseg.records.dataset import Dataset, Folds
 from autoseg.records.fingerprint import Fingerprint
-from autoseg.records.inputs import TrainingInputs, describe_changes
 from autoseg.records.plan import Plan
+from autoseg.records.provenance import TrainingInputs, describe_changes
 from autoseg.records.workspace import Paths
 from autoseg.storage.hashing import sha256_json
 from autoseg.training.out_of_fold import Earlier, folds_digest

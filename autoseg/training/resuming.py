@@ -14,8 +14,8 @@ from autoseg.devices import describe_device
 from autoseg.errors import ModelError, UsageError
 from autoseg.records.base import read_record
 from autoseg.records.dataset import Fold
-from autoseg.records.inputs import TrainingInputs, describe_changes
 from autoseg.records.plan import Plan
+from autoseg.records.provenance import TrainingInputs, describe_changes
 from autoseg.records.results import TrainedFold
 from autoseg.training.initial_weights import check_same_origin
 from autoseg.training.schedule import SCHEDULE, TrainingSchedule, TrainOptions
@@ -92,7 +92,7 @@ def _other_values(options: TrainOptions, fixed: TrainingSchedule) -> list[tuple[
 
 
 def warn_of_another_device(title: str, fixed: TrainingSchedule, device: torch.device) -> None:
-    """Tell the person where an interrupted training goes on elsewhere: sums in another order are rounded otherwise."""
+    """Tell the user where an interrupted training goes on elsewhere: sums in another order are rounded otherwise."""
     here = describe_device(device)
     if fixed.device != here:
         console.warn(

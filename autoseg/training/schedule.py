@@ -15,7 +15,7 @@ from pydantic import Field
 
 from autoseg.records.base import Record
 from autoseg.records.dataset import Fold
-from autoseg.records.inputs import TrainingInputs
+from autoseg.records.provenance import TrainingInputs
 from autoseg.records.recipe import Optimizer, Schedule
 
 SCHEDULE = "schedule.json"
@@ -24,7 +24,7 @@ POLY_EXPONENT = 0.9  # nnU-Net's
 
 
 class TrainOptions(Record):
-    """What a person asks for beside the plan; None leaves it to the plan or the device."""
+    """What the user asks for beside the plan; None leaves it to the plan or the device."""
 
     epochs: int | None = Field(default=None, ge=1)
     iterations: int | None = Field(default=None, ge=1)

@@ -30,7 +30,7 @@ from autoseg.inference.export import (
 )
 from autoseg.inference.labelling import logits_to_labels
 from autoseg.inference.model import with_previous
-from autoseg.inference.sliding_window import predict_rows, prediction_precision
+from autoseg.inference.sliding_window import configured_window, predict_rows
 from autoseg.inference.store import (
     disagreement_path,
     disagreement_writer,
@@ -96,7 +96,7 @@ def validate(network: nn.Module, validator: Validator, cases: Sequence[str], sto
         stop.raise_if_asked("validation")
         done = scores_path(validator, case) if can_score else meta_path(validator.folder, case)
         if not done.is_file():
-            image = network_input(validator, case)
+            image = read_network_input(validator, case)
             write_case(validator, case, predict_image(network, validator, image))
         if can_score:
             scores[case] = read_record(done, CaseScores, ModelError).scores
@@ -109,23 +109,13 @@ def has_image_libraries() -> bool:
 
 
 def predict_image(network: nn.Module, validator: Validator, image: Tensor) -> Iterator[Tensor]:
-    """What the network says about an image as `network_input` gives it, in rows as `predict_rows` yields them."""
-    configuration, labels = validator.configuration, validator.labels
-    return predict_rows(
-        [network],
-        image,
-        configuration.patch_zyx,
-        labels.num_heads,
-        configuration.recipe.mirroring,
-        labels,
-        validator.device,
-        precision=prediction_precision(configuration.recipe, validator.device),
-        has_previous=validator.previous is not None,
-        tile_weights=configuration.tile_weights,
-    )
+    """The network's logits of an image as `read_network_input` gives it, in rows as `predict_rows` yields them."""
+    device, has_previous = validator.device, validator.previous is not None
+    window = configured_window(validator.configuration, validator.labels, device, has_previous=has_previous)
+    return predict_rows([network], image, window, device)
 
 
-def network_input(validator: Validator, case: str) -> Tensor:
+def read_network_input(validator: Validator, case: str) -> Tensor:
     """Image channels, and for a cascade the previous stage's class numbers after them, `C Z Y X` float32."""
     image = torch.from_numpy(store.read_image(validator.store_folder, case))
     if validator.previous is None:
@@ -139,7 +129,7 @@ def write_case(validator: Validator, case: str, rows: Iterable[Tensor]) -> None:
     Args:
         validator: where to.
         case: its id.
-        rows: what the network says, on its grid, as `predict_image` yields it.
+        rows: the network's logits on its grid, as `predict_image` yields it.
     """
     meta, labels = validator.manifest.cases[case], validator.labels
     clock = _Clock(rows)

@@ -19,7 +19,7 @@ from autoseg.metrics.overlap import confusion_matrix
 from autoseg.preprocessing import store
 from autoseg.records.course import Watch
 from autoseg.records.results import EpochRecord
-from autoseg.training.validation import Validator, network_input, predict_image
+from autoseg.training.validation import Validator, predict_image, read_network_input
 
 
 def choose_watched(cases: Sequence[str], watch: Watch, seed: int) -> tuple[str, ...]:
@@ -52,7 +52,7 @@ def watched_dice(network: nn.Module, validator: Validator, cases: Sequence[str])
     """
     found = []
     for case in cases:
-        rows = predict_image(network, validator, network_input(validator, case))
+        rows = predict_image(network, validator, read_network_input(validator, case))
         decided = [
             logits_to_labels(part[: validator.labels.num_heads], validator.labels, threshold=0.0).cpu() for part in rows
         ]
@@ -65,7 +65,7 @@ def watched_dice(network: nn.Module, validator: Validator, cases: Sequence[str])
 
 
 def warn_of_few_looks(num_epochs: int, watch: Watch) -> None:
-    """Tell the person when a training that is to end at its plateau is planned too short to find one."""
+    """Tell the user when a training that is to end at its plateau is planned too short to find one."""
     looks, needed = num_epochs // watch.every_epochs, watch.window + watch.patience
     if looks < needed:
         console.warn(

@@ -15,7 +15,7 @@ from common import emit, options, whole_logits
 from torch import Tensor
 
 from autoseg.augmentation.policies import POLICIES
-from autoseg.inference.sliding_window import autocast
+from autoseg.inference.sliding_window import SlidingWindow, autocast
 from autoseg.losses.build import LOSSES, build_loss
 from autoseg.networks.build import NETWORKS, build_network
 from autoseg.records.labels import LabelScheme, Target
@@ -148,10 +148,12 @@ def sliding_window(device: torch.device) -> Iterator[Result]:
     found = [
         whole_logits(
             [build_network(small_spec("plain_unet"), 2, 4, seed=5).to(where).eval()],
-            image, PATCH, 4, mirroring, LABELS, where,
+            image,
+            SlidingWindow(PATCH, LABELS, mirroring),
+            where,
         )
         for where in (device, CPU)
-    ]  # fmt: skip
+    ]
     yield "sliding window, logits", relative(*found), 1e-4
     differing = found[0].argmax(0) != found[1].argmax(0)
     yield "sliding window, share of labels that differ", float(differing.double().mean()), 1e-4

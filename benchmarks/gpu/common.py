@@ -6,12 +6,11 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from autoseg.inference.sliding_window import predict_rows
+from autoseg.inference.sliding_window import SlidingWindow, predict_rows
 from autoseg.pipeline.plan import choose_plan
 from autoseg.preprocessing import store
 from autoseg.records.base import read_record
@@ -84,10 +83,12 @@ def fold_task(out: Path, device: torch.device, smoke: bool, seed: int = 1) -> Ta
     return open_task("speed", out / "speed", plan, CONFIGURATION, cases, dataset, folder, Earlier(), None, seed, device)
 
 
-def whole_logits(networks: Sequence[torch.nn.Module], image: Tensor, *arguments: Any, **named: Any) -> Tensor:
+def whole_logits(
+    networks: Sequence[torch.nn.Module], image: Tensor, window: SlidingWindow, device: torch.device
+) -> Tensor:
     """`H Z Y X` on the CPU: the rows of `predict_rows`, whose arguments these are, put together."""
-    num_heads = arguments[1]
-    return torch.cat([rows[:num_heads] for rows in predict_rows(networks, image, *arguments, **named)], 1).cpu()
+    num_heads = window.labels.num_heads
+    return torch.cat([rows[:num_heads] for rows in predict_rows(networks, image, window, device)], 1).cpu()
 
 
 def seconds_of(work: Callable[[], object], device: torch.device) -> float:

@@ -13,6 +13,7 @@ from dataclasses import replace
 import torch
 from common import EPOCH_STEPS, emit, fold_task, median_ms, options, peak_gib, seconds_of, whole_logits
 
+from autoseg.inference.sliding_window import SlidingWindow
 from autoseg.training.batches import batches
 from autoseg.training.learner import train_step
 from autoseg.training.probe import precisions, warm_learner
@@ -92,21 +93,13 @@ def time_compiled(task: Task, share: float) -> None:
 
 def predict(task: Task, network: torch.nn.Module, precision: str, share: float, smoke: bool) -> None:
     """Time the prediction of a random volume; `float32` is what `predict` uses unless the plan says otherwise."""
-    settings, labels = task.configuration, task.plan.labels
+    settings = task.configuration
+    window = SlidingWindow(settings.patch_zyx, task.plan.labels, settings.recipe.mirroring, precision=precision)
     shape = (48, 64, 48) if smoke else VOLUME
     image = torch.randn((len(task.plan.channel_names), *shape), generator=torch.Generator().manual_seed(1))
 
     def work() -> torch.Tensor:
-        return whole_logits(
-            [network],
-            image,
-            settings.patch_zyx,
-            labels.num_heads,
-            settings.recipe.mirroring,
-            labels,
-            task.device,
-            precision=precision,
-        )
+        return whole_logits([network], image, window, task.device)
 
     milliseconds = median_ms(work, task.device, share, least=1 if smoke else 3)
     emit(f"prediction of a volume, {precision}", round(milliseconds, 1), "ms", volume=shape)

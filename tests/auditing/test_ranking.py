@@ -1,4 +1,4 @@
-"""Ranking: the better explanation stands alone, a prediction may speak for the reference, sentences tell it plainly."""
+"""Ranking: the better explanation stands alone, a prediction may support the reference, sentences tell it plainly."""
 
 import numpy as np
 

@@ -74,6 +74,12 @@ def test_every_command_is_on_some_page() -> None:
     assert not set(COMMANDS) - named
 
 
+def test_the_index_of_experiments_names_every_section_once() -> None:
+    text = (PROJECT / "docs" / "experiments.md").read_text("utf-8")
+    anchors = [re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in re.findall("^## (.+)$", text, re.M)]
+    assert re.findall(r"^\| \[[^\]]+\]\(#([^)]+)\)", text, re.M) == anchors, "one row a section, in their order"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
 def test_a_page_links_to_files_that_there_are(page: Path) -> None:
     links = re.findall(r"\]\(([^)#\s]+)\)", page.read_text("utf-8"))

@@ -3,21 +3,19 @@
 Needs nnunetv2: in this interpreter, or in the one that AUTOSEG_PEER_PYTHON names; otherwise tests that ask are skipped.
 """
 
-import importlib.util
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import SimpleITK as sitk  # noqa: N813
 from scipy import ndimage
 
 from autoseg.images.reading import read_label
+from tests.differential.peer import peer_python
 
 Job = dict[str, Any]
 PEER = Path(__file__).with_name("nnunet_models_peer.py")
@@ -26,15 +24,6 @@ LABELS = {"background": 0, "organ": 1, "tumour": 2}
 REGIONS = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "rim": [3], "ignore": 4}
 ISOTROPIC = ([[1, 1, 1], [2, 2, 2], [2, 2, 2]], [[3, 3, 3]] * 3)
 FLAT = ([[1, 1, 1], [1, 2, 2], [2, 2, 2]], [[1, 3, 3], [3, 3, 3], [3, 3, 3]])
-
-
-def peer_python() -> str:
-    if importlib.util.find_spec("nnunetv2"):
-        return sys.executable
-    named = os.environ.get("AUTOSEG_PEER_PYTHON")
-    if not named:
-        pytest.skip("nnunetv2 is not installed here and AUTOSEG_PEER_PYTHON is not set")
-    return named
 
 
 def ask_peer(jobs: Sequence[Job], folder: Path) -> None:

@@ -3,12 +3,6 @@
 Runs where batchgeneratorsv2 is importable, or where AUTOSEG_PEER_PYTHON names an interpreter that has it.
 """
 
-import importlib.util
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -19,6 +13,7 @@ from autoseg.augmentation.draw import SpatialParameters, affine_matrix, source_b
 from autoseg.augmentation.intensity import TRANSFORMS
 from autoseg.augmentation.policies import NNUNET_INTENSITY
 from autoseg.augmentation.spatial import sample_patch
+from tests.differential.peer import run_peer
 
 NUM_CLASSES = 6
 ANGLES = np.array([23.0, -11.0, 28.0])
@@ -58,17 +53,7 @@ def given():
 
 @pytest.fixture(scope="module")
 def peer(given, tmp_path_factory):
-    here = importlib.util.find_spec("batchgeneratorsv2") is not None
-    named = sys.executable if here else os.environ.get("AUTOSEG_PEER_PYTHON")
-    if not named:
-        pytest.skip("batchgeneratorsv2 is not installed here and AUTOSEG_PEER_PYTHON names no interpreter that has it")
-    folder = tmp_path_factory.mktemp("peer")
-    np.savez(folder / "given.npz", **given)
-    script = Path(__file__).with_name("augmentation_peer.py")
-    command = [named, str(script), str(folder / "given.npz"), str(folder / "results.npz")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return dict(np.load(folder / "results.npz"))
+    return run_peer("augmentation_peer.py", given, tmp_path_factory.mktemp("peer"), "batchgeneratorsv2")
 
 
 @pytest.mark.parametrize("kind", ["labels", "dust"])

@@ -3,12 +3,6 @@
 Runs where MONAI is importable, or where AUTOSEG_PEER_PYTHON names an interpreter that has it.
 """
 
-import importlib.util
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -17,6 +11,7 @@ from scipy import ndimage
 from autoseg.losses.build import build_loss
 from autoseg.records.labels import LabelScheme, Target
 from autoseg.records.recipe import LossTerm, Recipe
+from tests.differential.peer import run_peer
 
 REGIONS = ((1, 2, 3), (2, 3))
 PARAMETERS = {"generalised_dice": {"smooth": 0.0}, "cl_dice": {"iterations": 2.0}}
@@ -51,16 +46,7 @@ def given() -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def peer(given: dict[str, np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
-    named = sys.executable if importlib.util.find_spec("monai") else os.environ.get("AUTOSEG_PEER_PYTHON")
-    if not named:
-        pytest.skip("MONAI is not installed here and AUTOSEG_PEER_PYTHON names no interpreter that has it")
-    folder = tmp_path_factory.mktemp("monai")
-    np.savez(folder / "given.npz", **given)
-    script = Path(__file__).with_name("losses_monai_peer.py")
-    command = [named, str(script), str(folder / "given.npz"), str(folder / "results.npz")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return dict(np.load(folder / "results.npz"))
+    return run_peer("losses_monai_peer.py", given, tmp_path_factory.mktemp("monai"), "monai")
 
 
 @pytest.mark.slow

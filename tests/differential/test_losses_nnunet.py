@@ -3,10 +3,8 @@
 Runs where nnunetv2 is importable, or in the interpreter that AUTOSEG_PEER_PYTHON names; otherwise skipped.
 """
 
-import importlib.util
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +14,7 @@ import torch
 from autoseg.losses.build import build_loss
 from autoseg.records.labels import LabelScheme, Target
 from autoseg.records.recipe import LossTerm, Recipe
+from tests.differential.peer import peer_python
 
 PEER = r"""
 import sys
@@ -52,9 +51,7 @@ REGIONS = ((1, 2, 3), (2, 3), (3,))
 
 
 def _ask_peer(folder: Path, arguments: list[str], **given: np.ndarray) -> dict[str, torch.Tensor]:
-    python = sys.executable if importlib.util.find_spec("nnunetv2") else os.environ.get("AUTOSEG_PEER_PYTHON")
-    if not python:
-        pytest.skip("nnunetv2 is not installed here and AUTOSEG_PEER_PYTHON is not set")
+    python = peer_python()
     np.savez(folder / "given.npz", **given)
     done = subprocess.run(
         [python, "-c", PEER, str(folder), *arguments],

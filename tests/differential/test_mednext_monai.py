@@ -3,12 +3,6 @@
 Runs where MONAI is importable, or where AUTOSEG_PEER_PYTHON names an interpreter that has it.
 """
 
-import importlib.util
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -16,6 +10,7 @@ import torch
 from autoseg.networks.build import build_network
 from autoseg.networks.cost import count_parameters
 from autoseg.records.plan import NetworkSpec
+from tests.differential.peer import run_peer
 from tests.networks.test_mednext import published
 
 SHAPES = {"3d_k3": (1, 2, 16, 32, 16), "3d_k5": (2, 2, 16, 16, 16), "2d_k3": (2, 2, 32, 48)}
@@ -25,18 +20,9 @@ BLOCKS["2d_k3"] = ((1, 2, 1, 1, 2), (1, 2, 1, 1))
 
 @pytest.fixture(scope="module")
 def peer(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
-    named = sys.executable if importlib.util.find_spec("monai") else os.environ.get("AUTOSEG_PEER_PYTHON")
-    if not named:
-        pytest.skip("MONAI is not installed here and AUTOSEG_PEER_PYTHON names no interpreter that has it")
-    folder = tmp_path_factory.mktemp("mednext")
     rng = np.random.default_rng(0)
     images = {name: rng.normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()}
-    np.savez(folder / "given.npz", **images)
-    script = Path(__file__).with_name("mednext_monai_peer.py")
-    command = [named, str(script), str(folder / "given.npz"), str(folder / "results.npz")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return {**images, **np.load(folder / "results.npz")}
+    return {**images, **run_peer("mednext_monai_peer.py", images, tmp_path_factory.mktemp("mednext"), "monai")}
 
 
 def _ours(name: str) -> str:

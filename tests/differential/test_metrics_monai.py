@@ -4,11 +4,9 @@ Runs in this process where MONAI is importable, else in the interpreter that AUT
 the tests are skipped.
 """
 
-import importlib.util
 import json
 import os
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -20,6 +18,7 @@ from autoseg.records.geometry import Geometry
 from autoseg.records.labels import LabelScheme
 from autoseg.records.results import Score
 from autoseg.records.scoring import Scoring
+from tests.differential.peer import peer_python
 
 PEER = r"""
 import json, sys, warnings
@@ -95,9 +94,7 @@ def _scores() -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def theirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
-    python = sys.executable if importlib.util.find_spec("monai") else os.environ.get("AUTOSEG_PEER_PYTHON")
-    if not python:
-        pytest.skip("monai is not installed here and AUTOSEG_PEER_PYTHON is not set")
+    python = peer_python("monai")
     folder = tmp_path_factory.mktemp("peer")
     false, true = _scores()
     given: dict[str, object] = {

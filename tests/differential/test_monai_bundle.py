@@ -4,12 +4,10 @@ MONAI's `verify_metadata` downloads the schema that the metadata name, or takes 
 that is one that we wrote from the bundle specification, and MONAI's own where AUTOSEG_MONAI_SCHEMA names a copy.
 """
 
-import importlib.util
 import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import pytest
 
 from autoseg.cli.main import main
 from tests.differential import nnunet_models as nn
+from tests.differential.peer import peer_python
 from tests.interop.models import FLAT, PLAIN, REGIONS, RESIDUAL, model_folder
 
 RUN = """
@@ -72,15 +71,6 @@ SPECIFICATION = {"type": "object", "properties": _FIELDS, "required": list(_FIEL
 CT = {"mean": 0.4, "median": 0.4, "std": 1.5, "min": -5.0, "max": 5.0, "percentile_00_5": -2.0, "percentile_99_5": 2.5}
 
 
-def _peer_python() -> str:
-    if importlib.util.find_spec("monai"):
-        return sys.executable
-    named = os.environ.get("AUTOSEG_PEER_PYTHON")
-    if not named:
-        pytest.skip("monai is not installed here and AUTOSEG_PEER_PYTHON is not set")
-    return named
-
-
 MODELS: dict[str, dict[str, Any]] = {
     "zscore": {"spec": RESIDUAL, "spacing_mm": (1.2, 1.0, 1.0)},
     "ct": {"spec": PLAIN, "spacing_mm": (1.2, 1.0, 1.0), "normalization": ("ct",), "intensities": {"0": CT}},
@@ -91,7 +81,7 @@ MODELS: dict[str, dict[str, Any]] = {
 
 def _ask_monai(program: str, *arguments: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [_peer_python(), "-c", program, *map(str, arguments)],
+        [peer_python("monai"), "-c", program, *map(str, arguments)],
         env={**{k: v for k, v in os.environ.items() if k != "PYTHONPATH"}, "OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, check=False,
     )  # fmt: skip

@@ -4,12 +4,10 @@ Runs in this process where that package is importable, else in the interpreter t
 names, which needs torch, numpy and that package only; otherwise the tests are skipped.
 """
 
-import importlib.util
 import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +17,7 @@ import torch
 from autoseg.networks.build import build_network
 from autoseg.networks.cost import count_parameters
 from autoseg.records.plan import NetworkSpec
+from tests.differential.peer import peer_python
 
 PEER = r"""
 import json, sys
@@ -51,15 +50,6 @@ for name, parameter in network.named_parameters():
         tensors["grad." + name] = parameter.grad.contiguous()
 np.savez(sys.argv[1] + "/answer.npz", **{name: t.numpy() for name, t in tensors.items()})
 """
-
-
-def _peer_python() -> str:
-    if importlib.util.find_spec("dynamic_network_architectures"):
-        return sys.executable
-    named = os.environ.get("AUTOSEG_PEER_PYTHON")
-    if not named:
-        pytest.skip("dynamic_network_architectures is not installed here and AUTOSEG_PEER_PYTHON is not set")
-    return named
 
 
 def _our_name(theirs: str, num_stages: int) -> str:
@@ -165,7 +155,11 @@ def _ask_peer(spec: NetworkSpec, x: torch.Tensor, folder: Path) -> dict[str, tor
     np.save(folder / "input.npy", x.numpy())
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [_peer_python(), "-c", PEER, str(folder)], env=environment, capture_output=True, text=True, check=False
+        [peer_python("dynamic_network_architectures"), "-c", PEER, str(folder)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return {name: torch.from_numpy(value) for name, value in np.load(folder / "answer.npz").items()}

@@ -1,16 +1,14 @@
 """Our normalisation beside nnU-Net's classes, when AUTOSEG_PEER_PYTHON names an interpreter with nnunetv2."""
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from autoseg.preprocessing.normalize import scale_of, scaled
 from autoseg.preprocessing.statistics import measured
 from autoseg.records.fingerprint import IntensityStatistics
+from tests.differential.peer import peer_python
 
 PEER = """
 import sys, numpy as np
@@ -30,10 +28,7 @@ np.savez(sys.argv[2], **results)
 
 
 def test_every_scheme_agrees_with_nnunet(tmp_path: Path):
-    python = os.environ.get("AUTOSEG_PEER_PYTHON")
-    if python is None:
-        pytest.importorskip("nnunetv2")
-        python = sys.executable
+    python = peer_python()
     rng = np.random.default_rng(0)
     mask = rng.random((9, 10, 11)) < 0.6
     image = (rng.normal(100, 300, mask.shape) * mask).astype(np.float32)

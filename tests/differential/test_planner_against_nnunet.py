@@ -4,32 +4,22 @@ Runs where nnU-Net is importable, or where AUTOSEG_PEER_PYTHON names an interpre
 `AUTOSEG_PLANNER_FUZZ=N` sets the number of fingerprints of the slow test.
 """
 
-import importlib.util
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from autoseg.pipeline.plan import plan_from_files
+from autoseg.pipeline.plan import PlanOptions, plan_from_files
+from tests.differential.peer import peer_python
 from tests.planning.comparison import ours, theirs
 from tests.planning.random_fingerprints import random_task
 
 PRESETS = ["nnunet", "nnunet_resenc_m", "nnunet_resenc_l", "nnunet_resenc_xl"]
 PEER = Path(__file__).with_name("nnunet_planner_peer.py")
-
-
-def _peer_python() -> str:
-    named = os.environ.get("AUTOSEG_PEER_PYTHON")
-    if named:
-        return named
-    if importlib.util.find_spec("nnunetv2") is None:
-        pytest.skip("nnunetv2 is not installed here and AUTOSEG_PEER_PYTHON names no interpreter that has it")
-    return sys.executable
 
 
 def _compare(seed: int, num: int, folder: Path) -> tuple[list[str], int]:
@@ -38,7 +28,7 @@ def _compare(seed: int, num: int, folder: Path) -> tuple[list[str], int]:
     tasks = [{**random_task(rng), "planner": PRESETS[i % 4]} for i in range(num)]
     lines = "".join(json.dumps(task) + "\n" for task in tasks)
     done = subprocess.run(
-        [_peer_python(), "-W", "ignore", str(PEER)], input=lines, capture_output=True, text=True, check=False
+        [peer_python(), "-W", "ignore", str(PEER)], input=lines, capture_output=True, text=True, check=False
     )
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(answers) == num, done.stderr[-2000:]
@@ -58,7 +48,9 @@ def _faults(task: dict[str, Any], answer: dict[str, Any], folder: Path) -> list[
     fingerprint, description = folder / "fingerprint.json", folder / "dataset.json"
     fingerprint.write_text(json.dumps(task["fingerprint"]))
     description.write_text(json.dumps({**task["dataset"], "file_ending": ".nii.gz"}))
-    plan = plan_from_files(fingerprint, description, task["planner"], gpu_memory_gib=task["gpu_memory_gib"])
+    plan = plan_from_files(
+        fingerprint, description, PlanOptions(task["planner"], gpu_memory_gib=task["gpu_memory_gib"])
+    )
     mine, other = ours(plan), theirs(answer)
     if mine["transpose"] != other["transpose"]:
         return [f"transpose {mine['transpose']} instead of {other['transpose']}"]

@@ -1,8 +1,6 @@
 """Ours beside nnU-Net's own resampling on real cases; AUTOSEG_PEER_PYTHON names an interpreter with nnunetv2."""
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +9,7 @@ import torch
 
 from autoseg.spatial.labels import resample_labels
 from autoseg.spatial.resampling import resampled_shape, separate_axis
+from tests.differential.peer import peer_python
 from tests.spatial.whole import resample_image
 
 PEER = """
@@ -28,14 +27,6 @@ CASES = [
     ("Task11_SarcomaCTMR", None, (2.0, 1.0, 1.0)),
     ("Task14_OpenKBP", None, (3.0, 2.4, 2.4)),
 ]
-
-
-def peer_python() -> str:
-    named = os.environ.get("AUTOSEG_PEER_PYTHON")
-    if named:
-        return named
-    pytest.importorskip("nnunetv2")
-    return sys.executable
 
 
 @pytest.mark.slow

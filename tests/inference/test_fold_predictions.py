@@ -1,4 +1,4 @@
-"""Fold models of several configurations, heard one after another."""
+"""Predictions of the folds of several configurations, one after another."""
 
 from pathlib import Path
 
@@ -19,12 +19,12 @@ from autoseg.records.labels import LabelScheme
 from autoseg.records.results import PostprocessingRule, PreprocessedCase
 from autoseg.selection.predictor import Predictor, prepare
 from autoseg.storage.arrays import read_array, write_array
-from tests.inference.whole import speak_whole
+from tests.inference.whole import predict_folds_at_once
 from tests.pipeline.fakes import make_plan, write_fold
 from tests.pipeline.test_predict import CPU, put
 
 
-def test_a_voice_is_the_same_fold_of_each_configuration(tmp_path: Path) -> None:
+def test_a_fold_is_averaged_over_the_configurations(tmp_path: Path) -> None:
     """Three folds of one, two of the other, which begins again."""
     for model, folds in ((0, 3), (1, 2)):
         for fold in range(folds):
@@ -32,10 +32,9 @@ def test_a_voice_is_the_same_fold_of_each_configuration(tmp_path: Path) -> None:
             write_array(tmp_path / f"{model}_{fold}.probabilities.b2nd", values)
     write_array(tmp_path / "0_0.disagreement.b2nd", np.full((1, 1, 3), 40, np.uint8))
     write_array(tmp_path / "0_1.disagreement.b2nd", np.full((1, 1, 3), 81, np.uint8))
-    spoken = FoldPredictions(np.zeros((1, 1, 3), np.int16), None, tmp_path, (3, 2))
-    heard = list(spoken.voices())
-    np.testing.assert_allclose([p.read(slice(0, 1))[0, 0, 0, 0] for p, _ in heard], [0.15, 0.3, 0.25], atol=1e-3)
-    assert [None if d is None else int(d[0, 0, 0]) for _, d in heard] == [40, 81, None]
+    folds = list(FoldPredictions(np.zeros((1, 1, 3), np.int16), None, tmp_path, (3, 2)).folds())
+    np.testing.assert_allclose([p.read(slice(0, 1))[0, 0, 0, 0] for p, _ in folds], [0.15, 0.3, 0.25], atol=1e-3)
+    assert [None if d is None else int(d[0, 0, 0]) for _, d in folds] == [40, 81, None]
 
 
 def test_means() -> None:
@@ -48,7 +47,7 @@ def test_means() -> None:
     assert mean_disagreement([known, known + 2])[0, 0, 0] == 8
 
 
-def test_speaking_one_by_one_gives_the_joint_segmentation(tmp_path: Path) -> None:
+def test_folds_one_by_one_give_the_joint_segmentation(tmp_path: Path) -> None:
     names = ("3d_fullres", "3d_lowres")
     plan = make_plan(names=names)
     models = []
@@ -62,11 +61,11 @@ def test_speaking_one_by_one_gives_the_joint_segmentation(tmp_path: Path) -> Non
     case = Case(id="case", images=("case.nii.gz",))
     for chosen in (tuple(models[:1]), tuple(models)):
         grids: dict[str, OnGrid] = prepare(Predictor(chosen, PostprocessingRule(), CPU), tmp_path / "images", case)
-        folder = tmp_path / f"voices_{len(chosen)}"
+        folder = tmp_path / f"folds_{len(chosen)}"
         folder.mkdir()
-        spoken = speak_whole(chosen, grids, torch.device("cpu"), folder)
-        np.testing.assert_array_equal(spoken.labels, segment(chosen, grids, CPU))
-        assert len(list(spoken.voices())) == 2
+        predictions = predict_folds_at_once(chosen, grids, torch.device("cpu"), folder)
+        np.testing.assert_array_equal(predictions.labels, segment(chosen, grids, CPU))
+        assert len(list(predictions.folds())) == 2
         assert disagreement_path(folder, "all").is_file()
 
 
@@ -90,11 +89,11 @@ def test_what_the_folds_disagree_about_is_kept(tmp_path: Path) -> None:
     meta = META
     (tmp_path / "folds").mkdir()
     windows = zip(*(native_windows([fold[:, None, None]], meta) for fold in logits), strict=True)
-    spoken = predict_folds(windows, [2], meta, labels, tmp_path / "folds")
+    predictions = predict_folds(windows, [2], meta, labels, tmp_path / "folds")
     single, together = logits.softmax(1), logits.mean(0).softmax(0)
     wanted = (single - together).abs().sum(1).div(2).mean(0)
     assert float(wanted[0]) > 0.3
-    spoken.keep(tmp_path)
+    predictions.keep(tmp_path)
     found = read_array(folds_path(tmp_path, "case"))
     np.testing.assert_allclose(found[0, 0] / 255, wanted, atol=0.003)
     np.testing.assert_allclose(read_probabilities(tmp_path, "case")[:, 0, 0], together, atol=1e-3)
@@ -108,30 +107,30 @@ def test_what_the_folds_disagree_about_is_kept(tmp_path: Path) -> None:
 
 
 def test_only_what_somebody_reads_is_written(tmp_path: Path) -> None:
-    """Nobody listens to the folds: only what all say; one fold alone is heard from there; nobody keeps it: no more."""
+    """Without `per_fold` only the ensemble's files, which a single fold is read from; not kept: only what is read."""
     logits = torch.tensor([[[4.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [3.0, 0.0]]])
     labels = LabelScheme(class_names=("background", "a"), class_values=(0, 1), num_entries=2)
     meta = META
 
-    def spoken(name: str, num_folds: int, heard: bool, kept: bool) -> tuple[FoldPredictions, set[str]]:
+    def predicted(name: str, num_folds: int, per_fold: bool, kept: bool) -> tuple[FoldPredictions, set[str]]:
         folder = tmp_path / name
         folder.mkdir()
         mirrored = [torch.cat([fold, torch.tensor([[0.2, 0.4]])]) for fold in logits[:num_folds]]
         windows = zip(*(native_windows([fold[:, None, None]], meta) for fold in mirrored), strict=True)
-        said = predict_folds(windows, [num_folds], meta, labels, folder, heard=heard, kept=kept)
-        return said, {path.name.removesuffix(".b2nd") for path in folder.iterdir()}
+        predictions = predict_folds(windows, [num_folds], meta, labels, folder, per_fold=per_fold, kept=kept)
+        return predictions, {path.name.removesuffix(".b2nd") for path in folder.iterdir()}
 
     everything = {"all.probabilities", "all.disagreement"}
-    assert spoken("saved", 2, False, True)[1] == {*everything, "all.folds"}
-    assert spoken("saved_one", 1, False, True)[1] == everything
+    assert predicted("saved", 2, False, True)[1] == {*everything, "all.folds"}
+    assert predicted("saved_one", 1, False, True)[1] == everything
     folds = {f"0_{fold}.{what}" for fold in (0, 1) for what in ("probabilities", "disagreement")}
-    assert spoken("heard", 2, True, False)[1] == {"all.probabilities", *folds}
-    said, files = spoken("heard_one", 1, True, False)
+    assert predicted("per_fold", 2, True, False)[1] == {"all.probabilities", *folds}
+    predictions, files = predicted("per_fold_of_one", 1, True, False)
     assert files == everything
-    ((alone, disagreement),) = said.voices()
-    np.testing.assert_array_equal(alone.read(slice(0, 1)), read_array(said.folder / "all.probabilities.b2nd"))
+    ((alone, disagreement),) = predictions.folds()
+    np.testing.assert_array_equal(alone.read(slice(0, 1)), read_array(predictions.folder / "all.probabilities.b2nd"))
     np.testing.assert_array_equal(disagreement, [[[51, 102]]])
-    assert spoken("both", 2, True, True)[1] == {*everything, "all.folds", *folds}
+    assert predicted("both", 2, True, True)[1] == {*everything, "all.folds", *folds}
 
 
 def test_all_folds_of_a_model_share_one_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ import torch
 
 from autoseg.errors import ModelError
 from autoseg.inference.mirroring import head_permutation, mirror_flips
+from autoseg.inference.sliding_window import SlidingWindow
 from autoseg.records.labels import Target
 from autoseg.records.recipe import Mirroring
 from tests.inference.test_sliding_window import CPU, LABELS, Pointwise, volume
@@ -28,5 +29,5 @@ def test_pairs_of_classes_that_are_not_there_are_refused() -> None:
 def test_slices_are_not_flipped_along_z() -> None:
     assert mirror_flips(Mirroring(), (1, 8, 8)) == [(), (1,), (2,), (1, 2)]
     image = volume(1, 5, 8, 8)
-    found = predict_logits([Pointwise()], image, (1, 8, 8), 3, Mirroring(), LABELS, CPU).logits
+    found = predict_logits([Pointwise()], image, SlidingWindow((1, 8, 8), LABELS, Mirroring()), CPU).logits
     torch.testing.assert_close(found, Pointwise()(image[None])[0][0], rtol=1e-5, atol=1e-5)

@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from autoseg.inference import fold_predictions, labelling, memory
 from autoseg.inference.export import to_probabilities
 from autoseg.inference.labelling import logits_to_labels
-from autoseg.inference.sliding_window import predict_rows
+from autoseg.inference.sliding_window import SlidingWindow, predict_rows
 from autoseg.records.labels import LabelScheme
 from autoseg.records.recipe import Mirroring
 from autoseg.spatial.linear import Scratch, Taps, Window
@@ -82,10 +82,12 @@ def test_a_volume_crosses_over_once(monkeypatch, free: int, has_previous: bool, 
         networks = [fake_gpu.on_gpu(spec_of("plain_unet", (2, 4), 3), 1 + (2 if has_previous else 1), 3).eval()]
         rows = list(
             predict_rows(
-                networks, image, patch, 3, mirroring, labels, fake_gpu.GPU,
-                tile_batch=8, precision=precision, has_previous=has_previous,
+                networks,
+                image,
+                SlidingWindow(patch, labels, mirroring, tile_batch=8, precision=precision, has_previous=has_previous),
+                fake_gpu.GPU,
             )
-        )  # fmt: skip
+        )
     where = "cuda" if free > 2**20 else "cpu"
     assert {part.device.type for part in rows} == {where}
     assert sum(part.shape[1] for part in rows) == 12

@@ -16,7 +16,7 @@ from tests.postprocessing.test_find import REGIONS, TWO
 SHAPE = (3, 7, 5, 4)
 
 
-def said(seed: int, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
+def random_probabilities(seed: int, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
     values = np.random.default_rng(seed).exponential(size=shape)
     return (values / values.sum(0)).astype(np.float16)
 
@@ -27,16 +27,16 @@ def small_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_slabs_put_together_are_the_whole(tmp_path: Path, small_slabs: None) -> None:
-    values = said(1)
-    write_array(tmp_path / "said.b2nd", values)
-    for pieces in (in_memory(values), in_file(tmp_path / "said.b2nd")):
+    values = random_probabilities(1)
+    write_array(tmp_path / "stored.b2nd", values)
+    for pieces in (in_memory(values), in_file(tmp_path / "stored.b2nd")):
         rows, slabs = zip(*pieces.slabs(), strict=True)
         assert [(where.start, where.stop) for where in rows] == [(0, 2), (2, 4), (4, 6), (6, 7)]
         np.testing.assert_array_equal(np.concatenate(slabs, 1), values)
 
 
 def test_a_mean_is_rounded_as_the_mean_of_whole_volumes(small_slabs: None) -> None:
-    first, second, third = (said(seed) for seed in (1, 2, 3))
+    first, second, third = (random_probabilities(seed) for seed in (1, 2, 3))
     mean = mean_reader([in_memory(one) for one in (first, second, third)])
     wanted = mean_probabilities([first, second, third])
     np.testing.assert_array_equal(np.concatenate([slab for _, slab in mean.slabs()], 1), wanted)
@@ -46,9 +46,9 @@ def test_a_mean_is_rounded_as_the_mean_of_whole_volumes(small_slabs: None) -> No
 
 @pytest.mark.parametrize("labels", [TWO, REGIONS])
 def test_classes_and_temperatures_do_not_depend_on_slabs(tmp_path: Path, monkeypatch, labels) -> None:
-    values = said(4)
-    write_array(tmp_path / "said.b2nd", values)
+    values = random_probabilities(4)
+    write_array(tmp_path / "stored.b2nd", values)
     whole = classes_from_probabilities([in_memory(tempered(values, 2.0, labels))], labels)
     monkeypatch.setattr(export, "_VALUES_PER_SLAB", 1)
-    warm = tempered_pieces(tmp_path / "said.b2nd", 2.0, labels)
+    warm = tempered_pieces(tmp_path / "stored.b2nd", 2.0, labels)
     np.testing.assert_array_equal(classes_from_probabilities([warm], labels), whole)

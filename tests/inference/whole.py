@@ -20,7 +20,7 @@ from autoseg.inference.fold_predictions import FoldPredictions, fold_windows, pr
 from autoseg.inference.model import Model
 from autoseg.inference.predictor import OnGrid, network_input, network_rows, segmentation
 from autoseg.inference.probability_reader import ProbabilityReader
-from autoseg.inference.sliding_window import predict_rows
+from autoseg.inference.sliding_window import SlidingWindow, predict_rows
 from autoseg.inference.store import (
     disagreement_path,
     disagreement_writer,
@@ -40,10 +40,10 @@ class Whole(NamedTuple):
     """`Z Y X`; None: nothing is mirrored."""
 
 
-def predict_logits(networks: Sequence[nn.Module], image: Tensor, *arguments, **named) -> Whole:
+def predict_logits(networks: Sequence[nn.Module], image: Tensor, window: SlidingWindow, device: torch.device) -> Whole:
     """The rows of `predict_rows`, whose arguments these are, put together."""
-    rows = torch.cat(list(predict_rows(networks, image, *arguments, **named)), 1)
-    num_heads = arguments[1]
+    rows = torch.cat(list(predict_rows(networks, image, window, device)), 1)
+    num_heads = window.labels.num_heads
     return Whole(rows[:num_heads], rows[num_heads] if len(rows) > num_heads else None)
 
 
@@ -80,7 +80,7 @@ def case_rows(model: Model, grids: Mapping[str, OnGrid], device: torch.device) -
     return torch.cat(list(network_rows(model, model.networks, image, device)), 1)
 
 
-def speak_whole(
+def predict_folds_at_once(
     models: Sequence[Model], grids: Mapping[str, OnGrid], device: torch.device, folder: Path, watch=None
 ) -> FoldPredictions:
     meta, counts = grids[models[0].configuration].meta, [len(model.networks) for model in models]

@@ -59,7 +59,7 @@ def test_channels_of_the_same_name_keep_their_weights_and_others_begin_with_the_
     first = old.state_dict()[name]
     torch.testing.assert_close(new.state_dict()[name], torch.stack([first.mean(1), first[:, 1]], dim=1))
     x = image(2)
-    x[:, 1] = 0  # then only the first channel speaks: with T1 alone in the old one
+    x[:, 1] = 0  # then only the first channel counts: with T1 alone in the old one
     assert not torch.allclose(new(x)[0], old(x)[0])
     same = moved(spec, old, known, LIVER._replace(channels=("T2", "T1")))
     x = image(2)

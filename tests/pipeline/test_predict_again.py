@@ -190,7 +190,7 @@ def test_scores_and_measurements_of_earlier_segmentations_are_removed(
 
 
 def test_files_of_others_stay_where_no_segmentation_was(paths: Paths, images: Path, tmp_path: Path) -> None:
-    """Names as general as these may be somebody's own; beside earlier segmentations they speak of those."""
+    """Names as general as these may be somebody's own; beside earlier segmentations they are about those."""
     own = dict.fromkeys((*TABLES, QUALITY_TABLE), "mine")
     for folder, there in (("fresh", None), ("others", "a.nii.gz")):
         out = tmp_path / folder

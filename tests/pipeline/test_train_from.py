@@ -18,6 +18,7 @@ from autoseg.errors import ModelError, Preempted, UsageError
 from autoseg.pipeline.fingerprint import verify_and_fingerprint
 from autoseg.pipeline.ingest import ingest
 from autoseg.pipeline.pack import pack
+from autoseg.pipeline.plan import PlanOptions
 from autoseg.pipeline.plan import plan as plan_stage
 from autoseg.pipeline.preprocess import preprocess
 from autoseg.pipeline.train import train
@@ -120,7 +121,7 @@ def test_a_plan_like_the_model_has_its_network_and_the_datasets_labels(
     assert ours.recipe.optimizer == theirs.recipe.optimizer
     assert read_record(paths.plan("like_tiny"), Plan) == plan
     with pytest.raises(UsageError, match="--like takes preset, memory and orientation from the model"):
-        plan_stage(paths, preset="small", like=paths.folder)
+        plan_stage(paths, PlanOptions(preset="small"), like=paths.folder)
     with pytest.raises(ModelError, match=f"{paths.plans} holds no trained fold: expected a model"):
         plan_stage(paths, like=paths.plans)
 

@@ -11,6 +11,7 @@ from autoseg.cli.main import main
 from autoseg.images.reading import read_label
 from autoseg.pipeline.fingerprint import verify_and_fingerprint
 from autoseg.pipeline.ingest import ingest
+from autoseg.pipeline.plan import PlanOptions
 from autoseg.pipeline.plan import plan as plan_stage
 from autoseg.pipeline.predict import predict
 from autoseg.pipeline.preprocess import preprocess
@@ -39,7 +40,7 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> Paths:
 @pytest.mark.slow
 @pytest.mark.parametrize(("preset", "configuration"), [("mednext_s", "3d_fullres"), ("mednext_b", "2d")])
 def test_mednext_is_planned_learns_and_predicts(paths: Paths, preset: str, configuration: str, tmp_path: Path) -> None:
-    plan = plan_stage(paths, preset=preset, settings=NARROW)
+    plan = plan_stage(paths, PlanOptions(preset=preset, settings=NARROW))
     settings = plan.configurations[configuration]  # type: ignore[index]
     assert settings.network.architecture == "mednext"
     assert settings.patch_size[-2:] == (16, 16)
@@ -57,7 +58,7 @@ def test_mednext_is_planned_learns_and_predicts(paths: Paths, preset: str, confi
 @pytest.mark.slow
 def test_an_architecture_is_a_value_of_the_plan(paths: Paths) -> None:
     settings = ("all.network.architecture=fpn", "all.network.features_per_stage=[4,8]", "3d_fullres.batch_size=2")
-    plan = plan_stage(paths, preset="small", name="pyramid", settings=settings)
+    plan = plan_stage(paths, PlanOptions(preset="small", name="pyramid", settings=settings))
     preprocess(paths, plan, ["3d_fullres"], num_workers=1)
     train(paths, plan, "3d_fullres", "0", TrainOptions(epochs=3, iterations=12, seed=1, device="cpu"))
     losses = [epoch.train_loss for epoch in read_history(paths.fold("pyramid", "3d_fullres", "0"))]

@@ -34,7 +34,7 @@ from tests.inference.whole import (
     case_rows,
     native_disagreement,
     native_probabilities,
-    speak_whole,
+    predict_folds_at_once,
     write_disagreement,
     write_probabilities,
 )
@@ -196,7 +196,7 @@ def test_asked_fold_by_fold_a_model_shows_the_same(workspace, chosen, tmp_path: 
         found = segment(asked, grids, CPU, together.add)
         folder = tmp_path / str(len(asked))
         folder.mkdir()
-        np.testing.assert_array_equal(speak_whole(asked, grids, CPU, folder, one_by_one.add).labels, found)
+        np.testing.assert_array_equal(predict_folds_at_once(asked, grids, CPU, folder, one_by_one.add).labels, found)
         assert one_by_one.result() == pytest.approx(together.result(), abs=5e-3)
 
 

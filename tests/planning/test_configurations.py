@@ -4,17 +4,18 @@ import numpy as np
 import pytest
 
 from autoseg.planning import configurations
-from autoseg.planning.configurations import Demand, Fitted, Stage, fit, plan_lowres
+from autoseg.planning.configurations import Demand, Fitted, Resolution, Stage, fit, plan_lowres
 from autoseg.planning.presets import PRESETS
 from autoseg.planning.step_cost import StepNeed, trace_need, usable_bytes
 from tests.planning.examples import scheme
 
 NNUNET = PRESETS["nnunet"]
+CT = Resolution(np.array([1.6, 0.79, 0.79]), np.array([187.0, 512.0, 512.0]), 187.0 * 512 * 512)
 
 
 def _stage(demand: Demand, spacing: tuple[float, ...], shape: tuple[float, ...]) -> Stage:
     spacing_mm, median = np.array(spacing, dtype=float), np.array(shape, dtype=float)
-    return Stage(spacing_mm, median, fit(NNUNET, demand, spacing_mm, median, float(np.prod(median))))
+    return Stage(spacing_mm, median, fit(NNUNET, demand, Resolution(spacing_mm, median, float(np.prod(median)))))
 
 
 def test_a_large_volume_gets_a_coarser_stage_whose_patch_covers_a_quarter() -> None:
@@ -63,8 +64,7 @@ def test_memory_scales_the_budget() -> None:
 def test_a_card_is_left_no_room_for_a_further_step_of_any_axis() -> None:
     def fitted(gib: float) -> Fitted:
         demand = Demand(scheme(), num_cases=41, gpu_memory_gib=gib)
-        shape = np.array([187.0, 512.0, 512.0])
-        return fit(PRESETS["default"], demand, np.array([1.6, 0.79, 0.79]), shape, float(np.prod(shape)))
+        return fit(PRESETS["default"], demand, CT)
 
     found = fitted(24)
     assert found.patch_size == (128, 256, 256), "halving the step frees a sixth of the card: 112 would leave it idle"
@@ -77,11 +77,11 @@ def test_a_card_is_left_no_room_for_a_further_step_of_any_axis() -> None:
 def test_the_search_goes_on_until_what_is_found_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     """A step that needs a little more than there is, of a patch that the line takes for small: four searches found it
     again and again (resenc_m, 4 GiB, 2-D images of 949x1281)."""
-    gib, shape = 25.5, np.array([187.0, 512.0, 512.0])
+    gib = 25.5
     demand = Demand(scheme(), num_cases=41, gpu_memory_gib=gib)
 
     def fitted() -> Fitted:
-        return fit(PRESETS["default"], demand, np.array([1.6, 0.79, 0.79]), shape, float(np.prod(shape)))
+        return fit(PRESETS["default"], demand, CT)
 
     first, recipe = fitted(), PRESETS["default"].recipe.model_dump_json()
     need = trace_need(first.network, first.patch_size, first.batch_size, 1, scheme(), recipe).num_bytes

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from autoseg.postprocessing import apply
-from autoseg.postprocessing.apply import ScoreInputs, clean_components, world_mm
+from autoseg.postprocessing.apply import ScoreInputs, clean_components
 from autoseg.postprocessing.features import CaseGrid
+from autoseg.postprocessing.position_features import world_mm
 from autoseg.records.geometry import Geometry
 from autoseg.records.labels import LabelScheme
 from autoseg.records.postprocessing import ComponentRule, ComponentSettings, LearningSettings, Logistic, TargetRule

@@ -1,4 +1,4 @@
-"""Judged components: what the table foretells is what rewriting segmentations gives, and truth is as its rule says."""
+"""Matched components: what the table foretells is what rewriting segmentations gives, and truth is as its rule says."""
 
 import numpy as np
 import pytest
@@ -7,16 +7,19 @@ from hypothesis import strategies as st
 
 from autoseg.metrics.detection import lesion_counts, lesion_f1, lesion_matches
 from autoseg.metrics.overlap import confusion_matrix, dice, target_counts
-from autoseg.postprocessing.apply import Judged, apply_decisions
+from autoseg.postprocessing.apply import ComponentDecisions, apply_decisions
 from autoseg.postprocessing.effects import dice_of, false_components, lesion_f1_of, lesions_found, outcome, untouched
 from autoseg.postprocessing.features import feature_names
 from autoseg.postprocessing.find import find_components
 from autoseg.postprocessing.reference_match import match_reference
 from autoseg.postprocessing.rows import UNKNOWN, Rows, joined, painting, related, restricted
+from autoseg.records.dataset import Case
 from autoseg.records.detection import LesionRule
 from autoseg.records.labels import LabelScheme, Target
 from autoseg.records.postprocessing import ComponentSettings, LearningSettings, TruthRule
 from tests.inference.whole import in_memory
+from tests.pipeline.fakes import oblique_grid
+from tests.postprocessing.test_apply import meta_of
 from tests.postprocessing.test_find import ONE, REGIONS, TWO
 
 IGNORING = TWO.model_copy(update={"ignore_value": 9})
@@ -34,16 +37,13 @@ SETTINGS = ComponentSettings()
 
 def judge(classes, reference, labels: LabelScheme = ONE, probabilities=None, learning=LearningSettings(), case="case"):
     """Table of one case whose crop box is everything, and what was found."""
-    said = None if probabilities is None else in_memory(probabilities)
-    found = find_components(classes, said, labels, SETTINGS)
-    num = len(found.targets)
-    box = tuple((0, n) for n in classes.shape)
+    reader = None if probabilities is None else in_memory(probabilities)
+    found = find_components(classes, reader, labels, SETTINGS)
+    meta = meta_of(oblique_grid(classes.shape, (2.0, 1.0, 1.0)))
     names = feature_names(1)
-    features = np.full((num, len(names)), np.nan)
-    rows = match_reference(
-        case, case, found, features, names, classes, reference, box, labels, np.zeros((num, 3)), 2.0, learning
-    )
-    return rows, found
+    features = np.full((len(found.targets), len(names)), np.nan)
+    known = Case(id=case, images=(f"{case}.nii.gz",))
+    return match_reference(known, meta, found, features, names, classes, reference, labels, learning), found
 
 
 def line(*values: int) -> np.ndarray:
@@ -76,7 +76,7 @@ def test_the_table_foretells_what_rewriting_gives(seed: int, labels: LabelScheme
     keep = np.random.default_rng(seed).random(len(found.targets)) < 0.5
     how = painting(labels)
     foretold = outcome(rows, how, keep)
-    rewritten = apply_decisions(classes, Judged(found, keep, keep * 1.0, rows.features, rows.names), labels)
+    rewritten = apply_decisions(classes, ComponentDecisions(found, keep, keep * 1.0, rows.features, rows.names), labels)
     matrix = confusion_matrix(rewritten, reference, labels)
     for number, target in enumerate(labels.targets):
         counts = target_counts(matrix, target)
@@ -97,7 +97,7 @@ def test_lesion_scores_are_those_of_rewritten_segmentations(seed: int, labels: L
     keep = found.is_decided & (np.random.default_rng(seed).random(len(found.targets)) < 0.7)
     how = painting(labels)
     foretold = outcome(rows, how, keep)
-    rewritten = apply_decisions(classes, Judged(found, keep, keep * 1.0, rows.features, rows.names), labels)
+    rewritten = apply_decisions(classes, ComponentDecisions(found, keep, keep * 1.0, rows.features, rows.names), labels)
     hit, lesions = lesions_found(rows, how, foretold)
     for number in range(len(labels.targets)):
         wanted = lesion_counts(lesion_matches(rewritten == number + 1, reference == number + 1, rule))
@@ -142,9 +142,10 @@ def test_reference_outside_the_crop_is_missed() -> None:
     classes, reference = line(0, 1, 0), line(1, 0, 0, 1, 0)
     found = find_components(classes, None, labels, SETTINGS)
     names = feature_names(1)
-    box = ((0, 1), (0, 1), (2, 5))
-    rows = match_reference("case", "p", found, np.zeros((1, len(names))), names, classes, reference, box,
-                           labels, np.zeros((1, 3)), 1.0, settings)  # fmt: skip
+    case = Case(id="case", images=("case.nii.gz",), patient="p")
+    meta = meta_of(oblique_grid(reference.shape)).model_copy(update={"crop": ((0, 1), (0, 1), (2, 5))})
+    rows = match_reference(case, meta, found, np.zeros((1, len(names))), names, classes, reference, labels, settings)
+    assert (rows.cases, rows.groups) == (("case",), ("p",))
     hit, lesions = lesions_found(rows, painting(labels), outcome(rows, painting(labels), untouched(rows)))
     assert (hit[0, 0], lesions[0, 0]) == (1, 2)
     assert rows.truth.tolist() == [1]

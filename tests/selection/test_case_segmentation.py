@@ -1,4 +1,4 @@
-"""A case that a learned rule listens to: its memory does not grow with the number of classes."""
+"""A case with a learned rule that needs probabilities: its memory does not grow with the number of classes."""
 
 import tracemalloc
 from collections.abc import Iterator

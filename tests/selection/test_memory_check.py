@@ -83,7 +83,7 @@ def test_the_threads_that_decide_count(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_stage_before_a_cascade_counts_where_it_needs_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is done, and its sums are gone, before the cascade's own begin; all its folds speak together."""
+    """It is done, and its sums are gone, before the cascade's own begin; all its folds are blended together."""
     monkeypatch.setattr(memory_check, "deciding_bytes", lambda *_: 0)
     after = 4 * 100 * 200 * 300
     own, earlier = 4 * (7 + 1) * 31 * 80 * 100, 4 * (7 + 1) * 31 * 60 * 200

@@ -1,6 +1,6 @@
 """What is told of a training's inputs when some of them changed."""
 
-from autoseg.records.inputs import TrainingInputs, describe_changes
+from autoseg.records.provenance import TrainingInputs, describe_changes
 
 THEN = TrainingInputs(cases={"a": "1", "b": "2", "c": "3"}, preprocessing="p", previous_stage="w")
 

@@ -7,7 +7,7 @@ from autoseg.postprocessing.rows import Bools, Floats
 from autoseg.records.postprocessing import TargetRule
 
 
-def decide(
+def apply_target_rule(
     rule: TargetRule, is_decided: Bools, in_largest: Bools, features: Floats, names: tuple[str, ...]
 ) -> tuple[Bools, Floats]:
     """Decision and score of each row.
