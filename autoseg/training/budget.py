@@ -89,7 +89,7 @@ def fit_length(recipe: Schedule, options: TrainOptions, costs: Costs, seconds_le
     epochs = min(max(math.ceil(seconds / _EPOCH_SECONDS), _MIN_EPOCHS), affordable, _num_steps(seconds, 0, costs))
     iterations = max(1, _num_steps(seconds, epochs, costs) // epochs)
     # What rounding the iterations down left over makes more epochs: of 70 seconds it was up to a fifth.
-    return max(1, min(affordable, int(seconds / _epoch_seconds(iterations, costs)))), iterations
+    return max(1, int(seconds / _epoch_seconds(iterations, costs))), iterations
 
 
 def _num_steps(seconds: float, epochs: int, costs: Costs) -> int:
