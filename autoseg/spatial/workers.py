@@ -39,7 +39,7 @@ class Workers:
     def __init__(self) -> None:
         self._own = _Own()
         count = num_workers()
-        self._pool = ThreadPoolExecutor(count, "pieces", _torch_in_this_thread_alone) if count > 1 else None
+        self._pool = ThreadPoolExecutor(count, "pieces", torch_in_this_thread_alone) if count > 1 else None
 
     def __enter__(self) -> Self:
         return self
@@ -64,7 +64,13 @@ class Workers:
             for piece in pieces:
                 work(piece)
         else:
-            for _ in self._pool.map(work, pieces):
+            without_gradients = torch.is_inference_mode_enabled()  # the mode belongs to a thread, not to the tensors
+
+            def run(piece: Piece) -> None:
+                with torch.inference_mode(without_gradients):
+                    work(piece)
+
+            for _ in self._pool.map(run, pieces):
                 pass
 
 
@@ -75,7 +81,7 @@ class _Own(threading.local):
         self.scratch = Scratch()
 
 
-def _torch_in_this_thread_alone() -> None:
+def torch_in_this_thread_alone() -> None:
     """Let torch use one thread for what this thread computes, and leave all other threads as they are.
 
     `torch.set_num_threads` would not do: it is also what threads get that begin to compute later, wherever they are.

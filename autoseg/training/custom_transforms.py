@@ -6,11 +6,12 @@ group `autoseg.transforms`, each naming a function without arguments (or the tra
 Samples pass through batchgenerators' own loader and SingleThreadedAugmenter, so a transform meets exactly what it was
 written for. batchgenerators is imported only when a recipe names a transform.
 
-Every sample passes by itself, in one of the threads that prepare batches ahead of the training; what is drawn for it
-depends on its place in the training alone, however many threads there are and after a resumption. A transform whose
-call has a parameter `rng` is given the sample's own generator, and threads run it side by side. All others draw from
-numpy's, Python's or torch's global generators. A process has those only once: they are seeded for each sample and put
-back afterwards, and one such transform runs at a time.
+Every sample passes by itself, for a GPU in one of the threads that prepare batches ahead of the training; what is drawn
+for it depends on its place in the training alone, however many threads there are and after a resumption. A transform
+whose call has a parameter `rng` is given the sample's own generator, and threads run it side by side. All others draw
+from numpy's, Python's or torch's global generators. A process has those only once: they are seeded for each sample and
+put back afterwards, and one such transform runs at a time. Beside a GPU's training a network of one's own that draws
+from the host's generators must not meet such a transform: it would draw now and then from what belongs to a sample.
 """
 
 import inspect

@@ -24,6 +24,7 @@ from autoseg.preprocessing import store
 from autoseg.preprocessing.locations import FlatIndices
 from autoseg.records.geometry import IntTriple
 from autoseg.records.results import Manifest
+from autoseg.spatial.workers import torch_in_this_thread_alone
 from autoseg.storage.arrays import read_array
 from autoseg.training.distractors import MarkedCases, locations_with_distractors, read_with_distractors
 from autoseg.training.tiers import HeldTypes, Tier, TierChoice, describe_tier, memory_bytes, tier_here
@@ -167,12 +168,13 @@ def read_crop(source: Source, number: int, start: IntTriple, stop: IntTriple) ->
 def made_ahead(make: Callable[[Item], Made], items: Iterable[Item], num_threads: int) -> Iterator[Made]:
     """`make(item)` for each of `items`, in order, made ahead of time by `num_threads` threads; 0: when it is asked for.
 
-    An exception in a thread is raised here, where its item would have come; nothing waits for a thread that has ended.
+    An exception in a thread is raised here, where its item would have come. When the iteration ends, or is broken off,
+    so has all work of the threads: what they touch, such as the global generators, is the caller's own again.
     """
     if num_threads == 0:
         yield from (make(item) for item in items)
         return
-    pool = ThreadPoolExecutor(num_threads, thread_name_prefix="read-ahead")
+    pool = ThreadPoolExecutor(num_threads, "read-ahead", torch_in_this_thread_alone)
     waiting: deque[Future[Made]] = deque()
     try:
         for item in items:
@@ -182,7 +184,7 @@ def made_ahead(make: Callable[[Item], Made], items: Iterable[Item], num_threads:
         while waiting:
             yield waiting.popleft().result()
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _locations(folder: Path, case: str, marked: MarkedCases | None) -> tuple[FlatIndices, ...]:

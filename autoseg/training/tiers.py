@@ -113,11 +113,12 @@ def num_reading_threads(tier: Tier, device: torch.device, transforms: bool = Fal
 
     One thread keeps up with a CPU's training and takes little away from it. A GPU is fed by one thread out of memory
     and by two from disk, which unpack without holding Python's lock; with a user's `transforms` by one on each core
-    but that of the training, and a CPU by one even out of memory.
+    but that of the training. On a CPU a training runs them itself: they may draw from the global generators, and so
+    may its network.
     """
     is_gpu = device.type == "cuda"
     if transforms:
-        return max(1, min(_MOST_THREADS, num_cores() - 1)) if is_gpu else 1
+        return max(1, min(_MOST_THREADS, num_cores() - 1)) if is_gpu else 0
     return {"device": 0, "memory": int(is_gpu), "disk": 2 if is_gpu else 1}[tier]
 
 

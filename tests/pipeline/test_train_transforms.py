@@ -45,7 +45,7 @@ def _plan(prepared: Paths, *names: str) -> Plan:
     return make_plan(prepared, name="_".join(names), recipe=RECIPE.model_copy(update={"augmentation": augmentation}))
 
 
-def test_samples_pass_in_a_thread_ahead_of_the_training(prepared: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_pass_in_the_thread_of_a_cpus_training(prepared: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     monkeypatch.setattr(console, "say", said.append)
     SEEN.clear()
@@ -54,11 +54,11 @@ def test_samples_pass_in_a_thread_ahead_of_the_training(prepared: Paths, monkeyp
     configuration = plan.configurations["3d_fullres"]
     steps = trained.epochs * trained.iterations_per_epoch
     assert len(SEEN) >= steps * configuration.batch_size  # more where steps are measured first
-    assert {thread.partition("_")[0] for thread, _, _ in SEEN} == {"read-ahead"}
+    assert {thread for thread, _, _ in SEEN} == {"MainThread"}, "a network may draw from the same generators"
     assert {shape for _, shape, _ in SEEN} == {(1, 1, *configuration.patch_zyx)}
     assert set().union(*(labels for _, _, labels in SEEN)) == set(range(plan.labels.num_classes))
     assert "Patches are changed on the CPU by the transforms noted." in said
-    assert any("threads (1) prepare batches ahead of the training" in line for line in said)
+    assert not any("prepare batches ahead" in line for line in said)
 
 
 def test_a_failing_one_ends_it(prepared: Paths) -> None:

@@ -1,6 +1,7 @@
 """Pieces of work shared by threads: all are done, whoever is slow, and nothing outside these threads changes."""
 
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -107,6 +108,7 @@ def test_an_error_comes_through_and_ends_the_threads(
 
     def work(piece: int) -> None:
         begun.append(piece)
+        time.sleep(0.001)  # or all are done before the error is heard of
         if piece == 1 and from_work:
             raise error("told")
 
@@ -147,3 +149,20 @@ def test_as_many_as_torch_has_within_reason() -> None:
     for count, expected in ((1, 1), (3, 3), (64, 4)):
         with torch_threads(count):
             assert num_workers() == expected
+
+
+def test_pieces_are_worked_on_in_the_inference_mode_of_the_caller(two_threads: None) -> None:
+    """The mode belongs to a thread: without it torch refuses to write into what was made in it."""
+    modes: list[bool] = []
+    with Workers() as workers:
+        for mode in (True, False):
+            with torch.inference_mode(mode):
+                out = torch.zeros(4)
+
+                def fill(piece: int, out: torch.Tensor = out) -> None:
+                    modes.append(torch.is_inference_mode_enabled())
+                    out[piece] = piece
+
+                workers.each(fill, range(4), CPU)
+                assert out.tolist() == [0, 1, 2, 3]
+    assert modes == [True] * 4 + [False] * 4

@@ -81,3 +81,20 @@ def test_leaving_early_ends_the_threads() -> None:
     while any(t.name.startswith("read-ahead") for t in threading.enumerate()) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not any(t.name.startswith("read-ahead") for t in threading.enumerate())
+
+
+def test_what_is_broken_off_works_no_longer() -> None:
+    """A transform under way would go on with the global generators while the caller draws from them."""
+    begun, ended = [], []
+
+    def slow(number: int) -> int:
+        begun.append(number)
+        time.sleep(0.02)
+        ended.append(number)
+        return number
+
+    made = made_ahead(slow, range(1000), 2)
+    next(made)
+    made.close()
+    assert sorted(begun) == sorted(ended)
+    assert len(begun) < 10

@@ -105,6 +105,6 @@ def test_threads_for_a_users_transforms(monkeypatch: pytest.MonkeyPatch, cores: 
     monkeypatch.setattr(module, "num_cores", lambda: cores)
     for tier in ("memory", "disk"):
         assert num_reading_threads(tier, torch.device("cuda"), transforms=True) == expected
-        assert num_reading_threads(tier, torch.device("cpu"), transforms=True) == 1
+        assert num_reading_threads(tier, torch.device("cpu"), transforms=True) == 0
     said = describe_tier(TierChoice("memory", "why"), 3, GIB, HeldTypes(), torch.device("cuda"), transforms=True)
     assert said.endswith(f"why; threads ({expected}) prepare batches ahead of the training.")
