@@ -8,19 +8,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from autoseg.losses.build import LOSSES, build_loss
 from autoseg.losses.sums import _SoftmaxSums
-from autoseg.records.labels import LabelScheme, Target
+from autoseg.records.labels import LabelScheme
 from autoseg.records.recipe import LossTerm, Recipe
 from tests.fake_gpu import GPU, fake_gpu, forgetting
+from tests.losses.schemes import CLASSES, IGNORING, REGIONS
 
-CLASSES = LabelScheme(class_names=("background", "a", "b"), class_values=(0, 1, 2), num_entries=3)
-IGNORING = LabelScheme(class_names=("background", "a", "b"), class_values=(0, 1, 2), num_entries=4, ignore_value=3)
-REGIONS = LabelScheme(
-    class_names=("background", "a", "b"),
-    class_values=(0, 1, 2),
-    num_entries=3,
-    regions=(Target(name="all", members=(1, 2)), Target(name="inner", members=(2,))),
-    region_order=(1, 2),
-)
 SCHEMES = {"classes": CLASSES, "ignore": IGNORING, "regions": REGIONS}
 
 

@@ -20,7 +20,7 @@ from autoseg.networks.blocks import recompute_activations
 from autoseg.networks.build import build_network
 from autoseg.networks.distractor import HidesDistractor
 from autoseg.records.course import PatchGrowth, PatchStage, Watch
-from autoseg.records.labels import LabelScheme, Target
+from autoseg.records.labels import LabelScheme
 from autoseg.records.plan import NetworkSpec
 from autoseg.records.recipe import LossTerm, Optimizer, Recipe, Schedule
 from autoseg.training.batches import Batch
@@ -30,18 +30,11 @@ from autoseg.training.loop import train_network
 from autoseg.training.patch_growth import grown
 from autoseg.training.schedule import Precision, TrainingSchedule
 from autoseg.training.stopping import StopRequest
+from tests.losses.schemes import IGNORING, REGIONS
 from tests.networks.steps import spec_of
 from tests.training.tools import CPU, LABELS, RECIPE, make_learner, make_sampler, make_source, scaled
 
 FEATURES = (4, 6, 8)
-IGNORING = LabelScheme(class_names=("background", "a", "b"), class_values=(0, 1, 2), num_entries=4, ignore_value=3)
-REGIONS = LabelScheme(
-    class_names=("background", "a", "b"),
-    class_values=(0, 1, 2),
-    num_entries=3,
-    regions=(Target(name="all", members=(1, 2)), Target(name="inner", members=(2,))),
-    region_order=(1, 2),
-)
 ANISOTROPIC = NetworkSpec(
     architecture="plain_unet",
     features_per_stage=FEATURES,
